@@ -1,0 +1,101 @@
+"""Entry point of the `concur` command: finds the command that was asked for and runs it.
+
+Trouble of the expected kinds (`ConcurError`, a missing extra) is one line on stderr and exit code
+2, like a wrong option; `--debug` anywhere before `--` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from concur_agents._extras import missing_extra
+from concur_agents._version import __version__
+from concur_agents.errors import ConcurError
+
+if TYPE_CHECKING:
+    import typer
+
+COMMANDS = {
+    "demo": "Run one batch of real agents ungoverned, capped and governed; compare.",
+    "watch": "Show an endpoint's signals live, and what a law would do (dry run).",
+    "doctor": "Say what an endpoint is, which signals it gives and what to switch on.",
+    "laws": "List the laws with their formulas.",
+    "bench": "Judge every law on a suite of simulated scenarios.",
+    "replay": "Replay agent traces against a live endpoint under several laws.",
+    "serve-sim": "Serve the simulated engine on loopback, OpenAI API and metrics.",
+}
+"""Command -> one line for `concur --help`. Its module and function follow from the name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; leaves by SystemExit: 0 done, 1 the command said no, 2 trouble."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, debug = _take_debug(words)
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    try:
+        app = _make_app(wanted)
+        app(words, prog_name="concur")
+    except (ConcurError, ImportError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            error = missing_extra(error)
+        if debug or isinstance(error, ModuleNotFoundError):
+            raise
+        print(f"concur: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _take_debug(words: list[str]) -> tuple[list[str], bool]:
+    """Split `--debug` off, wherever it stands before `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    ours, rest = words[:end], words[end:]
+    return [word for word in ours if word != "--debug"] + rest, "--debug" in ours
+
+
+def _make_app(wanted: str | None) -> typer.Typer:
+    """An app in which only the wanted command is real; the others are there to be listed."""
+    import typer
+
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(value: bool) -> None:
+        if value:
+            print(f"concur-agents {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def concur(
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Show the version."
+        ),
+        debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors."),
+    ) -> None:
+        """Congestion control for LLM agents: keep their KV cache from thrashing."""
+
+    for name, summary in COMMANDS.items():
+        function = load_command(name) if name == wanted else _only_listed
+        app.command(name, short_help=summary)(function)
+    return app
+
+
+def load_command(name: str) -> Callable[..., Any]:
+    """Import the function behind a command."""
+    stem = name.replace("-", "_")
+    module = importlib.import_module(f"concur_agents.cli.{stem}")
+    function: Callable[..., Any] = getattr(module, f"{stem}_command")
+    return function
+
+
+def _only_listed() -> None:
+    """Stands in for a command that was not asked for, so that nothing of it is imported."""
+
+
+if __name__ == "__main__":
+    main()
