@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = {
-    "demo": "Run one batch of real agents ungoverned, capped and governed; compare.",
-    "watch": "Show an endpoint's signals live, and what a law would do (dry run).",
-    "doctor": "Say what an endpoint is, which signals it gives and what to switch on.",
+    "demo": "Run one batch of agents ungoverned, capped and governed.",
+    "watch": "Show an endpoint's signals and what a law would do.",
+    "doctor": "Say what an endpoint is, what it tells and what it lacks.",
     "laws": "List the laws with their formulas.",
     "bench": "Judge every law on a suite of simulated scenarios.",
-    "replay": "Replay agent traces against a live endpoint under several laws.",
-    "serve-sim": "Serve the simulated engine on loopback, OpenAI API and metrics.",
+    "replay": "Replay agent traces against a live endpoint.",
+    "serve-sim": "Serve the simulated engine: OpenAI API and metrics.",
 }
 """Command -> one line for `concur --help`. Its module and function follow from the name."""
 
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ConcurError, ImportError) as error:
         if isinstance(error, ModuleNotFoundError):
             error = missing_extra(error)
-        if debug or isinstance(error, ModuleNotFoundError):
+        expected = isinstance(error, ConcurError) or "concur-agents[" in str(error)
+        if debug or not expected:
             raise
         print(f"concur: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,0 +1,226 @@
+"""`concur watch URL`: an endpoint's signals, live, and what a law would do about them.
+
+A dry run: nothing is governed and no request is sent but for the metrics page. The law is ticked
+with real readings, but it sees none of the endpoint's agents, so what it would do is shown for
+what the engine itself tells; laws that learn from their own agents' steps show their start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from concur_agents.core import Reading, Regulator, law_names, make_law
+from concur_agents.errors import ConfigError, ProbeError
+from concur_agents.probes import HttpProbe, Probe
+
+WINDOW_S = 10.0
+"""Hit rates are taken over this time [s]: engines update their counters every few seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One look at the endpoint; the keys of a `--json` line. None: not told, or no bound."""
+
+    at_s: float
+    """Since the command started [s]."""
+    ok: bool
+    """Whether the endpoint's metrics could be read."""
+    error: str | None
+    """Why not."""
+    engine: str | None
+    """vllm, sglang or dynamo."""
+    kv_usage: float | None
+    """Share of the KV pool held by requests in flight, 0..1."""
+    capacity_tokens: float | None
+    """KV pool [tokens]."""
+    hit_rate: float | None
+    """Cached share of the prompt tokens of the last ten seconds, 0..1."""
+    running: float | None
+    """Requests being computed."""
+    waiting: float | None
+    """Requests queued in the engine."""
+    preemptions_total: float | None
+    """Requests thrown out of the batch so far."""
+    law: str
+    """Name of the law."""
+    limit_agents: float | None
+    """Most agents the law would let run."""
+    limit_tokens: float | None
+    """Most pressure it would allow [tokens]."""
+    reason: str
+    """The law's reason code."""
+
+
+def watch_command(
+    url: str = typer.Argument(help="The endpoint, with or without /v1."),
+    law: str = typer.Option("working_set", help="Law to run dry; `concur laws` lists them."),
+    interval: float = typer.Option(1.0, min=0.05, help="Time between looks [s]."),
+    count: int = typer.Option(0, min=0, help="Stop after so many looks; 0: until Ctrl-C."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per look."),
+) -> None:
+    """Show an endpoint's signals live, and what a law would do about them (dry run).
+
+    A look that fails is shown and the next one is tried. With --json each line has the keys at_s,
+    ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting, preemptions_total,
+    law, limit_agents, limit_tokens and reason; null: not told, or not bounded. Exit code 1: not
+    one look succeeded.
+    """
+    if law not in law_names():
+        raise ConfigError(f"no law is called {law!r}; there are {', '.join(law_names())}")
+    watcher = Watcher(HttpProbe(url), law, start_s=time.monotonic())
+    looks = _looks(watcher, interval_s=interval, count=count)
+    try:
+        succeeded = _print_json(looks) if as_json else _show_live(looks, url)
+    except KeyboardInterrupt:
+        return
+    if not succeeded:
+        raise typer.Exit(1)
+
+
+class Watcher:
+    """Feeds one law with an endpoint's readings; `look()` is one poll and one decision."""
+
+    def __init__(self, probe: Probe, law: str, *, start_s: float) -> None:
+        self._probe = probe
+        self._start_s = start_s
+        self._regulator = Regulator(make_law(law), start_s=start_s)
+        self._recent: list[Reading] = []
+
+    def look(self, clock: Callable[[], float] = time.monotonic) -> Tick:
+        """Read the endpoint and tick the law with what was read, or with None."""
+        reading, error = None, None
+        try:
+            reading = self._probe.read()
+        except ProbeError as problem:
+            error = str(problem)
+        now = clock()
+        self._regulator.tick(reading, now)
+        state = self._regulator.state
+        told = reading or Reading(at_s=now)
+        return Tick(
+            at_s=round(now - self._start_s, 3),
+            ok=reading is not None,
+            error=error,
+            engine=getattr(self._probe, "engine", None),
+            kv_usage=told.kv_usage,
+            capacity_tokens=told.capacity_tokens,
+            hit_rate=self._hit_rate(reading),
+            running=told.running,
+            waiting=told.waiting,
+            preemptions_total=told.preemptions_total,
+            law=self._regulator.law.name,
+            limit_agents=_finite(state.limit.agents),
+            limit_tokens=_finite(state.limit.tokens),
+            reason=state.reason,
+        )
+
+    def _hit_rate(self, reading: Reading | None) -> float | None:
+        """Cached share of the prompt tokens that came in within the window."""
+        if reading is None or reading.hit_tokens_total is None or not reading.query_tokens_total:
+            return None
+        recent = self._recent
+        if recent and reading.query_tokens_total < (recent[-1].query_tokens_total or 0.0):
+            recent.clear()  # the engine restarted
+        recent.append(reading)
+        while len(recent) > 2 and recent[1].at_s <= reading.at_s - WINDOW_S:
+            del recent[0]
+        asked = reading.query_tokens_total - (recent[0].query_tokens_total or 0.0)
+        found = reading.hit_tokens_total - (recent[0].hit_tokens_total or 0.0)
+        return found / asked if asked > 0 else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _looks(watcher: Watcher, *, interval_s: float, count: int) -> Iterator[Tick]:
+    """A tick every `interval_s`, a late one at once but never two for one interval."""
+    done, due = 0, time.monotonic()
+    while True:
+        yield watcher.look()
+        done += 1
+        if done == count:
+            return
+        due = max(due + interval_s, time.monotonic())
+        time.sleep(due - time.monotonic() if due > time.monotonic() else 0.0)
+
+
+def _print_json(looks: Iterator[Tick]) -> bool:
+    succeeded = False
+    for tick in looks:
+        print(json.dumps(asdict(tick)), flush=True)
+        succeeded |= tick.ok
+    return succeeded
+
+
+def _show_live(looks: Iterator[Tick], url: str) -> bool:
+    last: Tick | None = None
+    failures = 0
+    with Live(console=Console(), auto_refresh=False) as live:
+        for tick in looks:
+            failures = 0 if tick.ok else failures + 1
+            last = tick if tick.ok else last
+            live.update(_table(tick, last, failures, url), refresh=True)
+    return last is not None
+
+
+def _table(tick: Tick, last: Tick | None, failures: int, url: str) -> Table:
+    """The screen: the endpoint as last seen, and the law as of now."""
+    seen = last or tick
+    table = Table(box=None, show_header=False, pad_edge=False, title=url, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column()
+    rows: list[tuple[str, Any]] = [
+        ("engine", seen.engine or "-"),
+        ("KV pool", _tokens(seen.capacity_tokens)),
+        ("KV usage", _bar(seen.kv_usage)),
+        ("hit rate", _bar(seen.hit_rate)),
+        ("running", _number(seen.running)),
+        ("waiting", _number(seen.waiting)),
+        ("preemptions", _number(seen.preemptions_total)),
+        ("law (dry run)", tick.law),
+        ("would allow", _limit(tick)),
+        ("reason", tick.reason),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    if failures:
+        seen_s = f"shown as of {last.at_s:.0f} s" if last else "nothing seen yet"
+        table.add_row(
+            f"[red]{failures} failed[/red]", f"[red]{tick.error}[/red] [dim]({seen_s})[/dim]"
+        )
+    return table
+
+
+def _limit(tick: Tick) -> str:
+    bounds = []
+    if tick.limit_agents is not None:
+        bounds.append(f"{tick.limit_agents:.1f} agents")
+    if tick.limit_tokens is not None:
+        bounds.append(f"{_tokens(tick.limit_tokens)} of pressure")
+    return " and ".join(bounds) or "everyone"
+
+
+def _bar(share: float | None) -> str:
+    if share is None:
+        return "-"
+    full = round(20 * min(1.0, max(0.0, share)))
+    return f"{'█' * full}{'░' * (20 - full)} {share:6.1%}"
+
+
+def _tokens(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f} tokens"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
