@@ -1,0 +1,32 @@
+"""The pure heart: who may run, decided from numbers and `now` alone.
+
+Nothing in here reads a clock, opens a file, starts a thread or draws a random number; a test
+parses the imports and holds that.  Everything that a host, a simulator or a judge needs:
+"""
+
+from __future__ import annotations
+
+from concur_agents.core.account import AgentId
+from concur_agents.core.laws import law_formulas, law_names, make_law
+from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.order import ORDERS, Order
+from concur_agents.core.reading import Reading, Usage
+from concur_agents.core.regulator import Regulator, View
+from concur_agents.core.snapshot import Snapshot
+
+__all__ = [
+    "ORDERS",
+    "AgentId",
+    "Law",
+    "LawState",
+    "Limit",
+    "Order",
+    "Reading",
+    "Regulator",
+    "Snapshot",
+    "Usage",
+    "View",
+    "law_formulas",
+    "law_names",
+    "make_law",
+]

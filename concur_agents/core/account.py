@@ -1,0 +1,99 @@
+"""One agent's book: where it stands, what it holds, what its steps were like."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from concur_agents.core.claims import Claim
+from concur_agents.core.prefixes import Chain
+from concur_agents.core.residency import Place
+
+AgentId = str
+
+
+class State(enum.Enum):
+    """Where an agent stands."""
+
+    QUEUED = "queued"
+    """Never admitted."""
+    REASONING = "reasoning"
+    """Active, a call is in flight."""
+    ACTING = "acting"
+    """Active, running a tool."""
+    PAUSED = "paused"
+    """Stopped at a boundary, waiting to be let in again."""
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """Facts about one agent.  The Regulator writes it; orders and explanations read it."""
+
+    agent: AgentId
+    arrived_s: float
+    seq: int
+    """Rank of arrival: 0 came first."""
+    priority: int = 0
+    """Larger goes first."""
+    state: State = State.QUEUED
+
+    # sizes [tokens]
+    footprint: float = 0.0
+    """Last prompt + last completion."""
+    last_prompt: float = 0.0
+    family_tokens: float = 0.0
+    """Sum of its children's footprints."""
+    shared: float = 0.0
+    """Part of the footprint that other agents hold too and that is charged once for all."""
+    expected_prompt: float | None = None
+    """Prompt of the step it asks for, when the caller told."""
+
+    # history
+    steps: int = 0
+    work_tokens: float = 0.0
+    """Output and new prompt tokens of all its steps: how far it has come."""
+    output_mean: float | None = None
+    growth_mean: float | None = None
+    """New prompt tokens per step, beyond what it had sent and received."""
+    pauses: int = 0
+
+    # the current step or pause
+    in_flight: int = 0
+    """Calls of this agent and its children that are being answered."""
+    waiters: dict[AgentId, int] = field(default_factory=dict)
+    """Who of its family waits at the gate, with how many calls."""
+    begun_s: float = 0.0
+    idle_since_s: float = 0.0
+    waiting_since_s: float = 0.0
+    admitted_s: float = 0.0
+    paused_since_step: bool = False
+    distance: float = 0.0
+    """Reuse distance when its step began [tokens]."""
+    need: float = 0.0
+    """What the step in flight will hold at its end [tokens]."""
+
+    # family
+    parent: Account | None = None
+    children: int = 0
+    opened: bool = False
+    """It has been let in at least once."""
+    departed: bool = False
+    """It left, but children still use its place."""
+
+    # handles into the other books
+    claim: Claim = field(default_factory=Claim)
+    place: Place = field(default_factory=Place)
+    chain: Chain = ()
+    """Names of the prefixes it shares."""
+    ticket: int = 0
+    """Valid queue entry; older entries of this account are void."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it holds a place."""
+        return self.state is State.REASONING or self.state is State.ACTING
+
+    @property
+    def started(self) -> bool:
+        """Whether it has ever sent anything."""
+        return self.steps > 0

@@ -1,0 +1,142 @@
+"""Pressure: the sum of all claims, in constant time per question.
+
+A reasoning agent claims what its call needs.  An acting agent's claim fades:
+
+    claim(idle) = footprint x exp(-idle / (footprint x hold_s_per_token))
+
+`hold_s_per_token` changes at run time, so fading is measured on a clock of its own,
+`theta += dt / hold_s_per_token` [tokens], on which every claim fades as exp(-d_theta / footprint)
+whatever the law decides.  Claims of about the same footprint (an eighth of an octave, so the
+rate is right within 4.5 %) share one exponentially fading sum; there are some 20 sums per decade
+of context length, however many agents there are.  (The same trick keeps load averages.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+_PER_OCTAVE = 8.0
+_NEVER = math.inf
+
+
+@dataclass(slots=True)
+class _Fading:
+    """Idle claims of about `footprint` tokens: their sum as it stood at `theta`."""
+
+    footprint: float
+    total: float = 0.0
+    theta: float = 0.0
+    count: int = 0
+
+    def at(self, theta: float) -> float:
+        if theta != self.theta:
+            self.total *= math.exp((self.theta - theta) / self.footprint)
+            self.theta = theta
+        return self.total
+
+
+@dataclass(slots=True)
+class Claim:
+    """One agent's part of the pressure.  Owned by `Claims`."""
+
+    tokens: float = 0.0
+    """What it claims, or claimed when it began to fade [tokens]."""
+    theta: float = 0.0
+    fading: _Fading | None = None
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Claims:
+    """All claims and their sum."""
+
+    hold_s_per_token: float = math.inf
+    reasoning_tokens: float = 0.0
+    """Sum of the claims that do not fade [tokens]."""
+    _theta: float = 0.0
+    _at_s: float = 0.0
+    _sums: dict[int, _Fading] = field(default_factory=dict)
+
+    def hold(self, claim: Claim, tokens: float) -> None:
+        """`claim` becomes `tokens`, not fading: the agent is reasoning."""
+        self.release(claim)
+        claim.tokens = tokens
+        claim.held = True
+        self.reasoning_tokens += tokens
+
+    def fade(self, claim: Claim, tokens: float, now: float) -> None:
+        """`claim` becomes `tokens`, fading from now on: the agent is acting."""
+        self.release(claim)
+        if tokens <= 0.0:
+            return
+        theta = self._advance(now)
+        key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
+        fading = self._sums.get(key)
+        if fading is None:
+            footprint = 2.0 ** ((key + 0.5) / _PER_OCTAVE)
+            fading = self._sums[key] = _Fading(footprint, theta=theta)
+        fading.at(theta)
+        fading.total += tokens
+        fading.count += 1
+        claim.tokens, claim.theta, claim.fading = tokens, theta, fading
+
+    def release(self, claim: Claim) -> None:
+        """`claim` becomes nothing: the agent paused or left."""
+        if claim.held:
+            self.reasoning_tokens -= claim.tokens
+            claim.held = False
+        elif claim.fading is not None:
+            fading = claim.fading
+            fading.count -= 1
+            if fading.count:
+                rest = math.exp((claim.theta - fading.theta) / fading.footprint)
+                fading.total = max(0.0, fading.total - claim.tokens * rest)
+            else:
+                fading.total = 0.0
+            claim.fading = None
+        claim.tokens = 0.0
+
+    def value(self, claim: Claim, now: float) -> float:
+        """What `claim` is worth now [tokens]."""
+        if claim.fading is None:
+            return claim.tokens
+        passed = self._advance(now) - claim.theta
+        return claim.tokens * math.exp(-passed / claim.fading.footprint)
+
+    def pressure(self, now: float) -> float:
+        """Sum of all claims now [tokens]."""
+        theta = self._advance(now)
+        return self.reasoning_tokens + sum([f.at(theta) for f in self._sums.values() if f.count])
+
+    def set_hold(self, hold_s_per_token: float, now: float) -> None:
+        """From now on claims fade at this rate; what has faded stays faded."""
+        self._advance(now)
+        self.hold_s_per_token = hold_s_per_token
+
+    def seconds_until(self, tokens: float, now: float) -> float | None:
+        """When pressure will have faded to `tokens`, if nobody moves [s from now]; None: never.
+
+        Newton's method from the left on a sum of falling exponentials: convex, so each step
+        stays short of the answer, and the last is then topped up to lie just past it.
+        """
+        target = tokens - self.reasoning_tokens
+        if target <= 0.0 or self.hold_s_per_token == math.inf:
+            return None
+        theta = self._advance(now)
+        sums = [(f.at(theta), f.footprint) for f in self._sums.values() if f.count]
+        passed = 0.0
+        for _ in range(32):
+            parts = [(total * math.exp(-passed / fp), fp) for total, fp in sums]
+            excess = sum([part for part, _ in parts]) - target
+            if excess <= 1e-9 * target:
+                break
+            passed += excess / sum([part / fp for part, fp in parts])
+        return passed * self.hold_s_per_token * (1.0 + 1e-9) + 1e-6
+
+    def _advance(self, now: float) -> float:
+        if now > self._at_s:
+            if self.hold_s_per_token != _NEVER:
+                self._theta += (now - self._at_s) / max(self.hold_s_per_token, 1e-12)
+            self._at_s = now
+        return self._theta

@@ -1,0 +1,185 @@
+"""Footprints from usage: who holds what, what came back from the cache, what a step needs.
+
+The ledger knows agents and tokens.  It does not know limits: who may run is the window's affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from concur_agents.core.account import Account
+from concur_agents.core.estimator import CostEstimator
+from concur_agents.core.prefixes import Chain, Prefixes
+from concur_agents.core.reading import Usage
+from concur_agents.core.residency import Residency
+
+_SLACK_TOKENS = 64
+"""A prefix counts as fully reused if at most this much is missing: engines cache whole blocks."""
+_FIRST_PROMPT_TOKENS = 2048.0
+"""Assumed first prompt while no agent has shown one."""
+_OUTPUT_TOKENS = 256.0
+"""Assumed output of a step while none has ended."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Sums since the last snapshot."""
+
+    reusable: float = 0.0
+    reused: float = 0.0
+    steps: int = 0
+    failures: int = 0
+    overloads: int = 0
+    retry_after_s: float = 0.0
+    step_s: float = 0.0
+    output: float = 0.0
+
+
+@dataclass(slots=True)
+class Mean:
+    """A running mean with a memory of about `1 / least_gain` values."""
+
+    value: float | None = None
+    least_gain: float = 0.05
+    count: int = 0
+
+    def add(self, x: float) -> None:
+        """One more value."""
+        self.count += 1
+        if self.value is None:
+            self.value = x
+        else:
+            self.value += max(self.least_gain, 1.0 / self.count) * (x - self.value)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All agents' sizes, what they came back to, and what a step costs."""
+
+    residency: Residency = field(default_factory=Residency)
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    cost: CostEstimator = field(default_factory=CostEstimator)
+    evidence: Evidence = field(default_factory=Evidence)
+    first_prompt: Mean = field(default_factory=Mean)
+    output: Mean = field(default_factory=Mean)
+    growth: Mean = field(default_factory=Mean)
+    prompt_tokens_total: float = 0.0
+    cached_tokens_total: float = 0.0
+    cached_known: bool = False
+    footprint_tokens: float = 0.0
+    """Sum of the footprints of all agents that have started and not left."""
+    recent_reusable: float = 0.0
+    recent_reused: float = 0.0
+
+    def need(self, account: Account) -> float:
+        """Tokens `account` will hold at the end of its next step, shared ones left out."""
+        prompt = account.expected_prompt
+        if prompt is None:
+            if account.started:
+                growth = account.growth_mean
+                if growth is None:
+                    growth = self.growth.value or 0.0
+                prompt = account.footprint + growth
+            else:
+                prompt = self.first_prompt.value or _FIRST_PROMPT_TOKENS
+        output = account.output_mean
+        if output is None:
+            output = self.output.value
+            if output is None:
+                output = _OUTPUT_TOKENS
+        return max(1.0, prompt + output + account.family_tokens - account.shared)
+
+    def held(self, account: Account) -> float:
+        """Tokens `account` holds while idle, shared ones left out."""
+        return max(1.0, account.footprint + account.family_tokens - account.shared)
+
+    def begin(self, account: Account, in_calls: float) -> None:
+        """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""
+        account.distance = in_calls + self.residency.distance(account.place)
+        self.residency.remove(account.place)
+
+    def end(self, who: Account, usage: Usage, step_s: float, *, counts: bool) -> None:
+        """A step of `who` (an agent or a child) ended well.
+
+        Args:
+            who: whose call it was.
+            usage: what the response said.
+            step_s: from begin to end [s].
+            counts: whether it is evidence about the cache: it was not paused, came back within
+                its hold, and began after the law's epoch.
+        """
+        prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+        evidence = self.evidence
+        evidence.steps += 1
+        evidence.step_s += step_s
+        evidence.output += output
+        self.prompt_tokens_total += prompt
+        if cached is not None:
+            self.cached_known = True
+            cached = min(cached, prompt)
+            self.cached_tokens_total += cached
+            self.cost.observe(step_s, prompt - cached, output)
+            if who.started:
+                self._compare(who, prompt, cached, counts)
+            elif cached > _SLACK_TOKENS and not who.chain and who.parent is None:
+                self.share(who, ((("cached", cached), float(cached)),), seen_cached=True)
+        if who.started:
+            grown = max(0.0, prompt - who.footprint)
+            self.growth.add(grown)
+            who.growth_mean = _blend(who.growth_mean, grown)
+            who.work_tokens += grown + output
+        else:
+            self.first_prompt.add(prompt)
+            who.work_tokens += prompt + output
+        self.output.add(output)
+        who.output_mean = _blend(who.output_mean, output)
+        who.steps += 1
+        who.last_prompt = prompt
+        self._set_footprint(who, float(prompt + output))
+
+    def share(self, account: Account, chain: Chain, *, seen_cached: bool = False) -> None:
+        """`account` holds the prefix named by `chain` from now on."""
+        self.unshare(account)
+        account.chain = tuple(chain)
+        account.shared = self.prefixes.join(account.chain, seen_cached=seen_cached)
+
+    def unshare(self, account: Account) -> None:
+        """`account` no longer counts towards any shared prefix."""
+        if account.chain:
+            self.prefixes.part(account.chain)
+            account.chain, account.shared = (), 0.0
+
+    def close(self, account: Account) -> None:
+        """`account` is gone for good."""
+        self.unshare(account)
+        self.residency.leave_behind(account.place)
+        self._set_footprint(account, 0.0)
+
+    def restart(self) -> None:
+        """The engine lost its cache: every prefix has to be computed again."""
+        self.residency.clear()
+
+    def _compare(self, who: Account, prompt: int, cached: int, counts: bool) -> None:
+        """What `who` had sent before against what was still cached of it."""
+        reusable = float(min(who.last_prompt, prompt))
+        if prompt < 0.5 * who.last_prompt or reusable <= _SLACK_TOKENS:
+            return  # the context was cut or rewritten: nobody knows what could have been reused
+        reused = reusable if cached >= reusable - _SLACK_TOKENS else float(cached)
+        self.recent_reusable = 0.98 * self.recent_reusable + reusable
+        self.recent_reused = 0.98 * self.recent_reused + reused
+        own, kept = reusable - who.shared, max(0.0, reused - who.shared)
+        if who.parent is None and own > _SLACK_TOKENS:
+            self.residency.observe(who.distance, own, kept)
+        if counts:
+            self.evidence.reusable += reusable
+            self.evidence.reused += reused
+
+    def _set_footprint(self, who: Account, tokens: float) -> None:
+        self.footprint_tokens += tokens - who.footprint
+        if who.parent is not None:
+            who.parent.family_tokens += tokens - who.footprint
+        who.footprint = tokens
+
+
+def _blend(mean: float | None, x: float) -> float:
+    return float(x) if mean is None else mean + 0.25 * (x - mean)

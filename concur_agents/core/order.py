@@ -1,0 +1,59 @@
+"""Who is let in first.  One small function each: the smallest key goes first.
+
+Every order puts a higher `priority` before everything else.  `warm` says that the agent's prefix
+is probably still cached; it can only change to False while the agent waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from concur_agents.core.account import Account
+
+Key = tuple[float, ...]
+Order = Callable[[Account, bool], Key]
+
+
+def warm_new_least(account: Account, warm: bool) -> Key:
+    """Warm agents, longest idle first; then new ones; then cold ones with least work done.
+
+    A warm agent costs nothing to resume now and a whole prefill later.  A new one is small.  Among
+    cold ones the least advanced is the smallest.
+    """
+    if warm:
+        return (-account.priority, 0, account.idle_since_s)
+    if not account.started:
+        return (-account.priority, 1, account.seq)
+    return (-account.priority, 2, account.work_tokens)
+
+
+def warm_cold_new(account: Account, warm: bool) -> Key:
+    """Warm agents; then cold ones, most advanced first; then new ones."""
+    if warm:
+        return (-account.priority, 0, account.idle_since_s)
+    if account.started:
+        return (-account.priority, 1, -account.work_tokens)
+    return (-account.priority, 2, account.seq)
+
+
+def first_come(account: Account, warm: bool) -> Key:
+    """In order of arrival, whatever the cache holds."""
+    return (-account.priority, account.seq)
+
+
+def last_out_first_in(account: Account, warm: bool) -> Key:
+    """The agent paused last goes first (its prefix is the warmest); new ones last."""
+    if account.started:
+        return (-account.priority, 0, -account.waiting_since_s)
+    return (-account.priority, 1, account.seq)
+
+
+def longest_wait(account: Account, warm: bool) -> Key:
+    """Whoever has waited longest."""
+    return (-account.priority, account.waiting_since_s)
+
+
+ORDERS: dict[str, Order] = {
+    order.__name__: order
+    for order in (warm_new_least, warm_cold_new, first_come, last_out_first_in, longest_wait)
+}

@@ -1,0 +1,99 @@
+"""Who waits, best first.
+
+Two heaps (agents that have started, agents that have not) and a list by waiting time.  Removal is
+lazy: an entry whose ticket is no longer its account's is void and dropped when it surfaces, and a
+heap that is mostly void is rebuilt, so each operation is O(log n) amortised and nothing of an
+agent that is gone stays behind for long.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+from concur_agents.core.account import Account
+from concur_agents.core.order import Key, Order
+
+_Entry = tuple[Key, int, int, bool, Account]  # key, tie-break, ticket, warm, who
+
+
+class Queue:
+    """The waiting agents."""
+
+    def __init__(self, order: Order, is_warm: Callable[[Account], bool]) -> None:
+        self._order = order
+        self._is_warm = is_warm
+        self._started: list[_Entry] = []
+        self._new: list[_Entry] = []
+        self._by_wait: deque[tuple[int, Account]] = deque()
+        self._opened_by_wait: deque[tuple[int, Account]] = deque()
+        self._ties = itertools.count()
+        self._tickets = itertools.count(1)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, account: Account) -> None:
+        """`account` waits from `account.waiting_since_s` on; pushes come in order of that time."""
+        account.ticket = next(self._tickets)
+        self._by_wait.append((account.ticket, account))
+        if account.opened:
+            self._opened_by_wait.append((account.ticket, account))
+        self._size += 1
+        self._insert(account)
+
+    def remove(self, account: Account) -> None:
+        """`account` no longer waits."""
+        account.ticket = 0
+        self._size -= 1
+        for heap in (self._started, self._new):
+            if len(heap) > 2 * self._size + 64:
+                heap[:] = [e for e in heap if e[4].ticket == e[2]]
+                heapq.heapify(heap)
+        for waits in (self._by_wait, self._opened_by_wait):
+            if len(waits) > 2 * self._size + 64:
+                valid = [e for e in waits if e[1].ticket == e[0]]
+                waits.clear()
+                waits.extend(valid)
+
+    def head(self, *, new_allowed: bool = True) -> Account | None:
+        """Who goes first; None: nobody.  With `new_allowed=False` only among the started."""
+        started = self._top(self._started)
+        new = self._top(self._new) if new_allowed else None
+        if started is None or new is None:
+            best = started or new
+        else:
+            best = min(started, new)
+        return best[4] if best is not None else None
+
+    def oldest(self, *, opened: bool = False) -> Account | None:
+        """Who has waited longest; with `opened` among those that have been let in before."""
+        waits = self._opened_by_wait if opened else self._by_wait
+        while waits and waits[0][1].ticket != waits[0][0]:
+            waits.popleft()
+        return waits[0][1] if waits else None
+
+    def waiting(self) -> list[Account]:
+        """All who wait, longest first.  O(n): for pictures and tests."""
+        return [account for ticket, account in self._by_wait if account.ticket == ticket]
+
+    def _insert(self, account: Account) -> None:
+        warm = account.started and self._is_warm(account)
+        entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
+        heapq.heappush(self._started if account.started else self._new, entry)
+
+    def _top(self, heap: list[_Entry]) -> _Entry | None:
+        while heap:
+            top = heap[0]
+            account = top[4]
+            if account.ticket != top[2]:
+                heapq.heappop(heap)
+            elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
+                heapq.heappop(heap)
+                self._insert(account)
+            else:
+                return top
+        return None

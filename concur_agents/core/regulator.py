@@ -1,0 +1,536 @@
+"""The Regulator: one KV pool's admission control, pure.
+
+It is told what happens (`arrive`, `begin_step`, `end_step`, `leave`), what the engine says (`tick`)
+and what time it is (`now`, always an argument, any monotonic origin), and answers with the agents
+that it has just let in.  The host wakes them; nothing else happens.  It cannot block, reads no
+clock, draws no random numbers, and the same calls give the same answers: the simulator, threads,
+event loops and an actor on another machine run the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from concur_agents.core.account import Account, AgentId, State
+from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.ledger import Evidence, Ledger
+from concur_agents.core.order import ORDERS, Order
+from concur_agents.core.prefixes import Chain
+from concur_agents.core.reading import Reading, Usage
+from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.window import Window
+
+_MEMORY_S = 30.0
+"""Memory of time averages [s]: several steps of an agent, few of its lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The Regulator at one instant, for eyes, logs and tests."""
+
+    at_s: float
+    active: int
+    reasoning: int
+    acting: int
+    paused: int
+    queued: int
+    done_total: int
+    pressure_tokens: float
+    capacity_tokens: float | None
+    footprint_tokens: float
+    limit: Limit
+    reason: str
+    hit_rate: float | None
+    """Cached share of the prompt tokens between the last two ticks; None: no prompt tokens."""
+    hit_deficit: float | None
+    """1 - H/H*, over recent steps of agents that had sent something; None: no such step."""
+    pauses_total: int
+    overdue_total: int
+    longest_wait_s: float
+
+
+class Regulator:
+    """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
+
+    Args:
+        law: decides the limit; see `make_law`.
+        start_s: the host's clock at the start [s].
+        max_wait_s: an agent that has waited this long goes first and takes the place of one that
+            pauses at its next boundary [s]; None: waiting is not bounded.
+        max_started: most agents open at once (each may hold a sandbox); None: not bounded.
+        blind_after_s: so long without a reading, a law that needs readings yields to
+            `blind_agents` [s].
+        blind_agents: the safe limit then [agents]; it never raises the limit.
+        order: who is let in first, a name in `ORDERS` or a function of your own.
+
+    Raises:
+        ValueError: an argument out of its range, or an unknown order.
+    """
+
+    def __init__(
+        self,
+        law: Law,
+        start_s: float = 0.0,
+        *,
+        max_wait_s: float | None = None,
+        max_started: int | None = None,
+        blind_after_s: float = 30.0,
+        blind_agents: int = 8,
+        order: str | Order = "warm_new_least",
+    ) -> None:
+        if max_wait_s is not None and not max_wait_s > 0:
+            raise ValueError(f"max_wait_s must be above 0, got {max_wait_s}")
+        if max_started is not None and max_started < 1:
+            raise ValueError(f"max_started must be at least 1, got {max_started}")
+        if not blind_after_s > 0:
+            raise ValueError(f"blind_after_s must be above 0, got {blind_after_s}")
+        if blind_agents < 1:
+            raise ValueError(f"blind_agents must be at least 1, got {blind_agents}")
+        if isinstance(order, str):
+            if order not in ORDERS:
+                raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+            order = ORDERS[order]
+        self.law = law
+        self.state: LawState = law.initial()
+        self.last_snapshot: Snapshot | None = None
+        self._blind_after_s = blind_after_s
+        self._blind_agents = blind_agents
+        self._accounts: dict[AgentId, Account] = {}
+        self._ledger = Ledger()
+        self._window = Window(
+            self._ledger,
+            order,
+            max_wait_s=max_wait_s,
+            max_started=max_started,
+            limit=Limit(),
+            pool_tokens=self._pool_tokens,
+        )
+        self._window.resize(self.state.limit, start_s)
+        self._arrivals = 0
+        self._done_total = 0
+        self._pauses_total = 0
+        # what the engine told
+        self._capacity_tokens: float | None = None
+        self._last_reading: Reading | None = None
+        self._heard_s = start_s
+        self._ticked_s = start_s
+        self._hit_total = 0.0
+        self._query_total = 0.0
+        self._engine_counts = False
+        self._restarts_total = 0
+        self._hit_rate: float | None = None
+        self._is_blind = False
+        # time averages
+        self._averaged_s = start_s
+        self._reasoning_mean = 0.0
+        self._reasoning_tokens_mean = 0.0
+
+    # -- the door ----------------------------------------------------------------------------
+
+    def arrive(
+        self,
+        agent: AgentId,
+        now: float,
+        *,
+        prompt_tokens: int | None = None,
+        parent: AgentId | None = None,
+        priority: int = 0,
+    ) -> list[AgentId]:
+        """`agent` asks to start.  In the list: it has its place; absent: it is queued.
+
+        Args:
+            prompt_tokens: size of its first prompt, when known [tokens].
+            parent: an agent whose place it shares; it is then in the list at once.
+            priority: larger goes first.
+
+        Raises:
+            ValueError: `agent` is already here, or `parent` is not.
+        """
+        if agent in self._accounts:
+            raise ValueError(f"agent {agent!r} is already here: ids must be unique until it leaves")
+        self._pass_time(now)
+        account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
+        account.expected_prompt = prompt_tokens
+        self._arrivals += 1
+        if parent is not None:
+            if parent not in self._accounts:
+                raise ValueError(f"parent {parent!r} of agent {agent!r} is not here")
+            root = self._accounts[parent]
+            root = root.parent or root
+            root.children += 1
+            account.parent = root
+            self._accounts[agent] = account
+            return [agent, *self._fill(now)]
+        self._accounts[agent] = account
+        account.waiters[agent] = 0  # it waits to start, with no call yet
+        self._window.wait(account, now)
+        return self._fill(now)
+
+    def begin_step(
+        self,
+        agent: AgentId,
+        now: float,
+        *,
+        prompt_tokens: int | None = None,
+        prefix: Chain | None = None,
+    ) -> list[AgentId]:
+        """`agent` stands at a boundary.  In the list: go on; absent: wait for a later list.
+
+        Several calls of one agent (and of its children) may be in flight at once; each begins and
+        ends a step of its own.  Only an agent with no call in flight can be paused.
+
+        Args:
+            prompt_tokens: size of the prompt about to be sent, when known [tokens].
+            prefix: names of its leading parts, shortest first, each with the tokens up to its
+                end; parts that other agents hold too are charged once.
+
+        Raises:
+            KeyError: `agent` is not here.
+        """
+        who = self._account(agent)
+        root = who.parent or who
+        self._pass_time(now)
+        if prefix is not None and who is root and tuple(prefix) != root.chain:
+            self._ledger.share(root, prefix)
+        if prompt_tokens is not None and who is root:
+            root.expected_prompt = prompt_tokens
+        if not root.is_active:
+            root.waiters[agent] = root.waiters.get(agent, 0) + 1
+            return self._fill(now)
+        if root.in_flight:
+            root.in_flight += 1
+            return [agent, *self._fill(now)]
+        if not self._window.must_pause(root, now):
+            self._begin(root, 1, now)
+            return [agent, *self._fill(now)]
+        self._window.take_out(root)
+        root.waiters[agent] = 1
+        if root.started:
+            root.state = State.PAUSED
+            root.paused_since_step = True
+            root.pauses += 1
+            self._pauses_total += 1
+        else:
+            root.state = State.QUEUED
+        self._window.wait(root, now)
+        return self._fill(now)
+
+    def end_step(
+        self,
+        agent: AgentId,
+        now: float,
+        usage: Usage | None,
+        *,
+        overloaded: bool = False,
+        retry_after_s: float = 0.0,
+    ) -> list[AgentId]:
+        """A step of `agent` is over.  Also: its caller gave up waiting for it to begin.
+
+        Args:
+            usage: what it took; None: unknown, or it failed, which says nothing about capacity.
+            overloaded: the endpoint refused it for lack of capacity (429, 503).
+            retry_after_s: how long the endpoint asked to wait [s].
+
+        Raises:
+            KeyError: `agent` is not here.
+            ValueError: it has no step to end.
+        """
+        who = self._account(agent)
+        root = who.parent or who
+        self._pass_time(now)
+        if not root.is_active:
+            calls = root.waiters.get(agent, 0)
+            if not calls:
+                raise ValueError(f"agent {agent!r} has no step to end")
+            root.waiters[agent] = calls - 1
+            if calls == 1 and root.opened:
+                del root.waiters[agent]
+            return self._fill(now)
+        if not root.in_flight:
+            raise ValueError(f"agent {agent!r} has no step to end")
+        evidence = self._ledger.evidence
+        if overloaded:
+            evidence.overloads += 1
+            evidence.retry_after_s = max(evidence.retry_after_s, retry_after_s)
+        elif usage is None:
+            evidence.failures += 1
+        else:
+            counts = (
+                not root.paused_since_step
+                and root.begun_s >= self.state.epoch_s
+                and self._within_hold(root)
+            )
+            self._ledger.end(who, usage, now - root.begun_s, counts=counts)
+        root.in_flight -= 1
+        if not root.in_flight:
+            root.expected_prompt = None
+            root.paused_since_step = False
+            self._window.end(root, now)
+            if root.started:
+                self._ledger.residency.touch(root.place, self._ledger.held(root))
+        return self._fill(now)
+
+    def leave(self, agent: AgentId, now: float) -> list[AgentId]:
+        """`agent` finished, failed or was cancelled, wherever it stood.  Idempotent.
+
+        An agent whose children are still here keeps its place until the last of them leaves.
+        """
+        who = self._accounts.pop(agent, None)
+        if who is None:
+            return []
+        self._pass_time(now)
+        root = who.parent or who
+        if who is root:
+            self._done_total += 1
+            root.departed = True
+        else:
+            root.children -= 1
+            self._ledger.close(who)
+        root.waiters.pop(agent, None)
+        if root.departed and not root.children:
+            self._drop(root)
+        return self._fill(now)
+
+    def tick(self, reading: Reading | None, now: float) -> list[AgentId]:
+        """A poll came back (None: it failed).  The law decides here, and only here."""
+        self._pass_time(now)
+        if reading is not None:
+            self._hear(reading, now)
+        blind = self.law.needs_readings and now - self._heard_s >= self._blind_after_s
+        self._is_blind = blind
+        if reading is not None or not self.law.needs_readings:
+            self.last_snapshot = snapshot = self._snapshot(reading, now)
+            self.state = self.law.decide(self.state, snapshot)
+        limit = self.state.limit
+        if blind and limit.agents > self._blind_agents:
+            limit = Limit(self._blind_agents, limit.tokens, limit.hold_s_per_token)
+        self._window.resize(limit, now)
+        return self._fill(now)
+
+    def advance(self, now: float) -> list[AgentId]:
+        """Only time has passed: let in whom a faded claim or a bound on waiting now allows."""
+        self._pass_time(now)
+        return self._fill(now)
+
+    def next_wake(self, now: float) -> float | None:
+        """When to call `advance` if nothing else happens before [s]; None: no need."""
+        return self._window.next_wake(now)
+
+    # -- for eyes ----------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> Limit:
+        """What is enforced now: the law's limit, or the safe one while blind."""
+        return self._window.limit
+
+    @property
+    def reason(self) -> str:
+        """Code of the decision in force."""
+        return "blind" if self._is_blind else self.state.reason
+
+    def agent_state(self, agent: AgentId) -> str | None:
+        """'queued', 'reasoning', 'acting' or 'paused'; None: not here."""
+        who = self._accounts.get(agent)
+        if who is None:
+            return None
+        return (who.parent or who).state.value
+
+    def view(self, now: float) -> View:
+        """How things stand.  Changes nothing."""
+        window, ledger = self._window, self._ledger
+        oldest = window.queue.oldest()
+        deficit = None
+        if ledger.recent_reusable > 0:
+            deficit = 1.0 - ledger.recent_reused / ledger.recent_reusable
+        return View(
+            at_s=now,
+            active=window.active,
+            reasoning=window.reasoning,
+            acting=window.active - window.reasoning,
+            paused=window.paused,
+            queued=len(window.queue) - window.paused,
+            done_total=self._done_total,
+            pressure_tokens=window.pressure(now),
+            capacity_tokens=self._capacity_tokens,
+            footprint_tokens=ledger.footprint_tokens,
+            limit=window.limit,
+            reason=self.reason,
+            hit_rate=self._hit_rate,
+            hit_deficit=deficit,
+            pauses_total=self._pauses_total,
+            overdue_total=window.overdue_total,
+            longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
+        )
+
+    def explain(self, agent: AgentId, now: float) -> str:
+        """Why `agent` stands where it stands, in one line.  O(n): for people, not for loops."""
+        who = self._accounts.get(agent)
+        if who is None:
+            return f"{agent}: not here"
+        root = who.parent or who
+        if root.is_active:
+            return f"{agent}: {root.state.value}, holding {_k(root.claim.tokens)} tokens"
+        window = self._window
+        ahead = sum(1 for other in window.queue.waiting() if self._goes_before(other, root))
+        parts = [self._why_waiting(root, now), f"{ahead} ahead"]
+        wake = window.next_wake(now)
+        if wake is not None:
+            parts.append(f"next chance by itself in {max(0.0, wake - now):.0f} s")
+        return f"{agent}: {root.state.value}: " + "; ".join(parts)
+
+    def __repr__(self) -> str:
+        window = self._window
+        return (
+            f"<Regulator {self.law.name} [{self.reason}]: {window.reasoning} reasoning, "
+            f"{window.active - window.reasoning} acting, {len(window.queue)} waiting>"
+        )
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _account(self, agent: AgentId) -> Account:
+        try:
+            return self._accounts[agent]
+        except KeyError:
+            raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
+
+    def _begin(self, root: Account, calls: int, now: float) -> None:
+        root.in_flight = calls
+        root.begun_s = now
+        root.need = self._ledger.need(root)
+        in_calls = self._window.claims.reasoning_tokens
+        self._window.begin(root)
+        self._ledger.begin(root, in_calls)
+
+    def _fill(self, now: float) -> list[AgentId]:
+        if not len(self._window.queue):
+            return []
+        woken: list[AgentId] = []
+        for root in self._window.fill(now):
+            calls = sum(root.waiters.values())
+            woken.extend(root.waiters or (root.agent,))
+            root.waiters.clear()
+            if calls:
+                self._begin(root, calls, now)
+        return woken
+
+    def _drop(self, root: Account) -> None:
+        if root.is_active:
+            self._window.take_out(root)
+        else:
+            self._window.withdraw(root)
+        self._window.opened -= root.opened
+        self._ledger.close(root)
+
+    def _within_hold(self, root: Account) -> bool:
+        hold = self._window.limit.hold_s_per_token
+        return root.begun_s - root.idle_since_s <= hold * max(1.0, root.footprint)
+
+    def _pool_tokens(self) -> float | None:
+        learned = self._ledger.residency.learned_tokens
+        told = self._capacity_tokens
+        if told is None:
+            return learned
+        return told if learned is None else min(told, learned)
+
+    def _pass_time(self, now: float) -> None:
+        passed = now - self._averaged_s
+        if passed > 0.0:
+            gain = 1.0 - math.exp(-passed / _MEMORY_S)
+            window = self._window
+            self._reasoning_mean += gain * (window.reasoning - self._reasoning_mean)
+            tokens = window.claims.reasoning_tokens
+            self._reasoning_tokens_mean += gain * (tokens - self._reasoning_tokens_mean)
+            self._averaged_s = now
+
+    def _hear(self, reading: Reading, now: float) -> None:
+        self._heard_s = now
+        if reading.capacity_tokens is not None:
+            self._capacity_tokens = reading.capacity_tokens
+            self._ledger.residency.capacity_tokens = reading.capacity_tokens
+        before, self._last_reading = self._last_reading, reading
+        if reading.hit_tokens_total is None or reading.query_tokens_total is None:
+            return
+        if before is None or before.hit_tokens_total is None or before.query_tokens_total is None:
+            if not self._engine_counts:
+                self._engine_counts = True
+                self._hit_total = self._query_total = 0.0
+            return
+        hits = reading.hit_tokens_total - before.hit_tokens_total
+        queries = reading.query_tokens_total - before.query_tokens_total
+        if hits < 0 or queries < 0:
+            self._restarts_total += 1
+            self._ledger.restart()
+            hits, queries = reading.hit_tokens_total, reading.query_tokens_total
+        self._hit_total += hits
+        self._query_total += queries
+
+    def _snapshot(self, reading: Reading | None, now: float) -> Snapshot:
+        ledger, window = self._ledger, self._window
+        evidence, ledger.evidence = ledger.evidence, Evidence()
+        if not self._engine_counts:
+            self._hit_total = ledger.cached_tokens_total
+            self._query_total = ledger.prompt_tokens_total if ledger.cached_known else 0.0
+        before = self.last_snapshot
+        hits, queries = self._hit_total, self._query_total
+        if before is not None and before.query_tokens_total <= queries:
+            hits -= before.hit_tokens_total
+            queries -= before.query_tokens_total
+        self._hit_rate = hits / queries if queries > 0 else None
+        peak, bound = window.take_peak()
+        interval_s, self._ticked_s = now - self._ticked_s, now
+        return Snapshot(
+            at_s=now,
+            interval_s=interval_s,
+            reading=reading,
+            capacity_tokens=self._capacity_tokens,
+            learned_tokens=ledger.residency.learned_tokens,
+            proven_tokens=ledger.residency.proven_tokens,
+            hit_tokens_total=self._hit_total,
+            query_tokens_total=self._query_total,
+            reusable_tokens=evidence.reusable,
+            reused_tokens=evidence.reused,
+            cached_known=ledger.cached_known or self._engine_counts,
+            active=window.active,
+            reasoning=window.reasoning,
+            waiting=len(window.queue),
+            peak_active=peak,
+            was_bound=bound,
+            pressure_tokens=window.pressure(now),
+            reasoning_mean=self._reasoning_mean,
+            reasoning_tokens_mean=self._reasoning_tokens_mean,
+            prefill_s_per_token=ledger.cost.prefill_s_per_token,
+            s_per_output_token=evidence.step_s / evidence.output if evidence.output else None,
+            steps=evidence.steps,
+            failures=evidence.failures,
+            overloads=evidence.overloads,
+            retry_after_s=evidence.retry_after_s,
+            restarts_total=self._restarts_total,
+        )
+
+    def _goes_before(self, other: Account, account: Account) -> bool:
+        if other is account:
+            return False
+        window = self._window
+        return window.order(other, other.started and window.is_warm(other)) < window.order(
+            account, account.started and window.is_warm(account)
+        )
+
+    def _why_waiting(self, account: Account, now: float) -> str:
+        window = self._window
+        limit = window.limit
+        if window.active >= limit.agents:
+            return f"{window.active} of {limit.agents:.0f} agents active"
+        if limit.tokens != math.inf:
+            pressure, need = window.pressure(now), self._ledger.need(account)
+            return (
+                f"pressure {_k(pressure)} + {_k(need)} for its step, "
+                f"limit {_k(limit.tokens)} tokens"
+            )
+        if window.max_started is not None and window.opened >= window.max_started:
+            return f"{window.opened} of {window.max_started} agents open"
+        return "about to be let in"
+
+
+def _k(tokens: float) -> str:
+    return f"{tokens / 1000:.0f}k" if tokens >= 10_000 else f"{tokens:.0f}"

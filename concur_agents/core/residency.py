@@ -1,0 +1,146 @@
+"""Whose prefix is probably still in the cache: the engine's LRU list, mirrored from usage.
+
+An engine that evicts least recently used blocks keeps an idle agent's prefix until the tokens
+touched since then fill the pool.  We know those tokens: they are the footprints of the agents that
+have been in a call since.  That sum is the *reuse distance* (R. L. Mattson et al., "Evaluation
+techniques for storage hierarchies", 1970); a prefix is resident while
+
+    distance + footprint <= pool
+
+Read the other way, each return of an agent measures the pool: a hit says that it is at least
+distance + footprint, a miss that it is less than distance plus the whole footprint, a partial hit
+says where in between.  So the pool is learned when the engine does not tell it, and another
+tenant's share is noticed when it does.
+
+Positions in the list are numbered; a Fenwick tree over them sums "everything after me" and moves
+an agent to the end in O(log n).  Renumbering is amortised over as many moves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Place:
+    """Where one agent's context stands in the list.  Owned by `Residency`."""
+
+    position: int = 0  # 0: not in the list (in a call, or nothing sent yet)
+    tokens: float = 0.0
+    left: bool = False  # its agent is done; the context only ages out
+
+
+_MOST_LEFT = 4096
+
+
+@dataclass(slots=True)
+class Residency:
+    """The idle contexts in order of last use, and what their survival says of the pool."""
+
+    capacity_tokens: float | None = None
+    """Pool size as the engine tells [tokens].  Only bounds how long contexts are remembered."""
+    learned_tokens: float | None = None
+    """Pool size as hits and misses tell [tokens]; None: nothing has been evicted yet."""
+    proven_tokens: float = 0.0
+    """The largest reuse distance that hit [tokens]: the pool is at least this."""
+    gain: float = 0.25
+    """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
+    return (a retry on another replica, say) is outvoted by the next few."""
+
+    _tree: list[float] = field(default_factory=lambda: [0.0] * 1025)
+    _entries: dict[int, Place] = field(default_factory=dict)
+    _last: int = 0
+    _total: float = 0.0
+
+    def touch(self, place: Place, tokens: float) -> None:
+        """The agent's call ended: its `tokens` are now the most recently used."""
+        self.remove(place)
+        if self._last + 1 >= len(self._tree):
+            self._renumber()
+        self._last += 1
+        place.position, place.tokens = self._last, tokens
+        self._entries[place.position] = place
+        self._add(place.position, tokens)
+
+    def remove(self, place: Place) -> None:
+        """The agent is in a call (its blocks are pinned) or its context is gone."""
+        if place.position:
+            self._add(place.position, -place.tokens)
+            del self._entries[place.position]
+            place.position = 0
+
+    def leave_behind(self, place: Place) -> None:
+        """The agent is done.  What it left in the cache ages out of the list like the rest."""
+        if place.position:
+            self._entries[place.position] = Place(place.position, place.tokens, left=True)
+            place.position = 0
+
+    def distance(self, place: Place) -> float:
+        """Tokens of other idle contexts touched since this one was [tokens]."""
+        return self._total - self._sum(place.position) if place.position else 0.0
+
+    def observe(self, distance: float, reusable: float, reused: float) -> None:
+        """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
+
+        Args:
+            distance: others' tokens touched in between, those in calls included [tokens].
+            reusable: what the agent had sent before and sent again [tokens].
+            reused: how much of it was still cached [tokens].
+        """
+        share = reused / reusable
+        if share >= 0.9:
+            at_least = distance + reusable
+            self.proven_tokens = max(self.proven_tokens, at_least)
+            if self.learned_tokens is not None and at_least > self.learned_tokens:
+                self.learned_tokens += self.gain * (at_least - self.learned_tokens)
+            return
+        seen = distance + reused
+        if self.learned_tokens is None:
+            self.learned_tokens = max(seen, reusable)
+        elif share > 0.1 or seen < self.learned_tokens:
+            self.learned_tokens += self.gain * (seen - self.learned_tokens)
+            self.learned_tokens = max(self.learned_tokens, reusable)
+        self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))
+
+    def clear(self) -> None:
+        """The engine restarted: nothing is cached any more."""
+        for place in self._entries.values():
+            place.position = 0
+        self._entries.clear()
+        self._tree = [0.0] * 1025
+        self._last, self._total = 0, 0.0
+
+    def _renumber(self) -> None:
+        entries = [self._entries[position] for position in sorted(self._entries)]
+        pool = max(self.capacity_tokens or 0.0, self.learned_tokens or 0.0, self.proven_tokens)
+        horizon = 4.0 * pool if pool else math.inf
+        behind, left, kept = 0.0, 0, []
+        for place in reversed(entries):  # newest first; far behind, all is surely evicted
+            left += place.left
+            if not place.left or (behind <= horizon and left <= _MOST_LEFT):
+                kept.append(place)
+            behind += place.tokens
+        kept.reverse()
+        self._entries.clear()
+        self._last, self._total = 0, 0.0
+        self._tree = [0.0] * (max(1024, 4 * len(kept)) + 1)
+        for place in kept:
+            self._last += 1
+            place.position = self._last
+            self._entries[self._last] = place
+            self._add(self._last, place.tokens)
+
+    def _add(self, position: int, tokens: float) -> None:
+        self._total += tokens
+        tree, size = self._tree, len(self._tree)
+        while position < size:
+            tree[position] += tokens
+            position += position & -position
+
+    def _sum(self, position: int) -> float:
+        total, tree = 0.0, self._tree
+        while position:
+            total += tree[position]
+            position &= position - 1
+        return total

@@ -1,0 +1,231 @@
+"""Who may run.  Pure: no clock, no locks, no asyncio.
+
+The window holds the active agents' claims and the queue of the others, and enforces one `Limit`.
+It is told of arrivals, boundaries and departures, and `fill` says whom that lets in.  It does not
+know why the limit is what it is.
+
+Rules, each with its test:
+  * nobody is thrown out: a surplus leaves at its own boundaries;
+  * letting in goes by occupancy (`limit - active`), never by the change of a limit;
+  * at least one agent is always let in, whatever the limit says;
+  * an overdue agent goes first, and takes the place of one that pauses; the limit holds meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from concur_agents.core.account import Account, State
+from concur_agents.core.claims import Claims
+from concur_agents.core.laws.law import Limit
+from concur_agents.core.ledger import Ledger
+from concur_agents.core.order import Order
+from concur_agents.core.queue import Queue
+
+_ROTATION_SHARE = 0.1
+"""Most of the engine's time that letting overdue newcomers in may cost in repeated prefill."""
+
+
+@dataclass(slots=True)
+class Window:
+    """The roster of active agents and the queue of the others, under one `Limit`."""
+
+    ledger: Ledger
+    order: Order
+    max_wait_s: float | None = None
+    max_started: int | None = None
+    limit: Limit = field(default_factory=Limit)
+    active: int = 0
+    reasoning: int = 0
+    paused: int = 0
+    """Agents that wait and have started."""
+    opened: int = 0
+    """Agents that have been let in at least once and not left."""
+    peak: int = 0
+    bound: bool = False
+    """Someone had to wait since the last `take_peak`."""
+    overdue_total: int = 0
+    claims: Claims = field(default_factory=Claims)
+    queue: Queue = field(init=False)
+    pool_tokens: Callable[[], float | None] = lambda: None
+    """Believed size of the KV pool [tokens]."""
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.order, self.is_warm)
+
+    # -- what the regulator tells ------------------------------------------------------------
+
+    def resize(self, limit: Limit, now: float) -> None:
+        """Enforce `limit` from now on.  Call `fill` afterwards."""
+        if limit.hold_s_per_token != self.limit.hold_s_per_token:
+            self.claims.set_hold(limit.hold_s_per_token, now)
+        self.limit = limit
+
+    def wait(self, account: Account, now: float) -> None:
+        """`account`, so far outside or just taken out, waits for its turn."""
+        account.waiting_since_s = now
+        self.paused += account.state is State.PAUSED
+        self.queue.push(account)
+
+    def withdraw(self, account: Account) -> None:
+        """`account` waits no longer, without having been let in."""
+        self.paused -= account.state is State.PAUSED
+        self.queue.remove(account)
+
+    def must_pause(self, account: Account, now: float) -> bool:
+        """Whether `account`, active and at a boundary, has to give up its place.
+
+        Its own claim counts in full here, as if the step had begun.
+        """
+        if self.active <= 1:
+            return False
+        if self.active > self._places():
+            return True
+        if self.limit.tokens != math.inf:
+            others = self.pressure(now) - self.claims.value(account.claim, now)
+            if others + self.ledger.need(account) > self.limit.tokens:
+                return True
+        return self._overdue(now) is not None
+
+    def begin(self, account: Account) -> None:
+        """`account`, active, starts reasoning."""
+        if account.state is not State.REASONING:
+            account.state = State.REASONING
+            self.reasoning += 1
+        self.claims.hold(account.claim, account.need)
+
+    def end(self, account: Account, now: float) -> None:
+        """`account` has no call in flight any more."""
+        account.state = State.ACTING
+        account.idle_since_s = now
+        self.reasoning -= 1
+        self.claims.fade(account.claim, self.ledger.held(account), now)
+
+    def take_out(self, account: Account) -> None:
+        """`account`, active, gives up its place."""
+        if account.state is State.REASONING:
+            self.reasoning -= 1
+        self.active -= 1
+        self.claims.release(account.claim)
+
+    def fill(self, now: float) -> list[Account]:
+        """Let in whom the limit allows now, best first; returns them, already active."""
+        admitted: list[Account] = []
+        while len(self.queue):
+            head = self._overdue(now)
+            overdue = head is not None
+            if head is None:
+                head = self.queue.head(new_allowed=self._may_open())
+            if head is None or not self._has_room(head, now):
+                self.bound = True
+                break
+            self.overdue_total += overdue
+            self.withdraw(head)
+            self._admit(head, now)
+            admitted.append(head)
+        return admitted
+
+    # -- what others ask ---------------------------------------------------------------------
+
+    def pressure(self, now: float) -> float:
+        """Sum of all claims, shared prefixes counted once [tokens]."""
+        return self.claims.pressure(now) + self.ledger.prefixes.charged_tokens
+
+    def is_warm(self, account: Account) -> bool:
+        """Whether most of what `account` sent is probably still cached."""
+        pool = self.pool_tokens()
+        if pool is None:
+            return account.started and account.place.position > 0
+        place = account.place
+        if not place.position:
+            return False
+        distance = self.claims.reasoning_tokens + self.ledger.residency.distance(place)
+        return distance + 0.5 * place.tokens <= pool
+
+    def next_wake(self, now: float) -> float | None:
+        """Earliest instant at which passing time alone could let someone in [s]."""
+        if not len(self.queue):
+            return None
+        wakes = []
+        if self.max_wait_s is not None:
+            oldest = self.queue.oldest()
+            assert oldest is not None
+            due = oldest.waiting_since_s + self.max_wait_s
+            if due > now:
+                wakes.append(due)
+        head = self._overdue(now) or self.queue.head(new_allowed=self._may_open())
+        if head is not None and self.active < self._places():
+            room = self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(head)
+            fades = self.claims.seconds_until(room, now)
+            if fades is not None:
+                wakes.append(now + fades)
+        return min(wakes, default=None)
+
+    def take_peak(self) -> tuple[int, bool]:
+        """Most agents active at once since the last call, and whether anyone had to wait."""
+        taken = self.peak, self.bound
+        self.peak, self.bound = self.active, len(self.queue) > 0
+        return taken
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _places(self) -> float:
+        agents = self.limit.agents
+        return agents if agents == math.inf else max(1, math.floor(agents))
+
+    def _may_open(self) -> bool:
+        return self.max_started is None or self.opened < self.max_started
+
+    def _has_room(self, account: Account, now: float) -> bool:
+        if not self.active:
+            return True
+        if self.active >= self._places():
+            return False
+        tokens = self.limit.tokens
+        if tokens == math.inf:
+            return True
+        need = self.ledger.need(account)
+        if self.claims.reasoning_tokens + need > tokens:
+            return False
+        return self.pressure(now) + need <= tokens
+
+    def _admit(self, account: Account, now: float) -> None:
+        self.active += 1
+        self.peak = max(self.peak, self.active)
+        self.opened += not account.opened
+        account.opened = True
+        account.admitted_s = now
+        account.state = State.ACTING
+        account.need = self.ledger.need(account)
+        self.claims.fade(account.claim, account.need, now)
+
+    def _overdue(self, now: float) -> Account | None:
+        """Who has waited past `max_wait_s` and may take the next place; None: nobody."""
+        if self.max_wait_s is None:
+            return None
+        oldest = self.queue.oldest()
+        if oldest is None or now - oldest.waiting_since_s < self.max_wait_s:
+            return None
+        if oldest.opened or (self._may_open() and self._may_rotate(oldest)):
+            return oldest
+        oldest = self.queue.oldest(opened=True)
+        if oldest is None or now - oldest.waiting_since_s < self.max_wait_s:
+            return None
+        return oldest
+
+    def _may_rotate(self, newcomer: Account) -> bool:
+        """Whether opening one more agent keeps the cost of rotating all open ones small.
+
+        Every open agent that does not fit has to come back within `max_wait_s`, cold: one prefill
+        of everything per `max_wait_s`.
+        """
+        price = self.ledger.cost.prefill_s_per_token
+        if price is None or self.max_wait_s is None:
+            return True
+        tokens = self.ledger.footprint_tokens + self.ledger.need(newcomer)
+        pool = self.pool_tokens()
+        if pool is not None and tokens <= pool:
+            return True
+        return tokens * price <= _ROTATION_SHARE * self.max_wait_s
