@@ -1,0 +1,1 @@
+"""The embedded engine: a KV cache, a scheduler, workloads and a runner, all in virtual time."""
