@@ -9,8 +9,9 @@ from typing import Any
 from concur_agents.core.laws.cache_aimd import CacheAimd
 from concur_agents.core.laws.fixed import Fixed
 from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.laws.working_set import WorkingSet
 
-_LAWS: dict[str, type[Any]] = {law.name: law for law in (Fixed, CacheAimd)}
+_LAWS: dict[str, type[Any]] = {law.name: law for law in (WorkingSet, Fixed, CacheAimd)}
 
 
 def law_names() -> list[str]:
@@ -52,6 +53,7 @@ __all__ = [
     "Law",
     "LawState",
     "Limit",
+    "WorkingSet",
     "law_formulas",
     "law_names",
     "make_law",
