@@ -1,0 +1,90 @@
+"""Recorded pages as an engine: for tests, and for looking at a recording again."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from concur_agents.core.reading import Reading
+from concur_agents.errors import ProbeError
+from concur_agents.probes.page import PageReading, parse_page
+
+SUFFIXES: Final = (".prom", ".prom.gz", ".txt", ".json")
+
+
+class ReplayProbe:
+    """Gives one recorded page per reading, in order, and says when there is no more.
+
+    Args:
+        pages: The pages' texts, or a directory of files (``*.prom``, ``*.prom.gz``, ``*.txt``,
+            ``*.json``) which are read in the order of their names.
+        interval_s: Time between two pages, where no clock is given [s].
+        start_s: When the first page was read, where no clock is given [s].
+        clock: A clock to take ``at_s`` from instead [s].
+        loop: Begin again after the last page, for ever.
+
+    Raises:
+        ProbeError: there is not a single page.
+    """
+
+    def __init__(
+        self,
+        pages: Iterable[str] | Path,
+        *,
+        interval_s: float = 1.0,
+        start_s: float = 0.0,
+        clock: Callable[[], float] | None = None,
+        loop: bool = False,
+    ) -> None:
+        self._pages = _load(pages) if isinstance(pages, Path) else list(pages)
+        if not self._pages:
+            raise ProbeError(f"no recorded pages in {pages!r}; looked for {', '.join(SUFFIXES)}")
+        self._clock = clock
+        self._interval_s, self._start_s = interval_s, start_s
+        self._loop = loop
+        self._read_total = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def read(self) -> Reading:
+        """The next page.
+
+        Raises:
+            ProbeError: the recording has ended, or this page cannot be read (the next may).
+        """
+        return self.read_page().reading
+
+    def read_page(self) -> PageReading:
+        """Like :meth:`read`, with all that the page says."""
+        position = self._read_total
+        if position >= len(self._pages) and not self._loop:
+            raise ProbeError(f"the recording has ended after {len(self._pages)} pages")
+        self._read_total += 1
+        at_s = self._clock() if self._clock else self._start_s + position * self._interval_s
+        return parse_page(self._pages[position % len(self._pages)], at_s)
+
+    def __repr__(self) -> str:
+        return f"<ReplayProbe {self._read_total} of {len(self._pages)} pages read>"
+
+
+def load_page(path: Path) -> str:
+    """The text of one recorded page, gzipped or not."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ProbeError(f"recorded page {path} cannot be read: {error}") from error
+    return content.decode("utf-8", "replace")
+
+
+def _load(directory: Path) -> list[str]:
+    try:
+        paths = sorted(p for p in directory.iterdir() if p.name.endswith(SUFFIXES))
+    except OSError as error:
+        raise ProbeError(f"recorded pages in {directory} cannot be listed: {error}") from error
+    return [load_page(path) for path in paths]

@@ -1,0 +1,212 @@
+"""The little language in which the name tables say where a number stands on a metrics page.
+
+A table (``vllm.py``, ``sglang.py``, ``dynamo.py``) maps each field of a
+:class:`~concur_agents.core.Reading` to *places* in order of preference; the first place that
+is on the page gives the number. A place knows names and labels and nothing else: no text, no
+network, no clock. "Not on the page" is ``None``, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+
+class Sample(NamedTuple):
+    """One line of a metrics page: name, labels, value."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+class Series:
+    """The samples of one KV pool (or of a whole page), found by name."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._by_name: dict[str, list[Sample]] = {}
+        for sample in samples:
+            self._by_name.setdefault(sample.name, []).append(sample)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_name)
+
+    def named(self, name: str) -> Sequence[Sample]:
+        """All samples of that name, in page order; empty when the page has none."""
+        return self._by_name.get(name, ())
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum over all series of a name: counters, and gauges that count requests.
+
+    ``where`` keeps only series whose label has one of the given values. With ``where``, a page
+    that has the name but no such series reads 0: engines create a labelled series on its first
+    increment, so absence beside its sisters means "none so far".
+    """
+
+    name: str
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest value among several names: shares of one pool, where the fullest part binds."""
+
+    name: str
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Label:
+    """A number written in a label of an info metric, such as ``num_gpu_blocks="300"``.
+
+    Several series that disagree give the smallest: too small a pool costs throughput, too large
+    a pool costs the cache.
+    """
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest positive value of a gauge that is set once: a size, a length. 0: not told."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """The product of two places: blocks x tokens per block. None when either is missing."""
+
+    left: Place
+    right: Place
+
+
+@dataclass(frozen=True)
+class Plus:
+    """A place, plus others where they exist. None when the first is missing."""
+
+    first: Place
+    others: tuple[Place, ...]
+
+
+Place: TypeAlias = Total | Peak | Label | Smallest | Times | Plus
+"""Somewhere on a page where one number may stand."""
+
+
+def value_at(place: Place, series: Series) -> float | None:
+    """The number at a place, or None when this page does not have it."""
+    match place:
+        case Total(name, where):
+            samples = series.named(name)
+            values = _finite(
+                sample.value
+                for sample in samples
+                if all(sample.labels.get(label) in wanted for label, wanted in where.items())
+            )
+            return sum(values) if values else 0.0 if where and samples else None
+        case Peak(name, others):
+            if not series.named(name):
+                return None
+            return max(
+                _finite(s.value for each in (name, *others) for s in series.named(each)),
+                default=None,
+            )
+        case Label(name, label):
+            texts = (sample.labels.get(label) for sample in series.named(name))
+            return min(_finite(_number(text) for text in texts), default=None)
+        case Smallest(name):
+            values = _finite(sample.value for sample in series.named(name))
+            return min((value for value in values if value > 0), default=None)
+        case Times(left, right):
+            factors = value_at(left, series), value_at(right, series)
+            return None if factors[0] is None or factors[1] is None else factors[0] * factors[1]
+        case Plus(first, others):
+            start = value_at(first, series)
+            more = (value_at(other, series) or 0.0 for other in others)
+            return None if start is None else sum(more, start)
+
+
+def names_at(place: Place) -> tuple[str, ...]:
+    """The metric names read at a place, for tables shown to people and for error messages."""
+    match place:
+        case Label(name, label):
+            return (f"{name}{{{label}}}",)
+        case Peak(name, others):
+            return (name, *others)
+        case Times(left, right):
+            return names_at(left) + names_at(right)
+        case Plus(first, others):
+            return names_at(first) + tuple(name for other in others for name in names_at(other))
+        case Total(name) | Smallest(name):
+            return (name,)
+
+
+def text_at(place: Label, series: Series) -> str | None:
+    """A label of an info metric as it stands, or None."""
+    given = (sample.labels.get(place.label) for sample in series.named(place.name))
+    return next((text for text in given if text is not None), None)
+
+
+def first_of(places: Iterable[Place], series: Series) -> tuple[float, Place] | None:
+    """The first place that is on the page, with its number."""
+    for place in places:
+        value = value_at(place, series)
+        if value is not None:
+            return value, place
+    return None
+
+
+class HitPlaces(NamedTuple):
+    """Cached prompt tokens and the prompt tokens they are a share of: read both or neither."""
+
+    hit: Place
+    query: Place
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """All that is known about one engine's page.
+
+    Attributes:
+        engine: Short name, as shown to people.
+        prefix: What every metric of this engine starts with.
+        pool_labels: Labels that tell one KV pool from another (data-parallel rank, replica).
+        model_label: Label that names the model.
+        shard_labels: Labels of shards of *one* pool (tensor and pipeline ranks). They all say
+            the same; only the lowest is read.
+        part_labels: Labels whose non-empty values are parts of a series that is also given in
+            total; the parts are not read.
+        hits: Places of the two hit counters, in order of preference.
+        fields: Places of every other field of a Reading, in order of preference.
+        block_size: Tokens per KV block.
+        max_model_len: Longest context, in tokens.
+        prefix_caching: Label that says whether prefix caching is on.
+    """
+
+    engine: str
+    prefix: str
+    pool_labels: tuple[str, ...]
+    model_label: str
+    hits: tuple[HitPlaces, ...]
+    fields: Mapping[str, tuple[Place, ...]]
+    shard_labels: tuple[str, ...] = ()
+    part_labels: tuple[str, ...] = ()
+    block_size: tuple[Place, ...] = ()
+    max_model_len: tuple[Place, ...] = ()
+    prefix_caching: Label | None = None
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text is not None else math.nan
+    except ValueError:  # engines write "None" for what is not set
+        return math.nan
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,69 @@
+"""Where vLLM writes what, from 0.6 to 0.33, and under Ray's and the production stack's labels.
+
+Meanings, not only names, changed: read the notes. Public sources: ``vllm/v1/metrics/loggers.py``
+(names), ``vllm/v1/core/block_pool.py`` (what "usage" counts), and the metrics page of the docs,
+https://docs.vllm.ai/en/latest/design/metrics.html.
+"""
+
+from __future__ import annotations
+
+from concur_agents.probes.table import HitPlaces, Label, NameTable, Peak, Plus, Times, Total
+
+_CONFIG = "vllm:cache_config_info"
+
+TABLE = NameTable(
+    engine="vllm",
+    prefix="vllm:",
+    # `engine` is the data-parallel rank; a router adds `server`, Ray adds `ReplicaId`.
+    pool_labels=("server", "ReplicaId", "engine"),
+    model_label="model_name",
+    hits=(
+        # Counted once per request, when its prefill is done.
+        HitPlaces(Total("vllm:prompt_tokens_cached_total"), Total("vllm:prompt_tokens_total")),
+        # Counted at each look-up, and before 0.32 also at those after which the request did not
+        # fit and had to wait: under pressure several times the prompt tokens.
+        HitPlaces(
+            Plus(
+                Total("vllm:prefix_cache_hits_total"),
+                # what a KV connector had of the rest; its queries are part of ours already
+                (Total("vllm:external_prefix_cache_hits_total"),),
+            ),
+            Total("vllm:prefix_cache_queries_total"),
+        ),
+        HitPlaces(
+            Total("vllm:gpu_prefix_cache_hits_total"),
+            Total("vllm:gpu_prefix_cache_queries_total"),
+        ),
+    ),
+    fields={
+        # Blocks of requests in flight only: cached blocks of an idle agent count as free.
+        "kv_usage": (Peak("vllm:kv_cache_usage_perc"), Peak("vllm:gpu_cache_usage_perc")),
+        "capacity_tokens": (
+            # right for hybrid models too, where blocks x block_size says too much
+            Label(_CONFIG, "kv_cache_size_tokens"),
+            Times(Label(_CONFIG, "num_gpu_blocks"), Label(_CONFIG, "block_size")),
+        ),
+        "running": (Total("vllm:num_requests_running"),),
+        "waiting": (
+            # `deferred` requests wait for an adapter, a grammar or a transfer, not for room
+            Total("vllm:num_requests_waiting_by_reason", {"reason": ("capacity",)}),
+            Total("vllm:num_requests_waiting"),
+        ),
+        "preemptions_total": (Total("vllm:num_preemptions_total"),),
+        # These two move together, when a request ends: their quotient is seconds per token.
+        "computed_tokens_total": (
+            Total("vllm:request_prefill_kv_computed_tokens_sum"),
+            Total("vllm:prompt_tokens_by_source_total", {"source": ("local_compute",)}),
+        ),
+        "prefill_s_total": (Total("vllm:request_prefill_time_seconds_sum"),),
+        # These two move together, at every token.
+        "generated_tokens_total": (Total("vllm:generation_tokens_total"),),
+        "decode_s_total": (
+            Total("vllm:inter_token_latency_seconds_sum"),
+            Total("vllm:time_per_output_token_seconds_sum"),
+            Total("vllm:request_decode_time_seconds_sum"),
+        ),
+    },
+    block_size=(Label(_CONFIG, "block_size"),),
+    prefix_caching=Label(_CONFIG, "enable_prefix_caching"),
+)
