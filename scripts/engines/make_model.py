@@ -1,4 +1,5 @@
-"""Write a model folder without weights: a shape, a tokenizer whose words are its ids, a chat template.
+"""Write a model folder without weights: a shape, a tokenizer whose words are its ids, a chat
+template.
 
     python make_model.py tiny /tmp/model      # shapes: see SHAPES
 

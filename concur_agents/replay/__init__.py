@@ -1,0 +1,32 @@
+"""Replays recorded or synthetic agents against a live endpoint, under one gate after another.
+
+`endpoint` asks for exact token counts, `workload` says what the agents want, `arms` what stands
+between the two, `driver` runs it, `summary` and `plots` tell. Nothing here is needed to govern.
+"""
+
+from concur_agents.replay.arms import Arm, parse_arm, parse_arms
+from concur_agents.replay.driver import ArmRun, Options, Sample, StepRow, replay
+from concur_agents.replay.endpoint import Endpoint, EndpointError
+from concur_agents.replay.summary import Summary, round_record, summarize, table, work_agrees
+from concur_agents.replay.workload import SHAPES, WorkloadOptions, make_plans
+
+__all__ = [
+    "SHAPES",
+    "Arm",
+    "ArmRun",
+    "Endpoint",
+    "EndpointError",
+    "Options",
+    "Sample",
+    "StepRow",
+    "Summary",
+    "WorkloadOptions",
+    "make_plans",
+    "parse_arm",
+    "parse_arms",
+    "replay",
+    "round_record",
+    "summarize",
+    "table",
+    "work_agrees",
+]
