@@ -386,12 +386,12 @@ _STRANGERS: Final[Mapping[str, str]] = {
     "llamacpp:": "llama.cpp exports no KV signal; use a fixed limit of as many agents as it has "
     "slots (-np)",
     "tgi_": "TGI exports no KV signal; use a fixed limit",
-    "smg_": "this is SGLang's router, which knows nothing of KV caches; give a worker's address",
-    "sgl_router_": "this is SGLang's router, which knows nothing of KV caches; give a worker's "
+    "smg_": "This is SGLang's router, which knows nothing of KV caches; give a worker's address",
+    "sgl_router_": "This is SGLang's router, which knows nothing of KV caches; give a worker's "
     "address",
-    "python_": "only process metrics are here: was vLLM started with --disable-log-stats, or is "
+    "python_": "Only process metrics are here: was vLLM started with --disable-log-stats, or is "
     "this another program?",
-    "process_": "only process metrics are here: was vLLM started with --disable-log-stats, or is "
+    "process_": "Only process metrics are here: was vLLM started with --disable-log-stats, or is "
     "this another program?",
 }
 
@@ -402,7 +402,7 @@ def _unknown(start: str, names: Sequence[str]) -> str:
         return f"this is no metrics page; it begins {_quote(start)}. Looked for {looked_for}"
     hint = next((h for p, h in _STRANGERS.items() if any(n.startswith(p) for n in names)), "")
     message = f"no engine recognised: looked for {looked_for}; found {_listed(names)}"
-    return f"{message}. {hint[0].upper()}{hint[1:]}" if hint else message
+    return f"{message}. {hint}" if hint else message
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -1,0 +1,290 @@
+"""HttpProbe against small real servers on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concur_agents.errors import ConfigError, ProbeError
+from concur_agents.probes import HttpProbe, ReplayProbe
+from concur_agents.probes import http as probe_http
+from concur_agents.probes.replay import load_page
+
+PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
+VLLM = load_page(PAGES / "vllm-0.32.0-cpu-sweep-cap3.prom.gz")
+LOADS = load_page(PAGES / "sglang-0.5.23-cpu-v1-loads-cap3.json")
+
+Routes = Mapping[str, tuple[int, str]]
+
+
+class Site:
+    """A server that answers each path with a status and a body, and remembers what it was sent."""
+
+    def __init__(self, routes: Routes, headers: Mapping[str, str]) -> None:
+        seen = self.seen = []  # type: list[tuple[str, str | None]]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append((self.path, self.headers.get("authorization")))
+                status, body = routes.get(self.path, (404, "not here"))
+                content = body.encode()
+                self.send_response(status)
+                if headers.get("content-encoding") == "gzip":
+                    content = gzip.compress(content)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@contextmanager
+def site(routes: Routes, headers: Mapping[str, str] | None = None) -> Iterator[Site]:
+    it = Site(routes, headers or {})
+    thread = threading.Thread(target=it.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield it
+    finally:
+        it.server.shutdown()
+        it.server.server_close()
+        thread.join()
+
+
+def refusal(url: str, **options: Any) -> str:
+    """What the probe says about an address it cannot read."""
+    with HttpProbe(url, **options) as probe, pytest.raises(ProbeError) as error:
+        probe.read()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/", "/v1/chat/completions", "/metrics"])
+def test_the_address_may_be_written_as_people_write_it(suffix: str) -> None:
+    with site({"/metrics": (200, VLLM)}) as it, HttpProbe(it.url + suffix) as probe:
+        assert probe.read().capacity_tokens == 9600
+        assert probe.url == it.url
+
+
+def test_an_address_of_a_page_elsewhere_is_taken_as_it_is() -> None:
+    path = "/prometheus/metrics"
+    with site({path: (200, VLLM)}) as it, HttpProbe(it.url + path) as probe:
+        assert probe.read().capacity_tokens == 9600
+
+
+def test_an_engine_below_a_path_is_found_there() -> None:
+    with site({"/team/llm/metrics": (200, VLLM)}) as it, HttpProbe(it.url + "/team/llm/v1") as p:
+        assert p.read().capacity_tokens == 9600
+
+
+def test_a_reading_carries_the_hosts_clock_and_the_engine_is_known_afterwards() -> None:
+    with site({"/metrics": (200, VLLM)}) as it, HttpProbe(it.url, clock=lambda: 42.0) as probe:
+        assert probe.engine is None
+        assert probe.read().at_s == 42.0
+        assert probe.engine == "vllm"
+        assert repr(probe) == f"<HttpProbe {it.url}: vllm>"
+
+
+def test_sglang_without_enable_metrics_is_read_from_its_loads() -> None:
+    with site({"/v1/loads": (200, LOADS)}) as it, HttpProbe(it.url) as probe:
+        assert probe.read().computed_tokens_total == 31_131
+        assert probe.engine == "sglang"
+
+
+def test_compressed_pages_are_read() -> None:
+    zipped = {"content-encoding": "gzip"}
+    with site({"/metrics": (200, VLLM)}, zipped) as it, HttpProbe(it.url) as probe:
+        assert probe.read().capacity_tokens == 9600
+
+
+def test_the_key_is_sent_as_a_bearer_token() -> None:
+    with site({"/metrics": (200, VLLM)}) as it, HttpProbe(it.url, api_key="k-1") as probe:
+        probe.read()
+        assert it.seen == [("/metrics", "Bearer k-1")]
+
+
+def test_a_redirect_is_not_followed_with_the_key_in_hand() -> None:
+    with site({"/metrics": (200, VLLM)}) as other:
+        away = {"location": f"{other.url}/metrics"}
+        with site({"/metrics": (302, "")}, away) as it:
+            message = refusal(it.url, api_key="k-1")
+        assert f"redirects to {other.url}/metrics, which is not followed" in message
+        assert other.seen == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        ({}, "no metrics at http://.*/metrics .HTTP 404.. SGLang needs --enable-metrics"),
+        ({"/metrics": (401, "")}, "asks for a key .HTTP 401.: give api_key="),
+        ({"/metrics": (403, "")}, "asks for a key .HTTP 403.: give api_key="),
+        ({"/metrics": (503, "")}, "HTTP 503: is the engine still starting"),
+        ({"/metrics": (200, "")}, "the page is empty"),
+        ({"/metrics": (200, "<html>login")}, "got HTML instead of metrics"),
+        ({"/metrics": (200, "app_up 1\n")}, "no engine recognised: looked for vllm:"),
+        ({"/v1/loads": (200, "{}")}, "/v1/loads: the answer is JSON without a list 'loads'"),
+    ],
+)
+def test_each_way_a_page_can_be_missing_has_its_own_message(routes: Routes, message: str) -> None:
+    with site(routes) as it:
+        assert re.search(message, refusal(it.url))
+
+
+def test_a_port_where_nobody_listens_is_told_as_such() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    assert re.search("nothing answers at .* is the server running", refusal(url))
+
+
+def test_a_host_that_does_not_exist_is_told_as_such() -> None:
+    assert "no-such-host.invalid" in refusal("http://no-such-host.invalid")
+
+
+@contextmanager
+def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server of one connection that says whatever `talk` says."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                talk(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
+    enough = threading.Event()
+    with raw_server(lambda _: bool(enough.wait(10)) and None) as url:
+        message = refusal(url, timeout_s=0.05)
+        enough.set()
+    assert "did not answer within 0.05 s" in message
+
+
+def test_a_server_that_drips_for_ever_is_given_up_too() -> None:
+    """Each chunk comes in time, the page never ends: a per-chunk timeout alone would not see it."""
+    given_up = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while not given_up.wait(0.01):
+            connection.sendall(b"1\r\n#\r\n")
+
+    with raw_server(drip) as url:
+        message = refusal(url, timeout_s=0.1)
+        given_up.set()
+    assert "still sending after 0.1 s" in message
+
+
+def test_a_page_without_end_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_http, "MAX_PAGE_BYTES", 1000)
+    with site({"/metrics": (200, VLLM)}) as it:
+        assert "sent more than 1000 bytes" in refusal(it.url)
+
+
+def test_a_server_that_speaks_no_http_is_told_as_such() -> None:
+    with raw_server(lambda c: c.sendall(b"220 mail.example ESMTP\r\n\r\n")) as url:
+        assert "could not be read" in refusal(url)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x", "http://", "http://x:port"])
+def test_what_is_no_address_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ConfigError, match="url"):
+        HttpProbe(url)
+
+
+def test_a_timeout_of_nothing_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="timeout_s must be above 0 seconds, got 0"):
+        HttpProbe("http://localhost", timeout_s=0)
+
+
+def test_credentials_in_the_address_are_used_but_never_shown() -> None:
+    with site({}) as it:
+        secret = it.url.replace("http://", "http://user:hush@")
+        with HttpProbe(secret) as probe, pytest.raises(ProbeError) as error:
+            probe.read()
+        assert it.seen[0][1] == "Basic dXNlcjpodXNo"
+    assert "hush" not in str(error.value) + repr(probe) + probe.url
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    with HttpProbe("http://[::1]:8000/v1") as probe:
+        assert probe.url == "http://[::1]:8000"
+
+
+def test_httpx_is_used_where_openai_2_brings_no_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx")
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with site({"/metrics": (200, VLLM)}) as it, HttpProbe(it.url) as probe:
+        assert probe.read().capacity_tokens == 9600
+
+
+# -- replay ----------------------------------------------------------------------------------
+
+
+def test_recorded_pages_are_read_in_order_at_the_given_interval() -> None:
+    probe = ReplayProbe(["vllm:num_requests_running 1\n", LOADS], interval_s=5.0, start_s=100.0)
+    assert [(r.at_s, r.running) for r in (probe.read(), probe.read())] == [(100, 1), (105, 0)]
+
+
+def test_a_recording_says_when_it_has_ended() -> None:
+    probe = ReplayProbe([VLLM])
+    probe.read()
+    with pytest.raises(ProbeError, match="the recording has ended: 1 of 1 pages read"):
+        probe.read()
+    assert repr(probe) == "<ReplayProbe 1 of 1 pages read>"
+
+
+def test_a_recording_can_go_round_and_its_time_goes_on() -> None:
+    probe = ReplayProbe([VLLM], loop=True)
+    assert [probe.read().at_s for _ in range(3)] == [0.0, 1.0, 2.0]
+
+
+def test_a_broken_page_is_one_failed_poll_and_the_next_is_read() -> None:
+    probe = ReplayProbe(["<html>", VLLM])
+    with pytest.raises(ProbeError, match="HTML"):
+        probe.read()
+    assert probe.read().at_s == 1.0
+
+
+def test_a_directory_of_pages_is_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "002.prom").write_text("vllm:num_requests_running 2\n")
+    (tmp_path / "001.prom.gz").write_bytes(gzip.compress(b"vllm:num_requests_running 1\n"))
+    (tmp_path / "notes.md").write_text("no page")
+    probe = ReplayProbe(tmp_path, clock=lambda: 9.0)
+    assert len(probe) == 2
+    assert [probe.read().running for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("pages", [[], Path("no/such/directory")])
+def test_a_recording_without_pages_is_refused_at_once(pages: list[str] | Path) -> None:
+    with pytest.raises(ProbeError, match="recorded pages"):
+        ReplayProbe(pages)
+
+
+def test_a_torn_archive_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "001.prom.gz").write_bytes(gzip.compress(b"vllm:num_requests_running 1\n")[:-4])
+    with pytest.raises(ProbeError, match=r"001\.prom\.gz cannot be read"):
+        ReplayProbe(tmp_path)
