@@ -36,6 +36,7 @@ __all__ = [
     "LogNormal",
     "PlanStep",
     "Poisson",
+    "Prompt",
     "Staggered",
     "ToolTimes",
     "Uniform",
