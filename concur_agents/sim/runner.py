@@ -50,7 +50,7 @@ __all__ = [
     "simulate",
 ]
 
-_STALLED_POLLS = 100_000
+_STALLED_POLLS = 10_000
 """Polls in a row in which nothing at all happens before the runner gives up."""
 
 _SAMPLE_S = 1.0
@@ -252,7 +252,7 @@ class CachedHidden:
 
 @dataclass(frozen=True, slots=True)
 class EngineRestart:
-    """The engine loses its cache and its counters; calls in flight are sent again by their clients."""
+    """The engine loses its cache and its counters; clients send what was in flight again."""
 
     at_s: float
 
@@ -350,7 +350,8 @@ class Result:
     """Prompt tokens that were not cached. What a preemption throws away comes on top."""
     output_tokens: int
     useful_tokens: int
-    """Output, and every prompt token the first time that anybody sends it: the same for every gate."""
+    """Output, and every prompt token the first time that anybody sends it: the same for every gate.
+    """
     useful_tokens_per_s: float
     output_tokens_per_s: float
     agents_per_min: float
@@ -515,8 +516,9 @@ def _check(plans: Sequence[AgentPlan], profile: Profile) -> None:
             raise ConfigError(f"agent {plan.id!r} has no steps; leave it out")
         if plan.peak_tokens > most:
             raise ConfigError(
-                f"agent {plan.id!r} needs a context of {plan.peak_tokens} tokens, profile {profile.name!r} "
-                f"holds {most}; load the recording with max_context={most}, or take a larger profile"
+                f"agent {plan.id!r} needs a context of {plan.peak_tokens} tokens, profile "
+                f"{profile.name!r} holds {most}; load the recording with max_context={most}, "
+                "or take a larger profile"
             )
 
 
@@ -828,8 +830,9 @@ def _hit_deficit(plans: Sequence[AgentPlan], rows: Sequence[AgentRow], block_siz
     """
     reusable = reused = 0
     for plan, row in zip(plans, rows, strict=True):
-        for sent, call in zip(_sent_before(plan), row.calls[1:], strict=True):
-            could = min(sent, call.prompt_tokens - 1) // block_size * block_size
+        for sent, (before, call) in zip(_sent_before(plan), pairwise(row.calls), strict=True):
+            held = before.prompt_tokens + before.output_tokens - 1  # the last token has no KV yet
+            could = min(sent, held, call.prompt_tokens - 1) // block_size * block_size
             reusable += could
             reused += min(call.cached_tokens, could)
     return 1.0 - reused / reusable if reusable else 0.0
