@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from concur_agents.errors import ConfigError
 from concur_agents.sim.traces import bundled_sources, load_traces
@@ -64,12 +65,13 @@ SHAPES = {
 class WorkloadOptions:
     """Which agents, and how many.
 
-    ``source``: a name of ``SHAPES``, a bundled recording, a trace file, or several of the last two
-    joined by ``+``. ``agents``: how many; None: the shape's own number, or as many as recorded.
-    ``overload``: as many agents as it takes for all their largest contexts together to be so many
-    times the KV pool, instead of a number. ``max_context``: recorded agents are cut where they
-    exceed it [tokens]. ``scale``: factor on recorded token counts. ``tools`` and ``arrival``:
-    models in the words of ``sim.workload``; None: the source's own, and all at once.
+    ``source``: a name of ``SHAPES``, with changes after colons (``main:steps=12:gen=20-40``), or a
+    bundled recording or trace file, several of them joined by ``+``. ``agents``: how many; None:
+    the shape's own number, or as many as recorded. ``overload``: as many agents as it takes for all
+    their largest contexts together to be so many times the KV pool, instead of a number.
+    ``max_context``: recorded agents are cut where they exceed it [tokens]. ``scale``: factor on
+    recorded token counts. ``tools`` and ``arrival``: models in the words of ``sim.workload``; None:
+    the source's own, and all at once.
     """
 
     source: str = "main"
@@ -127,8 +129,9 @@ def _enough(options: WorkloadOptions, tokens: float) -> list[AgentPlan]:
 
 
 def _draw(options: WorkloadOptions, agents: int | None) -> list[AgentPlan]:
-    shape = SHAPES.get(options.source)
-    if shape is not None:
+    name, *changes = options.source.split(":")
+    if name in SHAPES:
+        shape = _changed(SHAPES[name], changes)
         plans = shape.plans(agents or shape.agents, options.tools)
         if options.max_steps:
             plans = [replace(plan, steps=plan.steps[: options.max_steps]) for plan in plans]
@@ -154,3 +157,25 @@ def _draw(options: WorkloadOptions, agents: int | None) -> list[AgentPlan]:
         tools=parse_tools(options.tools) if options.tools else None,
         max_steps=options.max_steps,
     )
+
+
+def _changed(shape: _Shape, changes: list[str]) -> _Shape:
+    """A shape with some of its numbers replaced: ``steps=12``, ``gen=20-40``."""
+    new: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        bounds = value.split("-")
+        if not all(bound.isdecimal() for bound in bounds):
+            raise ConfigError(f"workload setting {change!r} is not name=number or name=low-high")
+        if name in ("steps", "shared") and len(bounds) == 1:
+            new[name] = int(value)
+        elif name in ("first", "gen", "obs", "steps_range") and len(bounds) == 2:
+            new[name] = (int(bounds[0]), int(bounds[1]))
+        else:
+            raise ConfigError(
+                f"workload setting {change!r} is unknown; use steps=N, shared=N, or LOW-HIGH for "
+                "first, gen, obs and steps_range"
+            )
+    if "steps" in new:
+        new.setdefault("steps_range", None)  # a number given by hand holds for every agent
+    return replace(shape, **new)
