@@ -192,6 +192,12 @@ class Http:
         """Give the connection back."""
         self._client.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
 
 def _split(url: str) -> tuple[str, str, str]:
     """An address as people write it -> base, the same without credentials, path of the metrics."""

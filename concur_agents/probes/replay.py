@@ -62,7 +62,9 @@ class ReplayProbe:
         """Like :meth:`read`, with all that the page says."""
         position = self._read_total
         if position >= len(self._pages) and not self._loop:
-            raise ProbeError(f"the recording has ended: {position} of {len(self._pages)} pages read")
+            raise ProbeError(
+                f"the recording has ended: {position} of {len(self._pages)} pages read"
+            )
         self._read_total += 1
         at_s = self._clock() if self._clock else self._start_s + position * self._interval_s
         return parse_page(self._pages[position % len(self._pages)], at_s)

@@ -1,0 +1,116 @@
+"""`concur doctor URL`: what an endpoint is, what it tells, what it lacks, and how to begin."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from concur_agents.cli.diagnosis import CacheProof, Diagnosis, diagnose
+
+VERDICTS = {
+    "good": "[bold green]good[/]: everything a governor can use is there",
+    "usable": "[bold yellow]usable[/]: it can be governed, with the warnings above",
+    "unusable": "[bold red]not usable[/] as it is",
+}
+MARKS = {"info": "[blue]note[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+
+
+def doctor_command(
+    url: str = typer.Argument(help="The endpoint, with or without /v1."),
+    model: str = typer.Option("", help="Model to ask; default: the first one served."),
+    api_key: str = typer.Option(
+        "", envvar="CONCUR_API_KEY", show_envvar=True, help="Sent as a bearer token."
+    ),
+    timeout: float = typer.Option(30.0, min=0.1, help="Longest wait for one answer [s]."),
+    send: bool = typer.Option(True, help="Send two tiny completions to prove cached tokens."),
+    as_json: bool = typer.Option(False, "--json", help="Print the diagnosis as one JSON object."),
+) -> None:
+    """Say what an endpoint is, which signals it gives and which flags would give better ones.
+
+    Sends two one-token completions with the same prompt, to prove that cached tokens are told.
+    Exit code 0: good; 1: usable, with warnings; 2: not usable.
+
+    With --json the keys are url, engine, backend, version, model, models, max_model_len,
+    capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
+    meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
+    first_s, second_s, hit_counter_rose_tokens; or null), findings (level, text, flag), flags,
+    code, verdict and exit_code; null: not told.
+    """
+    diagnosis = diagnose(
+        url, api_key=api_key or None, model=model or None, timeout_s=timeout, send=send
+    )
+    if as_json:
+        print(json.dumps(diagnosis.as_dict(), indent=2))
+    else:
+        show(diagnosis, Console())
+    raise typer.Exit(diagnosis.exit_code)
+
+
+def show(diagnosis: Diagnosis, console: Console) -> None:
+    """Print a diagnosis for people."""
+    console.print(_facts(diagnosis))
+    console.print()
+    console.print(_signals(diagnosis))
+    if diagnosis.findings:
+        console.print()
+    for finding in diagnosis.findings:
+        flag = f"  add [bold]{escape(finding.flag)}[/]" if finding.flag else ""
+        console.print(f"{MARKS[finding.level]}: {escape(finding.text)}{flag}", soft_wrap=True)
+    console.print(f"\nVerdict: {VERDICTS[diagnosis.verdict]}")
+    if diagnosis.code:
+        console.print()
+        for line in diagnosis.code:
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+
+
+def _facts(diagnosis: Diagnosis) -> Table:
+    engine = " on ".join(filter(None, [diagnosis.engine, diagnosis.backend])) or "not recognised"
+    pool = _number(diagnosis.capacity_tokens, " tokens")
+    if diagnosis.pools > 1:
+        smallest = _number(diagnosis.smallest_capacity_tokens)
+        pool += f" in {diagnosis.pools} pools, {smallest} in the smallest"
+    if diagnosis.block_size:
+        pool += f", blocks of {diagnosis.block_size}"
+    caching = {True: "on", False: "OFF", None: "not told"}[diagnosis.prefix_caching]
+    facts = {
+        "endpoint": diagnosis.url,
+        "engine": f"{engine} {diagnosis.version or ''}".strip(),
+        "model": diagnosis.model or ", ".join(diagnosis.models) or "not told",
+        "longest context": _number(diagnosis.max_model_len, " tokens"),
+        "KV pool": pool,
+        "prefix caching": caching,
+        "cached tokens": _proof(diagnosis.proof),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def _proof(proof: CacheProof | None) -> str:
+    if proof is None:
+        return "not tried"
+    if proof.second_cached_tokens is None:
+        return "not told in answers"
+    return (
+        f"{proof.second_cached_tokens:,} of {proof.prompt_tokens:,} the second time "
+        f"({proof.first_s:.2f} s, then {proof.second_s:.2f} s)"
+    )
+
+
+def _signals(diagnosis: Diagnosis) -> Table:
+    table = Table("signal", "now", "read from", box=None, pad_edge=False)
+    for signal in diagnosis.signals:
+        source = escape(", ".join(signal.sources)) if signal.sources else "[dim]not told[/]"
+        table.add_row(signal.name, _number(signal.value, missing="-"), source)
+    return table
+
+
+def _number(value: float | None, unit: str = "", missing: str = "not told") -> str:
+    if value is None:
+        return missing
+    return f"{value:,.0f}{unit}" if value == int(value) else f"{value:,.3f}{unit}"
