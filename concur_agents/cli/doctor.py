@@ -53,8 +53,9 @@ def doctor_command(
 def show(diagnosis: Diagnosis, console: Console) -> None:
     """Print a diagnosis for people."""
     console.print(_facts(diagnosis))
-    console.print()
-    console.print(_signals(diagnosis))
+    if any(signal.sources for signal in diagnosis.signals):
+        console.print()
+        console.print(_signals(diagnosis))
     if diagnosis.findings:
         console.print()
     for finding in diagnosis.findings:

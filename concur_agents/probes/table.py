@@ -142,7 +142,10 @@ def names_at(place: Place) -> tuple[str, ...]:
             return names_at(left) + names_at(right)
         case Plus(first, others):
             return names_at(first) + tuple(name for other in others for name in names_at(other))
-        case Total(name) | Smallest(name):
+        case Total(name, where):
+            only = ",".join(f"{label}={'|'.join(wanted)}" for label, wanted in where.items())
+            return (f"{name}{{{only}}}" if only else name,)
+        case Smallest(name):
             return (name,)
 
 
