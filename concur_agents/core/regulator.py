@@ -121,6 +121,9 @@ class Regulator:
         self._restarts_total = 0
         self._hit_rate: float | None = None
         self._is_blind = False
+        # what `next_wake` answered
+        self._wake_s: float | None = None
+        self._wake_stands = False
         # time averages
         self._averaged_s = start_s
         self._reasoning_mean = 0.0
@@ -314,8 +317,14 @@ class Regulator:
         return self._fill(now)
 
     def next_wake(self, now: float) -> float | None:
-        """When to call `advance` if nothing else happens before [s]; None: no need."""
-        return self._window.next_wake(now)
+        """When to call `advance` if nothing else happens before [s]; None: no need.
+
+        Cheap to ask again: the answer stands until the next call of another method.
+        """
+        if not self._wake_stands:
+            self._wake_s = self._window.next_wake(now)
+            self._wake_stands = True
+        return self._wake_s
 
     # -- for eyes ----------------------------------------------------------------------------
 
@@ -434,6 +443,7 @@ class Regulator:
         return told if learned is None else min(told, learned)
 
     def _pass_time(self, now: float) -> None:
+        self._wake_stands = False
         passed = now - self._averaged_s
         if passed > 0.0:
             gain = 1.0 - math.exp(-passed / _MEMORY_S)
