@@ -65,7 +65,8 @@ class Account:
     begun_s: float = 0.0
     idle_since_s: float = 0.0
     waiting_since_s: float = 0.0
-    admitted_s: float = 0.0
+    has_begun: bool = False
+    """It has begun a step since it was last let in."""
     paused_since_step: bool = False
     distance: float = 0.0
     """Reuse distance when its step began [tokens]."""

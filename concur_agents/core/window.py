@@ -79,21 +79,22 @@ class Window:
 
         Its own claim counts in full here, as if the step had begun.
         """
-        if self.active <= 1:
-            return False
-        if self.active > self._places():
-            return True
-        if self.limit.tokens != math.inf:
-            others = self.pressure(now) - self.claims.value(account.claim, now)
-            if others + self.ledger.need(account) > self.limit.tokens:
+        if self.active > 1:
+            if self.active > self._places():
                 return True
-        return self._overdue(now) is not None
+            if self.limit.tokens != math.inf:
+                others = self.pressure(now) - self.claims.value(account.claim, now)
+                if others + self.ledger.need(account) > self.limit.tokens:
+                    return True
+        # One that has just been let in runs a step before it makes room for the next overdue one.
+        return account.has_begun and self._overdue(now) is not None
 
     def begin(self, account: Account) -> None:
         """`account`, active, starts reasoning."""
         if account.state is not State.REASONING:
             account.state = State.REASONING
             self.reasoning += 1
+        account.has_begun = True
         self.claims.hold(account.claim, account.need)
 
     def end(self, account: Account, now: float) -> None:
@@ -150,11 +151,10 @@ class Window:
             return None
         wakes = []
         if self.max_wait_s is not None:
-            oldest = self.queue.oldest()
-            assert oldest is not None
-            due = oldest.waiting_since_s + self.max_wait_s
-            if due > now:
-                wakes.append(due)
+            # Both, for an overdue newcomer may have to wait on while a paused agent may not.
+            oldest = (self.queue.oldest(), self.queue.oldest(opened=True))
+            dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
+            wakes.extend(due for due in dues if due > now)
         head = self._overdue(now) or self.queue.head(new_allowed=self._may_open())
         if head is not None and self.active < self._places():
             room = self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(head)
@@ -196,7 +196,7 @@ class Window:
         self.peak = max(self.peak, self.active)
         self.opened += not account.opened
         account.opened = True
-        account.admitted_s = now
+        account.has_begun = False
         account.state = State.ACTING
         account.need = self.ledger.need(account)
         self.claims.fade(account.claim, account.need, now)
@@ -206,14 +206,16 @@ class Window:
         if self.max_wait_s is None:
             return None
         oldest = self.queue.oldest()
-        if oldest is None or now - oldest.waiting_since_s < self.max_wait_s:
+        if oldest is None or not self._is_due(oldest, now):
             return None
         if oldest.opened or (self._may_open() and self._may_rotate(oldest)):
             return oldest
         oldest = self.queue.oldest(opened=True)
-        if oldest is None or now - oldest.waiting_since_s < self.max_wait_s:
-            return None
-        return oldest
+        return oldest if oldest is not None and self._is_due(oldest, now) else None
+
+    def _is_due(self, account: Account, now: float) -> bool:
+        # The very sum that `next_wake` answers: `now - waiting_since_s` may round to just less.
+        return self.max_wait_s is not None and account.waiting_since_s + self.max_wait_s <= now
 
     def _may_rotate(self, newcomer: Account) -> bool:
         """Whether opening one more agent keeps the cost of rotating all open ones small.
