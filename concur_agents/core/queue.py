@@ -1,6 +1,7 @@
 """Who waits, best first.
 
-Two heaps (agents that have started, agents that have not) and a list by waiting time.  Removal is
+Two heaps (agents that are open, i.e. have been let in before, and new ones) and lists by waiting
+time.  Removal is
 lazy: an entry whose ticket is no longer its account's is void and dropped when it surfaces, and a
 heap that is mostly void is rebuilt, so each operation is O(log n) amortised and nothing of an
 agent that is gone stays behind for long.
@@ -25,7 +26,7 @@ class Queue:
     def __init__(self, order: Order, is_warm: Callable[[Account], bool]) -> None:
         self._order = order
         self._is_warm = is_warm
-        self._started: list[_Entry] = []
+        self._opened: list[_Entry] = []
         self._new: list[_Entry] = []
         self._by_wait: deque[tuple[int, Account]] = deque()
         self._opened_by_wait: deque[tuple[int, Account]] = deque()
@@ -49,7 +50,7 @@ class Queue:
         """`account` no longer waits."""
         account.ticket = 0
         self._size -= 1
-        for heap in (self._started, self._new):
+        for heap in (self._opened, self._new):
             if len(heap) > 2 * self._size + 64:
                 heap[:] = [e for e in heap if e[4].ticket == e[2]]
                 heapq.heapify(heap)
@@ -60,13 +61,13 @@ class Queue:
                 waits.extend(valid)
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
-        """Who goes first; None: nobody.  With `new_allowed=False` only among the started."""
-        started = self._top(self._started)
+        """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
+        opened = self._top(self._opened)
         new = self._top(self._new) if new_allowed else None
-        if started is None or new is None:
-            best = started or new
+        if opened is None or new is None:
+            best = opened or new
         else:
-            best = min(started, new)
+            best = min(opened, new)
         return best[4] if best is not None else None
 
     def oldest(self, *, opened: bool = False) -> Account | None:
@@ -83,7 +84,7 @@ class Queue:
     def _insert(self, account: Account) -> None:
         warm = account.started and self._is_warm(account)
         entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
-        heapq.heappush(self._started if account.started else self._new, entry)
+        heapq.heappush(self._opened if account.opened else self._new, entry)
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:

@@ -528,17 +528,16 @@ class Regulator:
 
     def _why_waiting(self, account: Account, now: float) -> str:
         window = self._window
-        limit = window.limit
-        if window.active >= limit.agents:
-            return f"{window.active} of {limit.agents:.0f} agents active"
-        if limit.tokens != math.inf:
+        if not account.opened and not window.may_open:
+            return f"{window.opened} of {window.max_started} agents open"
+        if window.active >= window.places:
+            return f"{window.active} of {window.places:.0f} agents active"
+        if window.limit.tokens != math.inf:
             pressure, need = window.pressure(now), self._ledger.need(account)
             return (
                 f"pressure {_k(pressure)} + {_k(need)} for its step, "
-                f"limit {_k(limit.tokens)} tokens"
+                f"limit {_k(window.limit.tokens)} tokens"
             )
-        if window.max_started is not None and window.opened >= window.max_started:
-            return f"{window.opened} of {window.max_started} agents open"
         return "about to be let in"
 
 

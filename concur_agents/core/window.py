@@ -45,7 +45,7 @@ class Window:
     """Agents that have been let in at least once and not left."""
     peak: int = 0
     bound: bool = False
-    """Someone had to wait since the last `take_peak`."""
+    """Someone had to wait for the limit since the last `take_peak`."""
     overdue_total: int = 0
     claims: Claims = field(default_factory=Claims)
     queue: Queue = field(init=False)
@@ -80,7 +80,7 @@ class Window:
         Its own claim counts in full here, as if the step had begun.
         """
         if self.active > 1:
-            if self.active > self._places():
+            if self.active > self.places:
                 return True
             if self.limit.tokens != math.inf:
                 others = self.pressure(now) - self.claims.value(account.claim, now)
@@ -118,8 +118,10 @@ class Window:
             head = self._overdue(now)
             overdue = head is not None
             if head is None:
-                head = self.queue.head(new_allowed=self._may_open())
-            if head is None or not self._has_room(head, now):
+                head = self.queue.head(new_allowed=self.may_open)
+            if head is None:  # all who wait are new, and no more may be open: not the limit's doing
+                break
+            if not self._has_room(head, now):
                 self.bound = True
                 break
             self.overdue_total += overdue
@@ -149,14 +151,14 @@ class Window:
         """Earliest instant at which passing time alone could let someone in [s]."""
         if not len(self.queue):
             return None
-        wakes = []
+        wakes: list[float] = []
         if self.max_wait_s is not None:
             # Both, for an overdue newcomer may have to wait on while a paused agent may not.
             oldest = (self.queue.oldest(), self.queue.oldest(opened=True))
             dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
             wakes.extend(due for due in dues if due > now)
-        head = self._overdue(now) or self.queue.head(new_allowed=self._may_open())
-        if head is not None and self.active < self._places():
+        head = self._overdue(now) or self.queue.head(new_allowed=self.may_open)
+        if head is not None and self.active < self.places:
             room = self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(head)
             fades = self.claims.seconds_until(room, now)
             if fades is not None:
@@ -166,22 +168,27 @@ class Window:
     def take_peak(self) -> tuple[int, bool]:
         """Most agents active at once since the last call, and whether anyone had to wait."""
         taken = self.peak, self.bound
-        self.peak, self.bound = self.active, len(self.queue) > 0
+        self.peak = self.active
+        self.bound = self.queue.head(new_allowed=self.may_open) is not None
         return taken
 
-    # -- inside ------------------------------------------------------------------------------
+    @property
+    def may_open(self) -> bool:
+        """Whether an agent that has never been let in may be."""
+        return self.max_started is None or self.opened < self.max_started
 
-    def _places(self) -> float:
+    @property
+    def places(self) -> float:
+        """Most agents active at once: the limit, rounded down to whole agents, at least one."""
         agents = self.limit.agents
         return agents if agents == math.inf else max(1, math.floor(agents))
 
-    def _may_open(self) -> bool:
-        return self.max_started is None or self.opened < self.max_started
+    # -- inside ------------------------------------------------------------------------------
 
     def _has_room(self, account: Account, now: float) -> bool:
         if not self.active:
             return True
-        if self.active >= self._places():
+        if self.active >= self.places:
             return False
         tokens = self.limit.tokens
         if tokens == math.inf:
@@ -208,7 +215,7 @@ class Window:
         oldest = self.queue.oldest()
         if oldest is None or not self._is_due(oldest, now):
             return None
-        if oldest.opened or (self._may_open() and self._may_rotate(oldest)):
+        if oldest.opened or (self.may_open and self._may_rotate(oldest)):
             return oldest
         oldest = self.queue.oldest(opened=True)
         return oldest if oldest is not None and self._is_due(oldest, now) else None
