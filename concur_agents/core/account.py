@@ -43,8 +43,6 @@ class Account:
     last_prompt: float = 0.0
     family_tokens: float = 0.0
     """Sum of its children's footprints."""
-    shared: float = 0.0
-    """Part of the footprint that other agents hold too and that is charged once for all."""
     expected_prompt: float | None = None
     """Prompt of the step it asks for, when the caller told."""
 

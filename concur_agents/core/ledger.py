@@ -87,11 +87,11 @@ class Ledger:
             output = self.output.value
             if output is None:
                 output = _OUTPUT_TOKENS
-        return max(1.0, prompt + output + account.family_tokens - account.shared)
+        return max(1.0, prompt + output + account.family_tokens - self.shared(account))
 
     def held(self, account: Account) -> float:
         """Tokens `account` holds while idle, shared ones left out."""
-        return max(1.0, account.footprint + account.family_tokens - account.shared)
+        return max(1.0, account.footprint + account.family_tokens - self.shared(account))
 
     def begin(self, account: Account, in_calls: float) -> None:
         """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""
@@ -141,13 +141,17 @@ class Ledger:
         """`account` holds the prefix named by `chain` from now on."""
         self.unshare(account)
         account.chain = tuple(chain)
-        account.shared = self.prefixes.join(account.chain, seen_cached=seen_cached)
+        self.prefixes.join(account.chain, seen_cached=seen_cached)
 
     def unshare(self, account: Account) -> None:
         """`account` no longer counts towards any shared prefix."""
         if account.chain:
             self.prefixes.part(account.chain)
-            account.chain, account.shared = (), 0.0
+            account.chain = ()
+
+    def shared(self, account: Account) -> float:
+        """Part of what `account` holds that is charged once for all who hold it, now [tokens]."""
+        return self.prefixes.shared(account.chain) if account.chain else 0.0
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
@@ -167,7 +171,8 @@ class Ledger:
         reused = reusable if cached >= reusable - _SLACK_TOKENS else float(cached)
         self.recent_reusable = 0.98 * self.recent_reusable + reusable
         self.recent_reused = 0.98 * self.recent_reused + reused
-        own, kept = reusable - who.shared, max(0.0, reused - who.shared)
+        shared = self.shared(who)
+        own, kept = reusable - shared, max(0.0, reused - shared)
         if who.parent is None and own > _SLACK_TOKENS:
             self.residency.observe(who.distance, own, kept)
         if counts:

@@ -33,14 +33,14 @@ class Prefixes:
     """Tokens of all shared parts, each counted once."""
     _nodes: dict[Hashable, _Node] = field(default_factory=dict)
 
-    def join(self, chain: Chain, *, seen_cached: bool = False) -> float:
-        """One more agent holds `chain`.  Returns how many of its tokens are shared.
+    def join(self, chain: Chain, *, seen_cached: bool = False) -> None:
+        """One more agent holds `chain`.
 
         Args:
             chain: the parts, shortest first.
             seen_cached: the engine had them already, so one holder among us suffices.
         """
-        shared, before = 0.0, 0.0
+        before = 0.0
         for name, tokens in chain:
             node = self._nodes.get(name)
             if node is None:
@@ -48,10 +48,7 @@ class Prefixes:
             node.holders += 1
             if node.holders == node.needed:
                 self.charged_tokens += node.own_tokens
-            if node.holders >= node.needed:
-                shared = tokens
             before = tokens
-        return shared
 
     def part(self, chain: Chain) -> None:
         """The agent no longer holds `chain`."""
@@ -62,3 +59,10 @@ class Prefixes:
             node.holders -= 1
             if not node.holders:
                 del self._nodes[name]
+        if not self._nodes:
+            self.charged_tokens = 0.0  # what rounding left
+
+    def shared(self, chain: Chain) -> float:
+        """How many tokens of `chain`, which its holder has joined, are charged once for all now."""
+        nodes = [self._nodes[name] for name, _ in chain]
+        return sum([node.own_tokens for node in nodes if node.holders >= node.needed])
