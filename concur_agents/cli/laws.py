@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from concur_agents.core import law_names, make_law
+from concur_agents.core import law_formulas
 
 
 def laws_command(
@@ -18,11 +18,12 @@ def laws_command(
 
     With --json: a list of objects with the keys `name` and `formula`.
     """
-    laws = [make_law(name) for name in law_names()]
+    formulas = law_formulas()
     if as_json:
-        print(json.dumps([{"name": law.name, "formula": law.formula} for law in laws], indent=2))
+        rows = [{"name": name, "formula": formula} for name, formula in formulas.items()]
+        print(json.dumps(rows, indent=2))
         return
     table = Table("law", "formula", box=None, pad_edge=False)
-    for law in laws:
-        table.add_row(law.name, law.formula)
+    for row in formulas.items():
+        table.add_row(*row)
     Console().print(table)

@@ -17,11 +17,12 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from concur_agents.core import Reading, Regulator, law_names, make_law
+from concur_agents.core import Reading, Regulator, make_law
 from concur_agents.errors import ConfigError, ProbeError
-from concur_agents.probes import HttpProbe, Probe
+from concur_agents.probes import HttpProbe
 
 WINDOW_S = 10.0
 """Hit rates are taken over this time [s]: engines update their counters every few seconds."""
@@ -52,7 +53,7 @@ class Tick:
     preemptions_total: float | None
     """Requests thrown out of the batch so far."""
     law: str
-    """Name of the law."""
+    """Name of the law that runs dry."""
     limit_agents: float | None
     """Most agents the law would let run."""
     limit_tokens: float | None
@@ -75,43 +76,56 @@ def watch_command(
     law, limit_agents, limit_tokens and reason; null: not told, or not bounded. Exit code 1: not
     one look succeeded.
     """
-    if law not in law_names():
-        raise ConfigError(f"no law is called {law!r}; there are {', '.join(law_names())}")
-    watcher = Watcher(HttpProbe(url), law, start_s=time.monotonic())
-    looks = _looks(watcher, interval_s=interval, count=count)
-    try:
-        succeeded = _print_json(looks) if as_json else _show_live(looks, url)
-    except KeyboardInterrupt:
-        return
+    with HttpProbe(url) as probe:
+        looks = _looks(Watcher(probe, law), interval_s=interval, count=count)
+        try:
+            succeeded = _print_json(looks) if as_json else _show_live(looks, probe.url)
+        except KeyboardInterrupt:
+            return
     if not succeeded:
         raise typer.Exit(1)
 
 
 class Watcher:
-    """Feeds one law with an endpoint's readings; `look()` is one poll and one decision."""
+    """Feeds one law with an endpoint's readings; `look()` is one poll and one decision.
 
-    def __init__(self, probe: Probe, law: str, *, start_s: float) -> None:
+    Args:
+        probe: What is polled.
+        law: Name of the law.
+        clock: The probe's monotonic clock [s].
+
+    Raises:
+        ConfigError: there is no such law; the message names the nearest.
+    """
+
+    def __init__(
+        self, probe: HttpProbe, law: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._probe = probe
-        self._start_s = start_s
-        self._regulator = Regulator(make_law(law), start_s=start_s)
+        self._clock = clock
+        self._start_s = clock()
+        try:
+            self._regulator = Regulator(make_law(law), start_s=self._start_s)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self._recent: list[Reading] = []
 
-    def look(self, clock: Callable[[], float] = time.monotonic) -> Tick:
+    def look(self) -> Tick:
         """Read the endpoint and tick the law with what was read, or with None."""
         reading, error = None, None
         try:
             reading = self._probe.read()
         except ProbeError as problem:
             error = str(problem)
-        now = clock()
+        now = self._clock()
         self._regulator.tick(reading, now)
-        state = self._regulator.state
+        view = self._regulator.view(now)
         told = reading or Reading(at_s=now)
         return Tick(
             at_s=round(now - self._start_s, 3),
             ok=reading is not None,
             error=error,
-            engine=getattr(self._probe, "engine", None),
+            engine=self._probe.engine,
             kv_usage=told.kv_usage,
             capacity_tokens=told.capacity_tokens,
             hit_rate=self._hit_rate(reading),
@@ -119,9 +133,9 @@ class Watcher:
             waiting=told.waiting,
             preemptions_total=told.preemptions_total,
             law=self._regulator.law.name,
-            limit_agents=_finite(state.limit.agents),
-            limit_tokens=_finite(state.limit.tokens),
-            reason=state.reason,
+            limit_agents=_finite(view.limit.agents),
+            limit_tokens=_finite(view.limit.tokens),
+            reason=view.reason,
         )
 
     def _hit_rate(self, reading: Reading | None) -> float | None:
@@ -151,8 +165,9 @@ def _looks(watcher: Watcher, *, interval_s: float, count: int) -> Iterator[Tick]
         done += 1
         if done == count:
             return
-        due = max(due + interval_s, time.monotonic())
-        time.sleep(due - time.monotonic() if due > time.monotonic() else 0.0)
+        now = time.monotonic()
+        due = max(due + interval_s, now)
+        time.sleep(due - now)
 
 
 def _print_json(looks: Iterator[Tick]) -> bool:
@@ -166,11 +181,14 @@ def _print_json(looks: Iterator[Tick]) -> bool:
 def _show_live(looks: Iterator[Tick], url: str) -> bool:
     last: Tick | None = None
     failures = 0
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
         for tick in looks:
             failures = 0 if tick.ok else failures + 1
             last = tick if tick.ok else last
             live.update(_table(tick, last, failures, url), refresh=True)
+    if not console.is_terminal:
+        console.line()  # into a file or pipe, Live leaves the last line open
     return last is not None
 
 
@@ -196,9 +214,8 @@ def _table(tick: Tick, last: Tick | None, failures: int, url: str) -> Table:
         table.add_row(*row)
     if failures:
         seen_s = f"shown as of {last.at_s:.0f} s" if last else "nothing seen yet"
-        table.add_row(
-            f"[red]{failures} failed[/red]", f"[red]{tick.error}[/red] [dim]({seen_s})[/dim]"
-        )
+        problem = escape(tick.error or "")
+        table.add_row(f"[red]{failures} failed[/]", f"[red]{problem}[/] [dim]({seen_s})[/]")
     return table
 
 

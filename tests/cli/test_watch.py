@@ -1,0 +1,176 @@
+"""`concur watch` against a server on loopback that says what each test wants it to say."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from concur_agents.cli.app import main
+from concur_agents.cli.watch import Tick, Watcher
+from concur_agents.probes import HttpProbe
+from concur_agents.testing import ManualClock
+
+
+class Endpoint:
+    """A vLLM metrics page whose numbers can be set; `broken` makes it answer 500."""
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.queries = 0
+        self.kv_usage = 0.1
+        self.broken = False
+        self.url = ""
+
+    def page(self) -> str:
+        return (
+            f"vllm:kv_cache_usage_perc {self.kv_usage}\n"
+            f"vllm:prefix_cache_hits_total {self.hits}\n"
+            f"vllm:prefix_cache_queries_total {self.queries}\n"
+            "vllm:num_requests_running 3\n"
+            "vllm:num_requests_waiting 1\n"
+            'vllm:cache_config_info{block_size="16",num_gpu_blocks="600"} 1\n'
+        )
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    said = Endpoint()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(500 if said.broken else 200)
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+            self.wfile.write(said.page().encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    said.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield said
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["watch", *words])
+    code = left.value.code
+    return code if isinstance(code, int) else 0
+
+
+def test_json_has_one_object_per_look_with_the_documented_keys(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(endpoint.url, "--json", "--count", "2", "--interval", "0.05") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["at_s"] < 10 for line in lines] == [True, True]
+    shown = {key: value for key, value in lines[0].items() if key != "at_s"}
+    assert set(lines[0]) == set(Tick.__slots__)
+    assert shown["engine"] == "vllm"
+    assert shown["ok"] is True
+    assert shown["capacity_tokens"] == 9600
+    assert (shown["running"], shown["waiting"], shown["kv_usage"]) == (3, 1, 0.1)
+    assert shown["law"] == "working_set"
+    assert 0 < shown["limit_tokens"] <= 9600
+    assert shown["limit_agents"] is None, "infinity is not JSON: no bound is null"
+
+
+def test_the_screen_shows_the_endpoint_and_the_law(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(endpoint.url + "/v1", "--count", "1", "--law", "cache_aimd") == 0
+    screen = capsys.readouterr().out
+    for piece in ("vllm", "9,600 tokens", "10.0%", "cache_aimd", "4.0 agents"):
+        assert piece in screen
+
+
+def test_a_failed_look_is_shown_and_the_next_one_is_tried(endpoint: Endpoint) -> None:
+    with HttpProbe(endpoint.url) as probe:
+        watcher = Watcher(probe, "working_set")
+        endpoint.broken = True
+        failed = watcher.look()
+        endpoint.broken = False
+        after = watcher.look()
+    assert (failed.ok, failed.kv_usage) == (False, None)
+    assert "500" in (failed.error or "")
+    assert (after.ok, after.error, after.kv_usage) == (True, None, 0.1)
+
+
+def test_it_fails_when_not_one_look_succeeded(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a script can wait for an endpoint with it."""
+    endpoint.broken = True
+    assert run(endpoint.url, "--count", "2", "--interval", "0.05") == 1
+    assert "2 failed" in capsys.readouterr().out
+
+
+def test_hit_rate_is_of_the_last_ten_seconds_and_survives_a_restart(endpoint: Endpoint) -> None:
+    clock = ManualClock()
+
+    def look(hits: int, queries: int) -> float | None:
+        endpoint.hits, endpoint.queries = hits, queries
+        rate = watcher.look().hit_rate
+        clock.advance(5.0)
+        return rate
+
+    with HttpProbe(endpoint.url, clock=clock) as probe:
+        watcher = Watcher(probe, "fixed", clock=clock)
+        assert look(900, 1000) is None, "what was before we came says nothing of now"
+        assert look(950, 1100) == 0.5
+        assert look(950, 1100) == 0.5, "no traffic since the last look, but within the window"
+        assert look(950, 1100) is None, "no traffic within the window: nothing to say"
+        assert look(10, 20) is None, "the counters fell: the engine restarted"
+        assert look(40, 60) == 0.75
+
+
+def test_the_law_runs_dry_on_the_readings(endpoint: Endpoint) -> None:
+    """cache_aimd adds two agents per interval of 5 s while KV usage is below 0.2."""
+    clock = ManualClock()
+    with HttpProbe(endpoint.url, clock=clock) as probe:
+        watcher = Watcher(probe, "cache_aimd", clock=clock)
+        limits = []
+        for _ in range(3):
+            limits.append(watcher.look().limit_agents)
+            clock.advance(5.0)
+    assert limits == [4, 6, 8]
+
+
+def test_an_unknown_law_is_one_line_that_names_the_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("http://127.0.0.1:1", "--law", "working_sett") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("concur: ")
+    assert "did you mean 'working_set'" in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        main(["watch", "http://127.0.0.1:1", "--law", "nonsense", "--debug"])
+
+
+def test_control_c_ends_it_without_a_traceback(endpoint: Endpoint) -> None:
+    code = "from concur_agents.cli.app import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "watch", endpoint.url, "--json", "--interval", "0.05"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
