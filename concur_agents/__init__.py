@@ -1,0 +1,95 @@
+"""Congestion control for LLM agents: admits, pauses and resumes whole agents at step boundaries.
+
+    import concur_agents as ca
+
+    gov = ca.Governor("http://localhost:8000")
+    async with gov.agent("issue-17") as agent:
+        async with agent.step() as step:
+            reply = await client.chat.completions.create(...)
+            step.record(reply.usage)
+
+Importing this loads next to nothing; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from concur_agents._version import __version__
+
+if TYPE_CHECKING:
+    from concur_agents.context import bind, current_agent
+    from concur_agents.core import Reading, Usage, law_names, make_law
+    from concur_agents.errors import (
+        ClosedError,
+        ConcurError,
+        ConfigError,
+        GateError,
+        JournalError,
+        ProbeError,
+        TraceError,
+        UngovernedError,
+    )
+    from concur_agents.governor import Governor, GovernorSnapshot
+    from concur_agents.hosts.agent import Agent, AgentStats, Step
+    from concur_agents.hosts.events import Event
+
+_HOMES = {
+    "Agent": "concur_agents.hosts.agent",
+    "AgentStats": "concur_agents.hosts.agent",
+    "ClosedError": "concur_agents.errors",
+    "ConcurError": "concur_agents.errors",
+    "ConfigError": "concur_agents.errors",
+    "Event": "concur_agents.hosts.events",
+    "GateError": "concur_agents.errors",
+    "Governor": "concur_agents.governor",
+    "GovernorSnapshot": "concur_agents.governor",
+    "JournalError": "concur_agents.errors",
+    "ProbeError": "concur_agents.errors",
+    "Reading": "concur_agents.core",
+    "Step": "concur_agents.hosts.agent",
+    "TraceError": "concur_agents.errors",
+    "UngovernedError": "concur_agents.errors",
+    "Usage": "concur_agents.core",
+    "bind": "concur_agents.context",
+    "current_agent": "concur_agents.context",
+    "law_names": "concur_agents.core",
+    "make_law": "concur_agents.core",
+}
+
+__all__ = [  # noqa: RUF022  (what a user types first comes first)
+    "Governor",
+    "GovernorSnapshot",
+    "Agent",
+    "AgentStats",
+    "Step",
+    "Event",
+    "bind",
+    "current_agent",
+    "Reading",
+    "Usage",
+    "law_names",
+    "make_law",
+    "ClosedError",
+    "ConcurError",
+    "ConfigError",
+    "GateError",
+    "JournalError",
+    "ProbeError",
+    "TraceError",
+    "UngovernedError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

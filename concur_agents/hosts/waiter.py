@@ -1,0 +1,74 @@
+"""How somebody waits for a turn, and how anybody, on any thread, wakes him.
+
+There is one waiter per wait. It belongs to one event loop or to one thread; the governor that
+wakes it belongs to none. This is why a governor can serve several loops and threads at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Protocol
+
+
+class Waiter(Protocol):
+    """Somebody who sleeps until it is his turn."""
+
+    def wake(self) -> bool:
+        """Ends the wait; from any thread, never blocks. False: there is nobody left to wake."""
+        ...
+
+
+class LoopWaiter:
+    """A coroutine that waits on its own event loop. To be made on that loop's thread."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    async def wait(self) -> None:
+        """Returns when woken; raises `CancelledError` as any await does."""
+        await self._future
+
+    def wake(self) -> bool:
+        """Ends the wait; from any thread, never blocks. False: the loop is closed."""
+        if running_loop() is self._loop:
+            self._finish()
+            return True
+        try:
+            self._loop.call_soon_threadsafe(self._finish)
+        except RuntimeError:  # closed: the coroutine will never run again
+            return False
+        return True
+
+    def _finish(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+
+class ThreadWaiter:
+    """A thread that sleeps. Ctrl-C gets through to the main thread while it does."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wait(self) -> None:
+        """Returns when woken."""
+        self._event.wait()
+
+    def wake(self) -> bool:
+        """Ends the wait; from any thread, never blocks."""
+        self._event.set()
+        return True
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread right now, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

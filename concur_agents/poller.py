@@ -1,0 +1,93 @@
+"""The governor's own thread: reads the engine and wakes whom time alone lets in.
+
+It is a daemon, starts when the first agent needs it, keeps nothing alive (a governor that is
+dropped ends it), and sleeps until something is due: the next reading, the next fading claim, or a
+nudge because something has become due earlier than thought.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from tenacity import RetryCallState, Retrying, wait_exponential_jitter
+
+if TYPE_CHECKING:
+    from concur_agents.governor import Governor
+    from concur_agents.probes import Probe
+
+LONGEST_BACKOFF_S = 10.0
+"""An engine that comes back is seen after this long at the latest."""
+
+
+class Poller:
+    """A thread that calls `governor.beat()` whenever it is due."""
+
+    def __init__(self, governor: Governor) -> None:
+        # put() of a SimpleQueue may be called from anywhere, finalisers and signal handlers
+        # included, where a Condition could dead-lock.
+        self._mailbox: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=_run,
+            args=(weakref.ref(governor, self._stop), self._mailbox),
+            name="concur-poller",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Something is due earlier than thought."""
+        self._mailbox.put(True)
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        """Ends the thread, and waits so long for it."""
+        self._mailbox.put(False)
+        if timeout_s > 0 and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _stop(self, _: object) -> None:
+        self._mailbox.put(False)
+
+
+def _run(ref: weakref.ref[Governor], mailbox: queue.SimpleQueue[bool]) -> None:
+    probe: Probe | None = None
+    going_on = True
+    while going_on:
+        governor = ref()
+        if governor is None:
+            break
+        rest_s = governor.beat()
+        probe = governor.own_probe
+        del governor  # or the wait below would keep it alive
+        try:
+            going_on = mailbox.get(timeout=rest_s)
+            while going_on and not mailbox.empty():
+                going_on = mailbox.get_nowait()
+        except queue.Empty:
+            continue
+    close = getattr(probe, "close", None)
+    if close is not None:
+        close()
+
+
+class Backoff:
+    """How long to wait between readings: the interval, and longer after each failure in a row."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._wait = wait_exponential_jitter(
+            multiplier=interval_s,
+            max=max(LONGEST_BACKOFF_S, interval_s),
+            # Many governors may watch one server: they should not all come back at once.
+            jitter=interval_s / 4,
+        )
+        self._state = RetryCallState(Retrying(), None, (), {})
+
+    def after(self, failures: int) -> float:
+        """Time [s] until the next reading, after so many failures in a row."""
+        if failures == 0:
+            return self._interval_s
+        self._state.attempt_number = failures
+        return float(self._wait(self._state))

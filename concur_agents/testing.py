@@ -1,0 +1,155 @@
+"""For tests of code that has a governor in it: a clock that jumps instead of an hour of sleeping.
+
+    def test_my_agents_share_two_places():
+        async def main():
+            async with virtual_governor(limit=2) as governor:
+                await asyncio.gather(*(my_agent(governor) for _ in range(20)))
+        run(main())
+
+Time in here is virtual: `asyncio.sleep(3600)` takes no time, and the same program gives the same
+story each time. What runs in threads is outside of it, since nobody can know when a thread is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from concur_agents.core import Reading
+from concur_agents.errors import ProbeError
+from concur_agents.governor import Governor
+
+T = TypeVar("T")
+
+
+class ManualClock:
+    """A clock that stands still until it is told otherwise. Pass it as `clock=`."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        """The time [s]."""
+        return self.now_s
+
+    def advance(self, by_s: float) -> None:
+        """Lets time pass."""
+        self.now_s += by_s
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Where an event loop sleeps; this one moves the clock instead."""
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self._patience_s = patience_s
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready:
+            return ready
+        if timeout is None:  # no timer is set: only another thread could call
+            ready = super().select(self._patience_s)
+            if not ready:
+                raise RuntimeError(
+                    "dead-lock: every task waits, no timer is set, and no thread has called for "
+                    f"{self._patience_s} s of real time"
+                )
+            return ready
+        self.now_s += max(timeout, 0.0)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop whose clock jumps to the next timer instead of sleeping.
+
+    Args:
+        patience_s: how long [s, real] to wait for other threads when nothing else can happen,
+            before that is called a dead-lock.
+    """
+
+    def __init__(self, patience_s: float = 0.5) -> None:
+        self._jumping = _JumpingSelector(patience_s)
+        super().__init__(self._jumping)
+        # Timers are compared with a tolerance of this; a jump lands exactly on its timer.
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        """The virtual time [s], 0 at the start."""
+        return self._jumping.now_s
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+class ScriptedProbe:
+    """An engine that says what the script says, one line per reading, the last one for ever.
+
+    Args:
+        script: readings; or None for a reading that fails; or a function of the time [s].
+        clock: the host's clock [s].
+    """
+
+    def __init__(
+        self,
+        script: Iterable[Reading | None] | Callable[[float], Reading | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._lines = None if callable(script) else list(script)
+        self._script = script if callable(script) else None
+        self._clock = clock
+        self.reads = 0
+        """How often it has been read."""
+
+    def read(self) -> Reading:
+        """The next line of the script.
+
+        Raises:
+            ProbeError: the script says None.
+        """
+        if self._lines is None:
+            assert self._script is not None
+            reading = self._script(self._clock())
+        else:
+            reading = self._lines[min(self.reads, len(self._lines) - 1)]
+        self.reads += 1
+        if reading is None:
+            raise ProbeError("the script says that this reading fails")
+        return reading
+
+
+@asynccontextmanager
+async def virtual_governor(*args: Any, **options: Any) -> AsyncIterator[Governor]:
+    """A `Governor` that lives in the running loop's time, with no thread of its own.
+
+    Takes the arguments of `Governor`, save `clock` and `background`. A bug of the governor itself
+    comes out at the end of the block.
+    """
+    loop = asyncio.get_running_loop()
+    async with Governor(*args, clock=loop.time, background=False, **options) as governor:
+        due = asyncio.Event()
+        governor.on_due = due.set
+        beating = asyncio.ensure_future(_beat(governor, due))
+        try:
+            yield governor
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await beating
+
+
+async def _beat(governor: Governor, due: asyncio.Event) -> None:
+    await due.wait()  # the first agent, as with the governor's own thread
+    while True:
+        due.clear()
+        rest_s = governor.beat()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rest_s):
+                await due.wait()
