@@ -1,0 +1,118 @@
+"""Reads the usage out of an answer as it comes by, without parsing the answer a second time.
+
+Answers of training runs carry log-probabilities by the megabyte, so the text is searched from its
+end for the one object that matters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from typing import Any
+
+from concur_agents.core import Usage
+from concur_agents.hosts.usage import read_usage
+
+_KEY = b'"usage"'  # inside of a JSON string it would read \"usage\", which does not contain this
+_VALUE = re.compile(rb"\s*:\s*")
+_DECODER = json.JSONDecoder()
+_LONGEST_USAGE = 4096  # bytes of a usage object with all its details
+_TAIL = 64 * 1024  # bytes of a stream that are kept: its last events
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+
+
+def usage_in(text: bytes) -> Usage | None:
+    """The last usage that an answer tells, plain or as server-sent events; None: it tells none."""
+    at = text.rfind(_KEY)
+    while at >= 0:
+        colon = _VALUE.match(text, at + len(_KEY))
+        if colon is not None:
+            piece = text[colon.end() : colon.end() + _LONGEST_USAGE].decode("utf-8", "ignore")
+            try:
+                usage = read_usage(_DECODER.raw_decode(piece)[0])
+            except ValueError:
+                usage = None
+            if usage is not None:
+                return usage
+        at = text.rfind(_KEY, 0, at)  # streams say "usage":null in all events but one
+    return None
+
+
+class Answer:
+    """An answer on its way to the user.
+
+    Args:
+        encoding: its content-encoding.
+        hide_usage: leave out the event that only exists because we asked for usage.
+    """
+
+    def __init__(self, encoding: str = "", *, hide_usage: bool = False) -> None:
+        self._hide = hide_usage and encoding in ("", "identity")
+        self._unzip: Any = None
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._readable = encoding in ("", "identity") or self._unzip is not None
+        self._tail: list[bytes] = []
+        self._tail_bytes = 0
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes what the server sent; returns what the user gets of it now."""
+        if self._readable:
+            self._remember(chunk)
+        if not self._hide:
+            return chunk
+        text = self._pending + chunk
+        end = max(text.rfind(b"\n\n") + 2, text.rfind(b"\r\n\r\n") + 4)
+        if end < 4:  # neither was found; an event is longer than this
+            self._pending = text
+            return b""
+        whole, self._pending = text[:end], text[end:]
+        return _without_usage_event(whole)
+
+    def finish(self) -> bytes:
+        """The server is done; returns what the user has still to get."""
+        rest, self._pending = self._pending, b""
+        return _without_usage_event(rest)
+
+    def usage(self) -> Usage | None:
+        """The usage told so far."""
+        return usage_in(b"".join(self._tail))
+
+    def _remember(self, chunk: bytes) -> None:
+        if self._unzip is not None:
+            try:
+                chunk = self._unzip.decompress(chunk)
+            except zlib.error:
+                self._readable = False
+                return
+        self._tail.append(chunk)
+        self._tail_bytes += len(chunk)
+        if self._tail_bytes > 2 * _TAIL:
+            kept = b"".join(self._tail)[-_TAIL:]
+            self._tail, self._tail_bytes = [kept], len(kept)
+
+
+def _without_usage_event(events: bytes) -> bytes:
+    if _KEY not in events:
+        return events
+    kept: list[bytes] = []
+    start = 0
+    for end in [match.end() for match in _EVENT_END.finditer(events)] + [len(events)]:
+        event = events[start:end]
+        if not _only_tells_usage(event):
+            kept.append(event)
+        start = end
+    return b"".join(kept)
+
+
+def _only_tells_usage(event: bytes) -> bool:
+    text = event.strip()
+    if not text.startswith(b"data:") or _KEY not in text:
+        return False
+    try:
+        data = json.loads(text[5:])
+    except ValueError:
+        return False
+    return isinstance(data, dict) and data.get("choices") == [] and bool(data.get("usage"))

@@ -1,0 +1,187 @@
+"""One LLM call as an adapter sees it: it begins at the gate, it ends once.
+
+All adapters meet here. What they share: which agent the call belongs to, how large its prompt
+probably is, what happens to a call that belongs to nobody, and that a call which one adapter has
+begun (LangChain's hook, say) is not begun again by the next one below it (the HTTP client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+
+from concur_agents.adapters import heartbeat, prompts
+from concur_agents.adapters.prompts import Prompt
+from concur_agents.core import Usage
+from concur_agents.governor import Governor
+from concur_agents.hosts.agent import Agent, Step
+from concur_agents.hosts.usage import read_usage
+
+_enclosing: ContextVar[Call | None] = ContextVar("concur_agents_call", default=None)
+
+
+class Call:
+    """A call that may leave. Made by `begin` and `begin_sync`; whoever made it must end it.
+
+    Attributes:
+        agent: whose call it is.
+        over: whether it has ended.
+    """
+
+    __slots__ = ("__weakref__", "_owned", "_prompt", "_step", "agent", "over", "part_of")
+
+    def __init__(
+        self,
+        agent: Agent,
+        prompt: Prompt | None,
+        *,
+        step: Step | None = None,
+        part_of: Call | None = None,
+        owned: bool = False,
+    ) -> None:
+        self.agent = agent
+        self.over = False
+        self.part_of = part_of
+        self._prompt = prompt
+        self._step = step
+        self._owned = owned  # the agent exists for this call only
+
+    def end(
+        self, usage: object = None, *, overloaded: bool = False, retry_after_s: float = 0.0
+    ) -> None:
+        """It is over. From any thread, never blocks; only the first end counts.
+
+        Args:
+            usage: what it took, in any form that `Step.record` takes; None: not told.
+            overloaded: the endpoint refused it for lack of capacity.
+            retry_after_s: how long the endpoint asked to wait [s].
+        """
+        if self.over:
+            return
+        self.over = True
+        told = read_usage(usage)
+        if told is not None and self._prompt is not None:
+            prompts.learn(self.agent, self._prompt, told)
+        if self.part_of is not None:
+            self.part_of.note(told, overloaded=overloaded, retry_after_s=retry_after_s)
+        elif self._step is not None:
+            self.agent.done(told, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
+        if self._owned:
+            self.agent.close()
+
+    def note(self, usage: Usage | None, *, overloaded: bool, retry_after_s: float) -> None:
+        """A part of this call has ended (one try of several, or the only one); it goes on."""
+        if self._step is None or self.over:
+            return
+        if usage is not None:
+            self._step.usage = usage
+        if overloaded:
+            self._step.refused(retry_after_s)
+
+    def enclose(self) -> None:
+        """From here on, calls of this agent in this task are parts of this one, until it ends.
+
+        For adapters that cannot put a block around the call. The variable keeps pointing to this
+        call after its end, when it has no effect any more.
+        """
+        _enclosing.set(self)
+
+    def __del__(self) -> None:
+        self.end()  # dropped by whoever made it: an abandoned stream
+
+
+async def begin(
+    governor: Governor,
+    what: str,
+    *,
+    source: str,
+    read: Callable[[], Prompt | None] = lambda: None,
+    agent: Agent | None = None,
+) -> Call | None:
+    """Waits until the agent in context may run, and begins a call of it.
+
+    Args:
+        governor: whose agent is looked for.
+        what: the call in the words of its framework, for messages.
+        source: the layer that asks; see `Agent.gate`.
+        read: looks at the prompt, if there is somebody to do it for.
+        agent: the agent, where it is known already.
+
+    Returns:
+        None: the call belongs to nobody and passes.
+
+    Raises:
+        UngovernedError: it belongs to nobody and the governor was made with `ungoverned="error"`.
+    """
+    call = _prepare(governor, what, read, agent)
+    if call is None or call.part_of is not None:
+        return call
+    prompt = call._prompt
+    try:
+        if call._owned:
+            await call.agent.open()
+        with heartbeat.during_wait():
+            call._step = await call.agent.gate(
+                None if prompt is None else prompt.tokens,
+                prefix=None if prompt is None else prompt.chain,
+                source=source,
+            )
+    except BaseException:
+        call.end()
+        raise
+    return call
+
+
+def begin_sync(
+    governor: Governor,
+    what: str,
+    *,
+    source: str,
+    read: Callable[[], Prompt | None] = lambda: None,
+    agent: Agent | None = None,
+) -> Call | None:
+    """As `begin`, in a thread.
+
+    Raises:
+        GateError: it would have to wait, and an event loop runs in this thread.
+    """
+    call = _prepare(governor, what, read, agent)
+    if call is None or call.part_of is not None:
+        return call
+    prompt = call._prompt
+    try:
+        if call._owned:
+            call.agent.open_sync()
+        call._step = call.agent.gate_sync(
+            None if prompt is None else prompt.tokens,
+            prefix=None if prompt is None else prompt.chain,
+            source=source,
+        )
+    except BaseException:
+        call.end()
+        raise
+    return call
+
+
+def _prepare(
+    governor: Governor, what: str, read: Callable[[], Prompt | None], agent: Agent | None
+) -> Call | None:
+    owned = False
+    if agent is None:
+        agent = governor.current_agent()
+    if agent is None:
+        governor.meet_ungoverned(what)
+        if governor.ungoverned != "agent":
+            return None
+        agent = governor.agent()
+        owned = True
+    prompt = None
+    with suppress(Exception):  # an estimate is never worth a failed call
+        prompt = read()
+        if prompt is not None:
+            prompts.estimate(agent, prompt)
+    outer = _enclosing.get()
+    if outer is not None and outer.agent is agent and not outer.over:
+        return Call(agent, prompt, part_of=outer)
+    return Call(agent, prompt, owned=owned)

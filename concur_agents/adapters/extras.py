@@ -1,0 +1,90 @@
+"""What we add to a request: a question for usage, and hints that some engines take.
+
+Nothing here is ever required. A field is added, and if the endpoint refuses the request and names
+that field, the request goes out again as the user wrote it and the field is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from concur_agents.hosts.agent import Agent
+
+_REFUSED = (400, 422)  # how servers say that they do not know a field
+_STREAM = b'"stream"'
+
+
+@dataclass(slots=True)
+class Extras:
+    """The fields we add, and what each endpoint has said to them."""
+
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    """(host, name of the field)"""
+
+    def edit(self, request: Any, body: bytes, agent: Agent, *, stream: bool) -> Edit:
+        """The request with what may be added to it; the one that was given stays as it was."""
+        host = request.url.netloc.decode()
+        added: dict[str, object] = {}
+        if stream and _STREAM in body and request.url.path.endswith("/completions"):
+            data = json.loads(body)
+            if data.get("stream") is True and "stream_options" not in data:
+                added["stream_options"] = {"include_usage": True}
+        engine = getattr(agent.governor.probe, "engine", None)
+        if engine == "vllm":
+            added["session_id"] = agent.id  # names the agent in its KV events
+            if agent.priority:
+                added["priority"] = -agent.priority  # it serves the lowest number first
+        elif engine == "sglang" and agent.priority:
+            # No session_id: its session cache keeps what nobody closes.
+            added["priority"] = agent.priority
+        for name in list(added):
+            if (host, name) in self.refused or f'"{name}"'.encode() in body:
+                del added[name]
+        if not added or not body.startswith(b"{") or body == b"{}":
+            return Edit(self, request, host, {})
+        extra = json.dumps(added, separators=(",", ":")).encode()
+        headers = request.headers.copy()
+        headers.pop("content-length", None)
+        if "stream_options" in added:
+            headers["accept-encoding"] = "identity"  # or the event we hide could not be seen
+        edited = type(request)(
+            request.method,
+            request.url,
+            headers=headers,
+            content=extra[:-1] + b"," + body[1:],
+            extensions=request.extensions,
+        )
+        return Edit(self, edited, host, added)
+
+
+@dataclass(slots=True)
+class Edit:
+    """A request as it is sent, and what was added to it."""
+
+    extras: Extras
+    request: Any
+    host: str
+    added: dict[str, object]
+
+    @property
+    def hides_usage(self) -> bool:
+        """Whether the answer holds an event that the user did not ask for."""
+        return "stream_options" in self.added
+
+    def is_on_trial(self, status: int) -> bool:
+        """Whether this answer may be about a field of ours that was never taken before."""
+        new = [name for name in self.added if (self.host, name) not in self.extras.taken]
+        if new and status < 400:
+            self.extras.taken.update((self.host, name) for name in new)
+        return bool(new) and status in _REFUSED
+
+    def was_refused(self, answer: bytes) -> bool:
+        """Whether it was; then the request is to be sent as the user wrote it."""
+        named = [name for name in self.added if name.encode() in answer]
+        self.extras.refused.update((self.host, name) for name in named)
+        if named:
+            self.added = {}
+        return bool(named)

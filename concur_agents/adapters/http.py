@@ -1,0 +1,280 @@
+"""Governed HTTP clients: the one seam that every OpenAI-compatible library goes through.
+
+A client is governed by a *view*: an object of a subclass that shares everything with the client it
+was made from (connections, proxies, certificates, cookies) and overrides `send` alone. There the
+request has been built and nothing of it has left, so no client timeout runs while the agent waits;
+and there both plain and streamed answers come by, with the usage that makes footprints exact.
+
+It works for `httpx` and for `httpx2`, which openai uses from 3.0 on, and does not care which.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from email.utils import parsedate_to_datetime
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import openai
+
+from concur_agents.adapters import call as calls
+from concur_agents.adapters.answers import Answer, usage_in
+from concur_agents.adapters.call import Call
+from concur_agents.adapters.extras import Extras
+from concur_agents.adapters.prompts import Prompt
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+
+C = TypeVar("C")
+
+_LLM_PATHS = ("/completions", "/responses", "/messages", "/generate")
+"""Ends of the paths whose requests hold KV cache: chat and plain completions, responses, and the
+Messages and native APIs that engines offer beside them."""
+
+_OVERLOADED = (429, 503, 529)
+
+
+def http_client(
+    governor: Governor,
+    kind: Literal["sync", "async"],
+    *,
+    module: Literal["httpx", "httpx2"] | None = None,
+    **options: Any,
+) -> Any:
+    """A governed client with the defaults that openai recommends.
+
+    An async client belongs to the event loop that uses it first: make one per loop.
+
+    Args:
+        governor: whom its calls ask.
+        kind: "sync" for `httpx.Client`, "async" for `httpx.AsyncClient`.
+        module: which library's client; None: the one that the installed openai uses.
+        options: for the client, such as `timeout`, `proxy`, `verify`.
+
+    Raises:
+        ConfigError: `kind` is neither of the two.
+    """
+    if kind not in ("sync", "async"):
+        raise ConfigError(f"kind must be 'sync' or 'async', got {kind!r}")
+    native = "httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx"
+    if module in (None, native):
+        make = openai.DefaultHttpxClient if kind == "sync" else openai.DefaultAsyncHttpxClient
+        return govern(governor, make(**options))
+    library: Any = importlib.import_module(cast("str", module))
+    options.setdefault("timeout", library.Timeout(600.0, connect=5.0))
+    options.setdefault(
+        "limits", library.Limits(max_connections=1000, max_keepalive_connections=100)
+    )
+    options.setdefault("follow_redirects", True)
+    make = library.Client if kind == "sync" else library.AsyncClient
+    return govern(governor, make(**options))
+
+
+def govern(governor: Governor, client: C) -> C:
+    """A governed view of an HTTP client: same type, same connections, same settings.
+
+    Closing either closes both. A view that this governor has made already comes back as it is.
+    """
+    mine = getattr(client, "_concur_inner", None)
+    if mine is not None:
+        if client._concur_governor is governor:  # type: ignore[attr-defined]
+            return client
+        client = mine  # another governor's view: never two gates in a row
+    base = type(client)
+    library = http_library(client)
+    if library is None:
+        raise ConfigError(f"{client!r} is not a client of httpx or httpx2")
+    mixin = _AsyncSend if hasattr(client, "aclose") else _SyncSend
+    members = {
+        "__module__": base.__module__,
+        # openai closes clients of its own making when they are collected; the inner one still
+        # does that, after this view, which keeps it alive.
+        "__del__": lambda self: None,
+        "_concur_governor": governor,
+        "_concur_inner": client,
+        "_concur_tee": _tee(library),
+        "_concur_extras": _extras_of(governor),
+    }
+    view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
+    view.__dict__ = client.__dict__
+    return view
+
+
+def http_library(client: object) -> ModuleType | None:
+    """The library whose `Client` or `AsyncClient` this is; None: of neither."""
+    for kind in type(client).__mro__:
+        root = kind.__module__.partition(".")[0]
+        if kind.__name__ in ("Client", "AsyncClient") and root in ("httpx", "httpx2"):
+            return importlib.import_module(root)
+    return None
+
+
+class _SyncSend:
+    _concur_governor: Governor
+    _concur_tee: Any
+    _concur_extras: Extras
+
+    def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        send: Any = super().send  # type: ignore[misc]
+        if not _is_llm_call(request):
+            return send(request, stream=stream, **options)
+        body = _body(request)
+        call = calls.begin_sync(
+            self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+        )
+        if call is None:
+            return send(request, stream=stream, **options)
+        try:
+            edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
+            response = send(edit.request, stream=stream, **options)
+            if edit.is_on_trial(response.status_code):
+                response.read()
+                if edit.was_refused(response.content):
+                    response.close()
+                    response = send(request, stream=stream, **options)
+        except BaseException:
+            call.end()
+            raise
+        _watch(call, response, self._concur_tee, stream=stream, hide=edit.hides_usage)
+        return response
+
+
+class _AsyncSend:
+    _concur_governor: Governor
+    _concur_tee: Any
+    _concur_extras: Extras
+
+    async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        send: Any = super().send  # type: ignore[misc]
+        if not _is_llm_call(request):
+            return await send(request, stream=stream, **options)
+        body = _body(request)
+        call = await calls.begin(
+            self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+        )
+        if call is None:
+            return await send(request, stream=stream, **options)
+        try:
+            edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
+            response = await send(edit.request, stream=stream, **options)
+            if edit.is_on_trial(response.status_code):
+                await response.aread()
+                if edit.was_refused(response.content):
+                    await response.aclose()
+                    response = await send(request, stream=stream, **options)
+        except BaseException:
+            call.end()
+            raise
+        _watch(call, response, self._concur_tee, stream=stream, hide=edit.hides_usage)
+        return response
+
+
+def _is_llm_call(request: Any) -> bool:
+    return bool(request.method == "POST" and request.url.path.endswith(_LLM_PATHS))
+
+
+def _what(request: Any) -> str:
+    return f"POST {request.url.path}"
+
+
+def _body(request: Any) -> bytes:
+    try:
+        return cast("bytes", request.content)
+    except Exception:  # a body that is produced while it is sent
+        return b""
+
+
+def _prompt(body: bytes) -> Prompt | None:
+    return Prompt("body", len(body), body) if body else None
+
+
+def _watch(call: Call, response: Any, tee: Any, *, stream: bool, hide: bool) -> None:
+    """Sees to it that the call ends with its answer, and learns what it used."""
+    status = response.status_code
+    if status in _OVERLOADED:
+        call.end(overloaded=True, retry_after_s=_retry_after_s(response.headers))
+    elif status >= 400:
+        call.end()
+    elif stream and not response.is_closed:
+        encoding = response.headers.get("content-encoding", "")
+        is_sse = response.headers.get("content-type", "").startswith("text/event-stream")
+        answer = Answer(encoding, hide_usage=hide and is_sse)
+        response.stream = tee(response.stream, call, answer)
+    else:
+        call.end(usage_in(response.content))
+
+
+def _retry_after_s(headers: Any) -> float:
+    """How long the endpoint asked to wait [s]; 0: it did not say."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        said = headers.get("retry-after", "")
+        if not said:
+            return 0.0
+        try:
+            return max(0.0, float(said))
+        except ValueError:
+            return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+@cache
+def _tee(library: Any) -> Any:
+    """The stream class of a library that passes an answer on and looks at it."""
+
+    class Tee(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, inner: Any, call: Call, answer: Answer) -> None:
+            self._inner = inner
+            self._call = call
+            self._answer = answer
+
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in self._inner:
+                passed = self._answer.feed(chunk)
+                if passed:
+                    yield passed
+            rest = self._answer.finish()
+            self._end()
+            if rest:
+                yield rest
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in self._inner:
+                passed = self._answer.feed(chunk)
+                if passed:
+                    yield passed
+            rest = self._answer.finish()
+            self._end()
+            if rest:
+                yield rest
+
+        def close(self) -> None:
+            self._end()
+            self._inner.close()
+
+        async def aclose(self) -> None:
+            self._end()
+            await self._inner.aclose()
+
+        def _end(self) -> None:
+            if not self._call.over:
+                self._call.end(self._answer.usage())
+
+    return Tee
+
+
+_extras: WeakKeyDictionary[Governor, Extras] = WeakKeyDictionary()
+
+
+def _extras_of(governor: Governor) -> Extras:
+    """What an endpoint takes is learned once per governor, not once per client."""
+    extras = _extras.get(governor)
+    if extras is None:
+        extras = _extras[governor] = Extras()
+    return extras

@@ -1,0 +1,74 @@
+"""Drop-in clients: `openai`'s own classes, whose calls wait for their agent's turn.
+
+    from concur_agents.openai import AsyncOpenAI      # instead of: from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(governor=gov, base_url="http://localhost:8000/v1", api_key="-")
+    async with gov.agent("issue-17"):
+        await client.chat.completions.create(...)     # waits here when it is someone else's turn
+
+Everything else is as the base class does it: retries, streams, `with_options`, raw responses.
+A client that exists already is governed by `gov.wrap(client)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import openai
+
+from concur_agents.adapters.http import govern
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+
+__all__ = ["AsyncAzureOpenAI", "AsyncOpenAI", "AzureOpenAI", "OpenAI"]
+
+
+class _Governed:
+    """What the four clients have in common."""
+
+    governor: Governor
+    """Whom its calls ask."""
+
+    def __init__(self, *args: Any, governor: Governor, **options: Any) -> None:
+        if not isinstance(governor, Governor):
+            raise ConfigError(f"governor must be a Governor, got {governor!r}")
+        super().__init__(*args, **options)
+        self.governor = governor
+        # Afterwards, so that the client openai makes keeps its proxies, limits and timeouts.
+        self._client: Any = govern(governor, self._client)
+
+    def copy(
+        self,
+        *,
+        governor: Governor | None = None,
+        _extra_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """A client with other options; it asks the same governor unless told otherwise."""
+        extra = {**(_extra_kwargs or {}), "governor": governor or self.governor}
+        copied: Self = super().copy(_extra_kwargs=extra, **options)  # type: ignore[misc]
+        return copied
+
+    with_options = copy
+
+
+class OpenAI(_Governed, openai.OpenAI):
+    """`openai.OpenAI`, governed; takes `governor=` beside the options of that class."""
+
+
+class AsyncOpenAI(_Governed, openai.AsyncOpenAI):
+    """`openai.AsyncOpenAI`, governed; takes `governor=` beside the options of that class."""
+
+
+class AzureOpenAI(_Governed, openai.AzureOpenAI):
+    """`openai.AzureOpenAI`, governed; takes `governor=` beside the options of that class."""
+
+
+class AsyncAzureOpenAI(_Governed, openai.AsyncAzureOpenAI):
+    """`openai.AsyncAzureOpenAI`, governed; takes `governor=` beside the options of that class."""
+
+
+def wrap_client(governor: Governor, client: Any) -> Any:
+    """A governed copy of a client: same class, options and connections. See `Governor.wrap`."""
+    return client.with_options(http_client=govern(governor, client._client))
