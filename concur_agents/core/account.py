@@ -56,18 +56,25 @@ class Account:
     pauses: int = 0
 
     # the current step or pause
+    calls: int = 0
+    """Its own calls that are being answered."""
     in_flight: int = 0
     """Calls of this agent and its children that are being answered."""
     waiters: dict[AgentId, int] = field(default_factory=dict)
     """Who of its family waits at the gate, with how many calls."""
     begun_s: float = 0.0
+    """When the first of its own calls in flight began."""
     idle_since_s: float = 0.0
+    idle_s: float = 0.0
+    """How long no call had been in flight when the first of those in flight began."""
     waiting_since_s: float = 0.0
     has_begun: bool = False
     """It has begun a step since it was last let in."""
     paused_since_step: bool = False
-    distance: float = 0.0
-    """Reuse distance when its step began [tokens]."""
+    distance: float | None = None
+    """Reuse distance when its step began [tokens]; None: nothing to be learned from this step."""
+    generation: int = 0
+    """Engine restarts seen when its last step ended."""
     need: float = 0.0
     """What the step in flight will hold at its end [tokens]."""
 

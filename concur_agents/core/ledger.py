@@ -95,8 +95,11 @@ class Ledger:
 
     def begin(self, account: Account, in_calls: float) -> None:
         """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""
-        account.distance = in_calls + self.residency.distance(account.place)
-        self.residency.remove(account.place)
+        if account.place.position:
+            account.distance = in_calls + self.residency.distance(account.place)
+            self.residency.remove(account.place)
+        else:
+            account.distance = None
 
     def end(self, who: Account, usage: Usage, step_s: float, *, counts: bool) -> None:
         """A step of `who` (an agent or a child) ended well.
@@ -135,6 +138,8 @@ class Ledger:
         who.output_mean = _blend(who.output_mean, output)
         who.steps += 1
         who.last_prompt = prompt
+        who.generation = self.residency.generation
+        who.distance = None
         self._set_footprint(who, float(prompt + output))
 
     def share(self, account: Account, chain: Chain, *, seen_cached: bool = False) -> None:
@@ -165,6 +170,8 @@ class Ledger:
 
     def _compare(self, who: Account, prompt: int, cached: int, counts: bool) -> None:
         """What `who` had sent before against what was still cached of it."""
+        if who.generation != self.residency.generation:
+            return  # the engine has restarted since: the miss is not for want of room
         reusable = float(min(who.last_prompt, prompt))
         if prompt < 0.5 * who.last_prompt or reusable <= _SLACK_TOKENS:
             return  # the context was cut or rewritten: nobody knows what could have been reused
@@ -173,7 +180,7 @@ class Ledger:
         self.recent_reused = 0.98 * self.recent_reused + reused
         shared = self.shared(who)
         own, kept = reusable - shared, max(0.0, reused - shared)
-        if who.parent is None and own > _SLACK_TOKENS:
+        if who.distance is not None and own > _SLACK_TOKENS:
             self.residency.observe(who.distance, own, kept)
         if counts:
             self.evidence.reusable += reusable

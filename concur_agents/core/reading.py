@@ -55,5 +55,5 @@ class Usage:
     """Prompt tokens found in the prefix cache.  None: the server did not say."""
 
     def __post_init__(self) -> None:
-        if self.prompt_tokens < 0 or self.completion_tokens < 0:
+        if self.prompt_tokens < 0 or self.completion_tokens < 0 or (self.cached_tokens or 0) < 0:
             raise ValueError(f"token counts must be at least 0, got {self}")

@@ -201,11 +201,8 @@ class Regulator:
         if not root.is_active:
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        if root.in_flight:
-            root.in_flight += 1
-            return [agent, *self._fill(now)]
-        if not self._window.must_pause(root, now):
-            self._begin(root, 1, now)
+        if root.in_flight or not self._window.must_pause(root, now):
+            self._begin(root, {agent: 1}, now)
             return [agent, *self._fill(now)]
         self._window.take_out(root)
         root.waiters[agent] = 1
@@ -247,10 +244,10 @@ class Regulator:
             if not calls:
                 raise ValueError(f"agent {agent!r} has no step to end")
             root.waiters[agent] = calls - 1
-            if calls == 1 and root.opened:
-                del root.waiters[agent]
+            if calls == 1 and (root.opened or who is not root):
+                del root.waiters[agent]  # a root that was never let in still waits to start
             return self._fill(now)
-        if not root.in_flight:
+        if not who.calls:
             raise ValueError(f"agent {agent!r} has no step to end")
         evidence = self._ledger.evidence
         if overloaded:
@@ -261,17 +258,11 @@ class Regulator:
         else:
             counts = (
                 not root.paused_since_step
-                and root.begun_s >= self.state.epoch_s
+                and who.begun_s >= self.state.epoch_s
                 and self._within_hold(root)
             )
-            self._ledger.end(who, usage, now - root.begun_s, counts=counts)
-        root.in_flight -= 1
-        if not root.in_flight:
-            root.expected_prompt = None
-            root.paused_since_step = False
-            self._window.end(root, now)
-            if root.started:
-                self._ledger.residency.touch(root.place, self._ledger.held(root))
+            self._ledger.end(who, usage, now - who.begun_s, counts=counts)
+        self._end(who, 1, now)
         return self._fill(now)
 
     def leave(self, agent: AgentId, now: float) -> list[AgentId]:
@@ -293,6 +284,8 @@ class Regulator:
         root.waiters.pop(agent, None)
         if root.departed and not root.children:
             self._drop(root)
+        elif who.calls:
+            self._end(who, who.calls, now)
         return self._fill(now)
 
     def tick(self, reading: Reading | None, now: float) -> list[AgentId]:
@@ -403,22 +396,49 @@ class Regulator:
         except KeyError:
             raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
 
-    def _begin(self, root: Account, calls: int, now: float) -> None:
-        root.in_flight = calls
-        root.begun_s = now
-        root.need = self._ledger.need(root)
-        in_calls = self._window.claims.reasoning_tokens
-        self._window.begin(root)
-        self._ledger.begin(root, in_calls)
+    def _begin(self, root: Account, calls: dict[AgentId, int], now: float) -> None:
+        """`calls` of the family of `root`, which is active, go out."""
+        ledger, window = self._ledger, self._window
+        need = ledger.need(root)
+        if root.in_flight:
+            root.need = max(root.need, need)
+        else:
+            root.need = need
+            root.idle_s = now - root.idle_since_s
+            ledger.begin(root, window.claims.reasoning_tokens)
+            if root.agent not in calls:
+                root.distance = None  # by its own next call more has been touched
+        window.begin(root)
+        for agent, count in calls.items():
+            who = self._accounts[agent]
+            if not who.calls:
+                who.begun_s = now
+            who.calls += count
+            root.in_flight += count
+
+    def _end(self, who: Account, calls: int, now: float) -> None:
+        """`calls` of `who`, which is active, are over."""
+        root = who.parent or who
+        who.calls -= calls
+        root.in_flight -= calls
+        if root.in_flight:
+            root.need = max(root.need, self._ledger.need(root))
+            self._window.begin(root)
+            return
+        root.expected_prompt = None
+        root.paused_since_step = False
+        self._window.end(root, now)
+        if root.started:
+            self._ledger.residency.touch(root.place, self._ledger.held(root))
 
     def _fill(self, now: float) -> list[AgentId]:
         if not len(self._window.queue):
             return []
         woken: list[AgentId] = []
         for root in self._window.fill(now):
-            calls = sum(root.waiters.values())
-            woken.extend(root.waiters or (root.agent,))
-            root.waiters.clear()
+            waiters, root.waiters = root.waiters, {}
+            woken.extend(waiters or ([] if root.departed else [root.agent]))
+            calls = {agent: count for agent, count in waiters.items() if count}
             if calls:
                 self._begin(root, calls, now)
         return woken
@@ -433,7 +453,7 @@ class Regulator:
 
     def _within_hold(self, root: Account) -> bool:
         hold = self._window.limit.hold_s_per_token
-        return root.begun_s - root.idle_since_s <= hold * max(1.0, root.footprint)
+        return root.idle_s <= hold * max(1.0, root.footprint)
 
     def _pool_tokens(self) -> float | None:
         learned = self._ledger.residency.learned_tokens
@@ -462,9 +482,7 @@ class Regulator:
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
             return
         if before is None or before.hit_tokens_total is None or before.query_tokens_total is None:
-            if not self._engine_counts:
-                self._engine_counts = True
-                self._hit_total = self._query_total = 0.0
+            self._engine_counts = True
             return
         hits = reading.hit_tokens_total - before.hit_tokens_total
         queries = reading.query_tokens_total - before.query_tokens_total

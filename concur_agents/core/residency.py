@@ -44,6 +44,8 @@ class Residency:
     """Pool size as hits and misses tell [tokens]; None: nothing has been evicted yet."""
     proven_tokens: float = 0.0
     """The largest reuse distance that hit [tokens]: the pool is at least this."""
+    generation: int = 0
+    """Times the cache was emptied."""
     gain: float = 0.25
     """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
     return (a retry on another replica, say) is outvoted by the next few."""
@@ -105,6 +107,7 @@ class Residency:
 
     def clear(self) -> None:
         """The engine restarted: nothing is cached any more."""
+        self.generation += 1
         for place in self._entries.values():
             place.position = 0
         self._entries.clear()

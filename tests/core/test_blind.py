@@ -1,0 +1,339 @@
+"""What is heard from the engine: counters and their resets, silence, capacity, evidence."""
+
+import pytest
+
+from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
+
+STEP = Usage(900, 100, 0)
+
+
+def counters(at_s, hits, queries, **more):
+    return Reading(at_s=at_s, hit_tokens_total=hits, query_tokens_total=queries, **more)
+
+
+# -- silence -------------------------------------------------------------------------------------
+
+
+def test_a_missed_reading_holds_the_limit(regulate):
+    r = regulate(agents=50, needs_readings=True)
+    r.tick(Reading(at_s=0.0), 0.0)
+    for now in range(1, 30):
+        r.tick(None, float(now))
+    assert r.limit.agents == 50
+    assert r.reason == "scripted"
+
+
+def test_a_long_silence_falls_back_to_the_safe_limit_and_a_reading_ends_it(regulate):
+    r = regulate(agents=50, needs_readings=True, blind_after_s=30.0, blind_agents=8)
+    r.tick(Reading(at_s=100.0), 100.0)
+    r.tick(None, 129.9)
+    assert r.limit.agents == 50
+    r.tick(None, 130.0)
+    assert (r.limit.agents, r.reason) == (8, "blind")
+    assert r.view(130.0).reason == "blind"
+    r.tick(Reading(at_s=131.0), 131.0)
+    assert (r.limit.agents, r.reason) == (50, "scripted")
+
+
+def test_the_safe_limit_never_raises_a_tighter_one(regulate):
+    r = regulate(agents=3, tokens=70_000, needs_readings=True, blind_agents=8)
+    r.tick(None, 60.0)
+    assert (r.limit.agents, r.limit.tokens) == (3, 70_000)
+    r = regulate(tokens=70_000, needs_readings=True, blind_agents=8)
+    r.tick(None, 60.0)
+    assert (r.limit.agents, r.limit.tokens) == (8, 70_000)
+
+
+def test_blind_agents_still_come_and_go(regulate):
+    """Never pause everyone for ever."""
+    r = regulate(agents=50, needs_readings=True, blind_agents=2)
+    r.tick(None, 60.0)
+    for agent in "abc":
+        r.arrive(agent, 60.0)
+    assert r.leave("a", 61.0) == ["c"]
+
+
+def test_a_law_that_needs_no_readings_is_never_blind(regulate):
+    r = regulate(agents=50)
+    r.tick(None, 1_000.0)
+    assert (r.limit.agents, r.reason) == (50, "scripted")
+
+
+def test_a_law_that_needs_readings_decides_nothing_without_one():
+    class Counting:
+        name, formula, needs_readings, decided = "counting", "", True, 0
+
+        def initial(self):
+            return LawState(Limit())
+
+        def decide(self, state, snapshot):
+            self.decided += 1
+            return state
+
+    law = Counting()
+    r = Regulator(law)
+    r.tick(None, 1.0)
+    assert law.decided == 0
+    r.tick(Reading(at_s=2.0), 2.0)
+    assert law.decided == 1
+
+
+# -- counters ------------------------------------------------------------------------------------
+
+
+def test_the_first_reading_is_the_zero_of_all_counters(regulate):
+    """An engine that has run for days must not open with a hit rate of its past."""
+    r = regulate()
+    r.tick(counters(0.0, 9e6, 1e7), 0.0)
+    assert r.view(0.0).hit_rate is None
+    r.tick(counters(1.0, 9e6 + 30, 1e7 + 100), 1.0)
+    assert r.view(1.0).hit_rate == pytest.approx(0.3)
+    assert r.last_snapshot.query_tokens_total == 100
+
+
+def test_no_prompt_tokens_between_two_readings_is_no_hit_rate(regulate):
+    r = regulate()
+    for now in range(3):
+        r.tick(counters(float(now), 50, 100), float(now))
+    assert r.view(2.0).hit_rate is None
+
+
+def test_a_counter_that_falls_is_a_restart_and_counts_from_zero(regulate):
+    r = regulate()
+    r.tick(counters(0.0, 500, 1_000), 0.0)
+    r.tick(counters(1.0, 600, 1_200), 1.0)
+    r.tick(counters(2.0, 10, 40), 2.0)
+    assert r.last_snapshot.restarts_total == 1
+    assert r.last_snapshot.query_tokens_total == 200 + 40
+    assert r.view(2.0).hit_rate == pytest.approx(0.25)
+
+
+def test_a_reading_without_counters_in_between_starts_a_new_difference(regulate):
+    r = regulate()
+    r.tick(counters(0.0, 0, 0), 0.0)
+    r.tick(counters(1.0, 50, 100), 1.0)
+    r.tick(Reading(at_s=2.0), 2.0)
+    r.tick(counters(3.0, 5_000, 6_000), 3.0)
+    assert r.last_snapshot.query_tokens_total == 100
+
+
+def test_an_engine_without_counters_is_judged_by_the_usage_of_its_answers(regulate):
+    r = regulate()
+    r.arrive("a", 0.0)
+    r.begin_step("a", 0.0)
+    r.end_step("a", 1.0, Usage(1_000, 0, 250))
+    r.tick(Reading(at_s=1.0), 1.0)
+    assert r.view(1.0).hit_rate == pytest.approx(0.25)
+    assert r.last_snapshot.cached_known
+
+
+def test_an_answer_that_does_not_tell_cached_tokens_is_no_miss(regulate):
+    r = regulate()
+    r.arrive("a", 0.0)
+    r.begin_step("a", 0.0)
+    r.end_step("a", 1.0, Usage(1_000, 0))
+    r.tick(None, 1.0)
+    assert r.view(1.0).hit_rate is None
+    assert not r.last_snapshot.cached_known
+    assert r.last_snapshot.query_tokens_total == 0
+
+
+def test_totals_never_fall_when_the_engine_begins_to_tell(regulate):
+    """Found here: on the first reading with counters, what usage had summed up fell to 0."""
+    r = regulate()
+    r.arrive("a", 0.0)
+    r.begin_step("a", 0.0)
+    r.end_step("a", 1.0, Usage(1_000, 0, 250))
+    r.tick(Reading(at_s=1.0), 1.0)
+    r.tick(counters(2.0, 7_000, 9_000), 2.0)
+    assert r.last_snapshot.query_tokens_total == 1_000
+    r.tick(counters(3.0, 7_100, 9_400), 3.0)
+    assert r.last_snapshot.query_tokens_total == 1_400
+    assert r.view(3.0).hit_rate == pytest.approx(0.25)
+
+
+def test_capacity_is_the_last_that_was_told(regulate):
+    r = regulate()
+    r.tick(Reading(at_s=0.0, capacity_tokens=1_000), 0.0)
+    r.tick(Reading(at_s=1.0), 1.0)
+    assert r.view(1.0).capacity_tokens == 1_000
+    assert r.last_snapshot.capacity_tokens == 1_000
+
+
+# -- evidence ------------------------------------------------------------------------------------
+
+
+def come_back(regulator, agent, now, cached, usage=None):
+    assert agent in regulator.begin_step(agent, now)
+    regulator.end_step(agent, now + 0.5, usage or Usage(1_000, 0, cached))
+
+
+def evidence(regulator, now):
+    regulator.tick(None, now)
+    snapshot = regulator.last_snapshot
+    return snapshot.reusable_tokens, snapshot.reused_tokens
+
+
+def test_a_return_within_its_hold_says_how_much_of_what_was_sent_had_stayed(regulate):
+    r = regulate()
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0)
+    assert evidence(r, 1.0) == (0, 0), "a first prompt could not have been cached"
+    come_back(r, "a", 2.0, 400)
+    assert evidence(r, 3.0) == (1_000, 400)
+    assert evidence(r, 4.0) == (0, 0), "sums are since the snapshot before"
+
+
+def test_a_block_less_than_all_counts_as_all(regulate):
+    """Engines cache whole blocks: the last few tokens of a prompt always miss."""
+    r = regulate()
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0)
+    come_back(r, "a", 1.0, 944)
+    assert evidence(r, 2.0) == (1_000, 1_000)
+
+
+def test_a_paused_agents_miss_is_no_evidence(regulate, resize):
+    r = regulate(agents=2)
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        come_back(r, agent, 0.0, 0)
+    resize(r, 1.0, agents=1)
+    r.begin_step("a", 1.0)
+    resize(r, 2.0, agents=2)
+    r.end_step("a", 3.0, Usage(1_000, 0, 0))
+    assert evidence(r, 4.0) == (0, 0)
+    come_back(r, "a", 5.0, 1_000)
+    assert evidence(r, 6.0) == (1_000, 1_000), "its next step counts again"
+
+
+def test_a_return_after_its_hold_is_no_evidence(regulate):
+    """1,000 tokens held 0.01 s each: after 10 s we ourselves had given it up."""
+    r = regulate(hold=0.01)
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0)
+    come_back(r, "a", 11.0, 0)
+    assert evidence(r, 12.0) == (0, 0)
+    come_back(r, "a", 20.0, 0)
+    assert evidence(r, 21.0) == (1_000, 0)
+
+
+def test_what_began_before_a_cut_says_nothing_after_it(regulate):
+    r = regulate()
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0)
+    r.begin_step("a", 1.0)
+    r.law.epoch_s = 2.0
+    r.tick(None, 2.0)
+    r.end_step("a", 3.0, Usage(1_000, 0, 0))
+    assert evidence(r, 4.0) == (0, 0)
+    come_back(r, "a", 5.0, 0)
+    assert evidence(r, 6.0) == (1_000, 0)
+
+
+def test_a_context_that_was_cut_or_rewritten_says_nothing(regulate):
+    r = regulate()
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0, Usage(10_000, 0, 0))
+    come_back(r, "a", 1.0, 0, Usage(2_000, 0, 0))
+    assert evidence(r, 2.0) == (0, 0)
+
+
+def test_a_restart_empties_the_cache_and_its_misses_are_no_evidence(regulate):
+    """Found here: the first returns after a restart all looked like thrashing, and taught a pool
+    smaller than one agent."""
+    r = regulate()
+    r.tick(counters(0.0, 100, 100, capacity_tokens=1_000_000), 0.0)
+    for agent in "abc":
+        r.arrive(agent, 0.0)
+        come_back(r, agent, 0.0, 0)
+    r.begin_step("c", 1.0)
+    r.tick(counters(2.0, 0, 0, capacity_tokens=1_000_000), 2.0)
+    for agent in "ab":
+        come_back(r, agent, 3.0, 0)
+    r.end_step("c", 3.0, Usage(1_000, 0, 0))
+    assert evidence(r, 4.0) == (0, 0)
+    assert r.last_snapshot.learned_tokens is None
+    come_back(r, "a", 5.0, 1_000)
+    assert evidence(r, 6.0) == (1_000, 1_000)
+
+
+def test_three_outcomes_it_worked_it_says_nothing_it_was_overload(regulate):
+    r = regulate()
+    for agent in "abcd":
+        r.arrive(agent, 0.0)
+        r.begin_step(agent, 0.0)
+    r.end_step("a", 1.0, STEP)
+    r.end_step("b", 1.0, None)
+    r.end_step("c", 1.0, None, overloaded=True, retry_after_s=7.0)
+    r.end_step("d", 1.0, None, overloaded=True, retry_after_s=3.0)
+    r.tick(None, 2.0)
+    snapshot = r.last_snapshot
+    assert (snapshot.steps, snapshot.failures, snapshot.overloads) == (1, 1, 2)
+    assert snapshot.retry_after_s == 7.0
+    r.tick(None, 3.0)
+    assert r.last_snapshot.overloads == 0
+
+
+def test_errors_that_return_fast_leave_footprint_and_price_alone(regulate):
+    """They are not spare capacity."""
+    r = regulate()
+    r.arrive("a", 0.0)
+    come_back(r, "a", 0.0, 0)
+    before = r.view(1.0).footprint_tokens
+    r.tick(None, 1.0)
+    price = r.last_snapshot.prefill_s_per_token
+    for now in range(1, 50):
+        r.begin_step("a", float(now))
+        r.end_step("a", now + 0.001, None)
+    r.tick(None, 50.0)
+    assert r.view(50.0).footprint_tokens == before
+    assert r.last_snapshot.prefill_s_per_token == price
+
+
+def test_an_overlapping_second_call_does_not_prove_a_larger_pool(regulate):
+    """Its own blocks are pinned by the first, so its hit says nothing about others' tokens.
+
+    Found here: it was counted with the reuse distance of the first.
+    """
+    r = regulate()
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        come_back(r, agent, 0.0, 0)
+    r.begin_step("a", 1.0)
+    r.arrive("child", 1.0, parent="a")
+    r.begin_step("child", 1.0)
+    r.end_step("a", 2.0, Usage(1_000, 0, 0))  # b's thousand tokens had pushed it out
+    r.begin_step("a", 2.0)
+    r.end_step("a", 3.0, Usage(1_000, 0, 1_000))
+    r.tick(None, 4.0)
+    assert r.last_snapshot.learned_tokens == pytest.approx(1_000)
+    assert r.last_snapshot.proven_tokens == 0
+
+
+def test_the_snapshot_counts_who_is_where(regulate):
+    r = regulate(agents=2)
+    for agent in "abc":
+        r.arrive(agent, 0.0)
+    r.begin_step("a", 0.0)
+    r.leave("b", 0.5)
+    r.leave("c", 0.5)
+    r.tick(None, 1.0)
+    snapshot = r.last_snapshot
+    assert (snapshot.active, snapshot.reasoning, snapshot.waiting) == (1, 1, 0)
+    assert snapshot.peak_active == 2
+    assert snapshot.interval_s == 1.0
+    r.tick(None, 3.0)
+    assert r.last_snapshot.peak_active == 1
+    assert r.last_snapshot.interval_s == 2.0
+
+
+def test_means_follow_time_not_calls(regulate):
+    """One agent reasoning for 300 s, ten memories long: the mean is 1 whatever happened between."""
+    r = regulate()
+    r.arrive("a", 0.0)
+    r.begin_step("a", 0.0)
+    for _ in range(100):
+        r.advance(0.0)
+    r.tick(None, 300.0)
+    assert r.last_snapshot.reasoning_mean == pytest.approx(1.0, abs=1e-3)
