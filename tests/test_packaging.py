@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def pins(lock: Path) -> dict[str, set[str]]:
     """Package -> the versions pinned (several where they differ by platform or Python)."""
     found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([a-z0-9][\w.-]*)==([^\s;]+)", lock.read_text(), re.M):
+    for name, version in re.findall(r"(?m)^([a-z0-9][\w.-]*)==([^\s;]+)", lock.read_text()):
         found.setdefault(name, set()).add(version)
     return found
 
@@ -102,8 +102,8 @@ def test_the_wheel_names_its_licences_extras_and_command(wheel: zipfile.ZipFile)
     names = {name.rpartition(".dist-info/")[2]: name for name in wheel.namelist()}
     assert {"licenses/LICENSE", "licenses/NOTICE"} <= names.keys()
     metadata = wheel.read(names["METADATA"]).decode()
-    assert {*EXTRAS.values(), "all"} <= set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
-    required = re.findall(r"^Requires-Dist: ([\w-]+)(?![^\n]*extra ==)", metadata, re.M)
+    assert {*EXTRAS.values(), "all"} <= set(re.findall(r"(?m)^Provides-Extra: (\S+)$", metadata))
+    required = re.findall(r"(?m)^Requires-Dist: ([\w-]+)(?![^\n]*extra ==)", metadata)
     assert sorted(required) == ["openai", "prometheus-client", "tenacity"]
     assert "concur = concur_agents.cli.app:main" in wheel.read(names["entry_points.txt"]).decode()
 
@@ -137,10 +137,10 @@ def test_this_environment_has_the_frameworks_it_is_there_to_test() -> None:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_every_pin_of_a_lock_has_hashes_and_no_address(lock: Path) -> None:
     text = lock.read_text()
-    pinned = re.findall(r"^[a-z0-9][^\n]*==[^\n]*$", text, re.M)
+    pinned = re.findall(r"(?m)^[a-z0-9][^\n]*==[^\n]*$", text)
     assert pinned
     assert all(line.endswith("\\") for line in pinned)
-    assert not re.search(r"://|^\s*-(?!-hash=)", text, re.M)
+    assert not re.search(r"(?m)://|^\s*-(?!-hash=)", text)
 
 
 def test_the_lock_of_the_demo_is_a_part_of_the_main_one() -> None:
