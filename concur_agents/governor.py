@@ -483,7 +483,7 @@ class Governor:
                 self._poll_at_s = now + self._backoff.after(self._poll_failures)
             due.append(self._poll_at_s)
 
-        self._decide(lambda now: self._regulator.advance(now))
+        self._decide(self._regulator.advance)
         long_wait_s = self._mind_long_waits()
         if long_wait_s is not None:
             due.append(now + long_wait_s)
