@@ -55,6 +55,6 @@ while [ $# -ge 2 ]; do
   fi
   shift 2
 done
-grep -E 'KV cache size|Maximum concurrency|version' /tmp/vllm.log | tail -5
+grep -E 'KV cache size|Maximum concurrency' /tmp/vllm.log | cut -c1-200 | tail -3
 echo "over at $SECONDS s"
 exit $rc
