@@ -234,20 +234,25 @@ def _pools(samples: Sequence[Sample], table: NameTable) -> tuple[dict[str, Serie
         or list(dict.fromkeys(("0", model) for _, model, _ in ranked if model))
         or [("0", None)]
     )
+    exact = set(pools)
     per_model = len({model for _, model in pools}) > 1
 
     held: dict[str, list[Sample]] = {}
     loose: list[Sample] = []
     for rank, model, sample in ranked:
-        fits = [
-            pool
-            for pool in pools
-            if rank in (None, pool[0]) and (model is None or pool[1] in (None, model))
-        ]
-        if len(fits) != 1:
-            loose.append(sample)
-            continue
-        pool_rank, pool_model = fits[0]
+        pool = (rank or "", model)
+        if pool not in exact:
+            # what does not name its pool in full belongs to it where only one can be meant
+            fits = [
+                each
+                for each in pools
+                if rank in (None, each[0]) and (model is None or each[1] in (None, model))
+            ]
+            if len(fits) != 1:
+                loose.append(sample)
+                continue
+            pool = fits[0]
+        pool_rank, pool_model = pool
         key = f"{pool_model}/{pool_rank}" if per_model else pool_rank
         held.setdefault(key, []).append(sample)
     in_order = sorted(held, key=lambda key: [_numeric(part) for part in key.split("/")])
