@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 
 _PER_OCTAVE = 8.0
 _NEVER = math.inf
+_LEAST_HOLD = 1e-12
+"""A hold of nothing, as a number one can divide by [s/token]."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Claims:
     hold_s_per_token: float = math.inf
     reasoning_tokens: float = 0.0
     """Sum of the claims that do not fade [tokens]."""
+    _held: int = 0
     _theta: float = 0.0
     _at_s: float = 0.0
     _sums: dict[int, _Fading] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class Claims:
         self.release(claim)
         claim.tokens = tokens
         claim.held = True
+        self._held += 1
         self.reasoning_tokens += tokens
 
     def fade(self, claim: Claim, tokens: float, now: float) -> None:
@@ -84,7 +88,9 @@ class Claims:
     def release(self, claim: Claim) -> None:
         """`claim` becomes nothing: the agent paused or left."""
         if claim.held:
-            self.reasoning_tokens -= claim.tokens
+            self._held -= 1
+            # Of nothing, nothing is left: sums of fractions would keep what rounding left of them.
+            self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self._held else 0.0
             claim.held = False
         elif claim.fading is not None:
             fading = claim.fading
@@ -117,26 +123,31 @@ class Claims:
     def seconds_until(self, tokens: float, now: float) -> float | None:
         """When pressure will have faded to `tokens`, if nobody moves [s from now]; None: never.
 
-        Newton's method from the left on a sum of falling exponentials: convex, so each step
-        stays short of the answer, and the last is then topped up to lie just past it.
+        Newton's method from the left on a sum of falling exponentials: convex, so each step stays
+        short of its target.  That is set a hair lower than `tokens`, more than rounding can blur,
+        so that the answer lies just past the instant asked for.
         """
         target = tokens - self.reasoning_tokens
-        if target <= 0.0 or self.hold_s_per_token == math.inf:
+        if target <= 0.0 or self.hold_s_per_token == _NEVER:
             return None
         theta = self._advance(now)
-        sums = [(f.at(theta), f.footprint) for f in self._sums.values() if f.count]
+        parts = [(f.at(theta), f.footprint) for f in self._sums.values() if f.count]
+        aim = target - min(0.5 * target, 1e-9 * tokens)
         passed = 0.0
-        for _ in range(32):
-            parts = [(total * math.exp(-passed / fp), fp) for total, fp in sums]
-            excess = sum([part for part, _ in parts]) - target
-            if excess <= 1e-9 * target:
+        for _ in range(64):
+            rest = [
+                (total * math.exp(-passed / footprint), footprint) for total, footprint in parts
+            ]
+            excess = sum([total for total, _ in rest]) - aim
+            if excess <= 0.5 * (target - aim):
                 break
-            passed += excess / sum([part / fp for part, fp in parts])
-        return passed * self.hold_s_per_token * (1.0 + 1e-9) + 1e-6
+            passed += excess / sum([total / footprint for total, footprint in rest])
+        # Time has its own rounding: at `now` = 1e9 s a double counts in steps of 1e-7 s.
+        return passed * max(self.hold_s_per_token, _LEAST_HOLD) + 4.0 * math.ulp(now) + 1e-6
 
     def _advance(self, now: float) -> float:
         if now > self._at_s:
             if self.hold_s_per_token != _NEVER:
-                self._theta += (now - self._at_s) / max(self.hold_s_per_token, 1e-12)
+                self._theta += (now - self._at_s) / max(self.hold_s_per_token, _LEAST_HOLD)
             self._at_s = now
         return self._theta

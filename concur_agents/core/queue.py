@@ -50,6 +50,10 @@ class Queue:
         """`account` no longer waits."""
         account.ticket = 0
         self._size -= 1
+        if not self._size:  # and nothing of the last ones stays
+            for entries in (self._opened, self._new, self._by_wait, self._opened_by_wait):
+                entries.clear()
+            return
         for heap in (self._opened, self._new):
             if len(heap) > 2 * self._size + 64:
                 heap[:] = [e for e in heap if e[4].ticket == e[2]]

@@ -1,0 +1,61 @@
+"""What prefill costs here, from the times of ordinary steps."""
+
+import random
+
+import pytest
+
+from concur_agents.core.estimator import CostEstimator
+
+
+def watch(price, per_output, *, steps=400, noise=0.0, seed=3):
+    """An estimator that has seen steps of mixed sizes at these prices."""
+    rng, cost = random.Random(seed), CostEstimator()
+    for _ in range(steps):
+        uncached, output = rng.choice([100, 500, 4_000, 20_000]), rng.randint(20, 800)
+        step_s = 0.05 + price * uncached + per_output * output
+        cost.observe(step_s * rng.uniform(1 - noise, 1 + noise), uncached, output)
+    return cost.prefill_s_per_token
+
+
+def test_before_any_step_the_price_is_unknown():
+    assert CostEstimator().prefill_s_per_token is None
+
+
+@pytest.mark.parametrize("price", [2e-5, 2e-4, 2e-3])
+def test_a_known_price_is_found(price):
+    assert watch(price, 0.02) == pytest.approx(price, rel=0.05)
+
+
+def test_a_known_price_is_found_in_noise():
+    assert watch(2e-4, 0.02, noise=0.3) == pytest.approx(2e-4, rel=0.5)
+
+
+def test_a_changed_price_is_found_again():
+    cost = CostEstimator()
+    rng = random.Random(3)
+    for price in (1e-3, 1e-4):
+        for _ in range(400):
+            uncached, output = rng.choice([100, 4_000, 20_000]), rng.randint(20, 800)
+            cost.observe(0.05 + price * uncached + 0.02 * output, uncached, output)
+        assert cost.prefill_s_per_token == pytest.approx(price, rel=0.1)
+
+
+def test_the_first_steps_give_a_sane_price_already():
+    """One step cannot tell prefill from decode; the prior splits it."""
+    cost = CostEstimator()
+    cost.observe(10.0, 10_000, 100)
+    assert cost.prefill_s_per_token == pytest.approx(10 / 30_001)
+
+
+def test_steps_that_are_all_alike_leave_the_prior_in_charge():
+    cost = CostEstimator()
+    for _ in range(100):
+        cost.observe(10.0, 10_000, 100)
+    assert cost.prefill_s_per_token == pytest.approx(10 / 30_001, rel=0.01)
+
+
+def test_a_step_without_duration_says_nothing():
+    cost = CostEstimator()
+    cost.observe(0.0, 10_000, 100)
+    cost.observe(-1.0, 10_000, 100)
+    assert cost.prefill_s_per_token is None

@@ -1,0 +1,156 @@
+"""The mirrored LRU list: reuse distances, and what they teach about the pool."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concur_agents.core.residency import Place, Residency
+
+moves = st.lists(
+    st.tuples(
+        st.sampled_from(["touch", "touch", "touch", "remove", "leave"]),
+        st.integers(0, 20),
+        st.integers(1, 10_000),
+    ),
+    max_size=60,
+)
+
+
+@given(moves, st.integers(0, 3))
+def test_distance_is_what_was_touched_since(sequence, renumberings):
+    """Against a plain list in order of last use."""
+    residency = Residency()
+    places = [Place() for _ in range(21)]
+    order: list[tuple[int | None, int]] = []
+    for move, who, size in sequence:
+        if move == "touch":
+            order = [entry for entry in order if entry[0] != who] + [(who, size)]
+            residency.touch(places[who], float(size))
+        elif move == "remove":
+            order = [entry for entry in order if entry[0] != who]
+            residency.remove(places[who])
+        else:
+            order = [(None if owner == who else owner, held) for owner, held in order]
+            residency.leave_behind(places[who])
+        for _ in range(renumberings):
+            residency._renumber()
+        for owner, place in enumerate(places):
+            at = next((i for i, entry in enumerate(order) if entry[0] == owner), None)
+            expected = 0 if at is None else sum(held for _, held in order[at + 1 :])
+            assert residency.distance(place) == expected
+            assert bool(place.position) is (at is not None)
+
+
+def test_an_agent_just_served_is_the_most_recently_used():
+    residency, place = Residency(), Place()
+    residency.touch(place, 500.0)
+    assert residency.distance(place) == 0
+    residency.touch(Place(), 300.0)
+    assert residency.distance(place) == 300
+
+
+def test_what_an_agent_left_behind_still_pushes_the_others_out():
+    residency, first, second = Residency(), Place(), Place()
+    residency.touch(first, 100.0)
+    residency.touch(second, 900.0)
+    residency.leave_behind(second)
+    assert residency.distance(first) == 900
+
+
+def test_numbers_are_used_again_however_long_it_runs():
+    residency, places = Residency(), [Place() for _ in range(10)]
+    for n in range(20_000):
+        residency.touch(places[n % 10], 1.0)
+    assert len(residency._tree) == 1025
+    assert residency.distance(places[0]) == 9
+
+
+def test_contexts_of_agents_that_are_gone_are_forgotten_far_behind_the_pool():
+    residency = Residency(capacity_tokens=10_000.0)
+    for _ in range(20_000):
+        place = Place()
+        residency.touch(place, 1_000.0)
+        residency.leave_behind(place)
+    assert len(residency._entries) <= 1024
+
+
+def test_with_the_pool_unknown_only_so_many_gone_contexts_are_remembered():
+    residency = Residency()
+    for _ in range(60_000):
+        place = Place()
+        residency.touch(place, 1_000.0)
+        residency.leave_behind(place)
+    assert len(residency._entries) <= 4 * 4096
+
+
+def test_a_restart_forgets_all_places():
+    residency, place = Residency(), Place()
+    residency.touch(place, 500.0)
+    residency.clear()
+    assert place.position == 0
+    residency.touch(place, 100.0)
+    residency.touch(Place(), 50.0)
+    assert residency.distance(place) == 50
+
+
+def test_a_hit_proves_that_the_pool_is_at_least_as_large():
+    residency = Residency()
+    residency.observe(9_000.0, 1_000.0, 1_000.0)
+    assert residency.proven_tokens == 10_000
+    assert residency.learned_tokens is None, "nothing has been evicted yet"
+
+
+def test_a_partial_hit_says_where_the_pool_ends():
+    residency = Residency()
+    residency.observe(9_000.0, 1_000.0, 500.0)
+    assert residency.learned_tokens == 9_500
+
+
+def test_one_odd_miss_is_outvoted_by_the_next_hits():
+    residency = Residency()
+    residency.observe(100_000.0, 1_000.0, 500.0)
+    residency.observe(0.0, 1_000.0, 0.0)  # a retry on another replica, say
+    assert residency.learned_tokens == pytest.approx(75_375)
+    for _ in range(20):
+        residency.observe(99_000.0, 1_000.0, 1_000.0)
+    assert residency.learned_tokens == pytest.approx(100_000, rel=0.01)
+
+
+@pytest.mark.parametrize("pool", [50_000, 200_000])
+def test_the_learned_pool_converges_to_that_of_a_toy_lru(pool):
+    """A real little LRU cache of tokens, 40 agents of mixed sizes, returning at random."""
+    rng = random.Random(7)
+    residency = Residency()
+    sizes = [rng.randint(2_000, 12_000) for _ in range(40)]
+    places = [Place() for _ in sizes]
+    cache: list[tuple[int, int]] = []  # (agent, resident tokens), least recently used first
+    for _ in range(4_000):
+        who = min(int(rng.expovariate(0.1)), 39)
+        cached = dict(cache).get(who, 0)
+        if places[who].position:
+            distance = residency.distance(places[who])
+            residency.observe(distance, float(sizes[who]), float(cached))
+        cache = [entry for entry in cache if entry[0] != who] + [(who, sizes[who])]
+        excess = sum(held for _, held in cache) - pool
+        while excess > 0:  # the oldest context loses its tail first
+            owner, held = cache[0]
+            cut = min(held, excess)
+            cache[0] = (owner, held - cut)
+            if cut == held:
+                cache.pop(0)
+            excess -= cut
+        residency.touch(places[who], float(sizes[who]))
+    assert residency.learned_tokens == pytest.approx(pool, rel=0.15)
+
+
+def test_another_tenants_share_is_noticed_and_given_back():
+    """Half the pool goes to somebody else for a while: the estimate falls and comes back."""
+    residency = Residency()
+    for pool in (100_000.0, 50_000.0, 100_000.0):
+        for n in range(200):
+            distance = (n % 12) * 10_000.0
+            kept = min(10_000.0, max(0.0, pool - distance))
+            residency.observe(distance, 10_000.0, kept)
+        assert residency.learned_tokens == pytest.approx(pool, rel=0.2)
