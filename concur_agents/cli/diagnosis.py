@@ -204,6 +204,7 @@ class _Examination:
             proof = self._prove(asked, max_model_len, page, patience_s)
             if proof is not None:
                 self._judge_proof(proof, engine, page)
+                prefix_caching = prefix_caching or proof.works or None
         told = page.reading if page else None
         return Diagnosis(
             url=self.probe.url,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -196,6 +196,24 @@ def test_the_code_to_begin_with_uses_the_address_given() -> None:
         f'gov = ca.Governor("{url}")',
         "async with gov.agent(task_id) as agent: ...",
     )
+
+
+@pytest.mark.parametrize("words", ["vllm", "sglang"])
+def test_the_embedded_engine_is_good_in_both_its_tongues(words: Literal["vllm", "sglang"]) -> None:
+    pytest.importorskip("uvicorn")
+    from concur_agents.sim.server import EmbeddedServer
+
+    with EmbeddedServer("vllm-cpu-tiny", metrics=words, time_scale=20) as server:
+        found = diagnose(server.url)
+    assert found.findings == ()
+    assert (found.engine, found.model, found.verdict) == (words, "tiny", "good")
+    assert (found.capacity_tokens, found.block_size, found.max_model_len) == (9600, 32, 4096)
+    # proven by the second request, also where the page does not say it
+    assert found.prefix_caching is True
+    assert found.proof is not None
+    assert found.proof.second_cached_tokens == found.proof.prompt_tokens // 32 * 32
+    assert found.proof.hit_counter_rose_tokens == found.proof.second_cached_tokens
+    assert [signal.name for signal in found.signals if not signal.sources] == []
 
 
 # -- flags that would help -------------------------------------------------------------------
