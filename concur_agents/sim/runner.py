@@ -735,8 +735,9 @@ class _Simulation:
             at_s=self.now,
             kv_usage=at.kv_usage,
             capacity_tokens=None if self._hide_capacity else at.capacity_tokens,
-            hit_tokens_total=at.hit_tokens_total,
-            query_tokens_total=at.query_tokens_total,
+            # as of finished prefills, which is what probes prefer of what a real page offers
+            hit_tokens_total=at.cached_tokens_total,
+            query_tokens_total=at.prompt_tokens_total,
             running=at.running,
             waiting=at.waiting,
             preemptions_total=at.preemptions_total,

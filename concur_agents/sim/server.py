@@ -1,0 +1,344 @@
+"""The simulated engine behind an OpenAI-compatible HTTP door, in real time or in any multiple of
+it.
+
+    with EmbeddedServer("h100-qwen3-8b", time_scale=10) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+
+Chat completions, completions and responses, streamed or not, with ``usage`` and its cached tokens;
+``/metrics`` in vLLM's or SGLang's words; ``/v1/models``, ``/health``, ``/version``, ``/tokenize``,
+``/reset_prefix_cache``, and ``/stats`` for what went through. Prompts and replies have a cache and
+take time as in the simulator. What a reply *says* is deterministic and means nothing; see
+``concur_agents.sim.text`` for tokens, replies and how to make the model call a tool.
+
+It listens on 127.0.0.1 unless told otherwise, and has no authentication.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, get_args
+
+from concur_agents._extras import missing_extra
+from concur_agents.errors import ConcurError, ConfigError
+from concur_agents.sim.engine import Engine
+from concur_agents.sim.pages import Kind
+from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.text import DeterministicModel, Script
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from concur_agents.sim.door import Door, ServerStats
+
+__all__ = ["EmbeddedServer", "main", "serve"]
+
+_START_S = 30.0
+"""How long a server may take to listen."""
+
+_READY = "listening on "
+
+
+class EmbeddedServer:
+    """A server for the length of a ``with`` block, in a thread of this process or in one of its
+    own.
+
+    Args:
+        profile: the engine, by name, path or value.
+        time_scale: simulated seconds per second; ``math.inf``: answers take no time at all.
+        metrics: in whose words ``/metrics`` speaks, "vllm" or "sglang".
+        host: where to listen.
+        port: 0: any free one.
+        seed: of the replies.
+        model: name of the model; default: the profile's.
+        script: decides replies in place of the model; not with ``process``.
+        process: run it in a process of its own, so that it shares no interpreter with its clients.
+
+    Raises:
+        ConfigError: an option is out of its range, or the port is taken.
+        ImportError: the ``server`` extra is not installed.
+    """
+
+    def __init__(
+        self,
+        profile: Profile | str | Path,
+        *,
+        time_scale: float = 1.0,
+        metrics: Kind = "vllm",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+        model: str | None = None,
+        script: Script | None = None,
+        process: bool = False,
+    ) -> None:
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        _check(time_scale, metrics)
+        if process and script is not None:
+            raise ConfigError("a script cannot be sent to another process; leave process=True away")
+        self.model = model or self.profile.model
+        self._time_scale = time_scale
+        self._metrics: Kind = metrics
+        self._host = host
+        self._port = port
+        self._replies = DeterministicModel(seed=seed, script=script)
+        self._own_process = process
+        self._url: str | None = None
+        self._door: Door | None = None
+        self._uvicorn: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without ``/v1``."""
+        if self._url is None:
+            raise ConcurError("the server is not running; use it in a with block, or call start()")
+        return self._url
+
+    @property
+    def stats(self) -> ServerStats:
+        """What has gone through; of a server in a process of its own ask ``/stats``."""
+        if self._door is None:
+            raise ConcurError(
+                "no statistics here: the server never started, or has its own process"
+            )
+        return self._door.driver.stats
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, to be looked at; it belongs to the server's thread."""
+        if self._door is None:
+            raise ConcurError("no engine here: the server never started, or has its own process")
+        return self._door.engine
+
+    def start(self) -> Self:
+        """Returns when it listens."""
+        if self._url is not None:
+            raise ConcurError(f"the server is running already, at {self._url}")
+        if self._own_process:
+            self._start_process()
+        else:
+            self._start_thread()
+        return self
+
+    def stop(self) -> None:
+        """Ends it; calls in flight get a 503. Calling it again does nothing."""
+        if self._uvicorn is not None and self._thread is not None:
+            self._uvicorn.should_exit = True
+            self._thread.join()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.close()  # it ends when this closes, however we go
+            self._process.wait()
+            self._process.stdout.close()
+        self._uvicorn = self._thread = self._process = self._url = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        where = self._url or "not running"
+        return f"<EmbeddedServer {self.profile.name} x{self._time_scale:g}, {where}>"
+
+    def _start_thread(self) -> None:
+        self._door = door = _door(
+            self.profile, self._time_scale, self._metrics, self._replies, self.model
+        )
+        listener = _listen(self._host, self._port)
+        ready = threading.Event()
+        self._uvicorn = server = _uvicorn_server(door, ready.set)
+        self._thread = threading.Thread(
+            target=server.run, args=([listener],), name="concur-embedded-server", daemon=True
+        )
+        self._thread.start()
+        if not ready.wait(_START_S):
+            self.stop()
+            raise ConcurError(f"the embedded server did not start within {_START_S:.0f} s")
+        self._url = _url(listener)
+
+    def _start_process(self) -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as file:
+            file.writelines(
+                f"{name} = {json.dumps(value)}\n"
+                for name, value in dataclasses.asdict(self.profile).items()
+            )
+        command = [
+            *(sys.executable, "-m", "concur_agents.sim.server", "--until-stdin-closes"),
+            *("--profile", file.name, "--model", self.model, "--metrics", self._metrics),
+            *("--time-scale", str(self._time_scale), "--seed", str(self._replies.seed)),
+            *("--host", self._host, "--port", str(self._port)),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            assert self._process.stdout is not None
+            said = self._process.stdout.readline()
+        finally:
+            Path(file.name).unlink()
+        if not said.startswith(_READY):
+            self.stop()
+            raise ConcurError(
+                f"the embedded server did not start; it said: {said.strip() or 'nothing'}"
+            )
+        self._url = said.removeprefix(_READY).strip()
+
+
+def serve(
+    profile: Profile | str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    time_scale: float = 1.0,
+    metrics: Kind = "vllm",
+    seed: int = 0,
+    model: str | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve in this thread until interrupted; ``ready`` is told the URL once it listens.
+
+    Raises:
+        ConfigError: an option is out of its range, or the port is taken.
+        ImportError: the ``server`` extra is not installed.
+    """
+    profile = profile if isinstance(profile, Profile) else load_profile(profile)
+    _check(time_scale, metrics)
+    door = _door(
+        profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
+    )
+    listener = _listen(host, port)
+    server = _uvicorn_server(door, lambda: ready(_url(listener)) if ready is not None else None)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run([listener])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m concur_agents.sim.server``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m concur_agents.sim.server",
+        description="Serve a simulated engine over HTTP until interrupted.",
+    )
+    parser.add_argument("--profile", default="h100-qwen3-8b", help="name, or path of a .toml file")
+    parser.add_argument("--kv-blocks", type=int, help="size of the KV pool, if not the profile's")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="'inf': no time at all")
+    parser.add_argument("--metrics", default="vllm", choices=get_args(Kind))
+    parser.add_argument("--seed", type=int, default=0, help="of the replies")
+    parser.add_argument("--model", help="name of the model, if not the profile's")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent")
+    options = parser.parse_args(arguments)
+    try:
+        profile = load_profile(options.profile)
+        if options.kv_blocks is not None:
+            profile = profile.replace(kv_blocks=options.kv_blocks)
+        if options.until_stdin_closes:
+            threading.Thread(target=_end_with_stdin, daemon=True).start()
+        serve(
+            profile,
+            host=options.host,
+            port=options.port,
+            time_scale=options.time_scale,
+            metrics=options.metrics,
+            seed=options.seed,
+            model=options.model,
+            ready=_say,
+        )
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _check(time_scale: float, metrics: str) -> None:
+    if not time_scale > 0:
+        raise ConfigError(f"time_scale must be above 0, got {time_scale}")
+    if metrics not in get_args(Kind):
+        raise ConfigError(f"metrics must be one of {', '.join(get_args(Kind))}, got {metrics!r}")
+
+
+def _door(
+    profile: Profile, time_scale: float, metrics: Kind, model: DeterministicModel, name: str
+) -> Door:
+    try:
+        from concur_agents.sim.door import Door
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+    return Door(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
+
+
+def _uvicorn_server(door: Door, ready: Callable[[], None]) -> uvicorn.Server:
+    try:
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            door.driver.close()
+            await super().shutdown(sockets)
+
+    return Server(
+        uvicorn.Config(
+            door.app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # With the protocol spelt out, or asyncio would leave Nagle's algorithm on: 40 ms per answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free one"
+        ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _say(url: str) -> None:
+    sys.stdout.write(f"{_READY}{url}\n")
+    sys.stdout.flush()
+
+
+def _end_with_stdin() -> None:
+    while sys.stdin.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()
