@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from concur_agents._version import __version__
 
 if TYPE_CHECKING:
+    from concur_agents.adapters.wrap import governed, install
     from concur_agents.context import bind, current_agent
     from concur_agents.core import Reading, Usage, law_names, make_law
     from concur_agents.errors import (
@@ -54,6 +55,8 @@ _HOMES = {
     "Usage": "concur_agents.core",
     "bind": "concur_agents.context",
     "current_agent": "concur_agents.context",
+    "governed": "concur_agents.adapters.wrap",
+    "install": "concur_agents.adapters.wrap",
     "law_names": "concur_agents.core",
     "make_law": "concur_agents.core",
 }
@@ -65,6 +68,8 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
     "AgentStats",
     "Step",
     "Event",
+    "governed",
+    "install",
     "bind",
     "current_agent",
     "Reading",

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from concur_agents.context import _current
-from concur_agents.core import Law, LawState, Limit, Reading, Regulator, View, law_names, make_law
+from concur_agents.core import Law, LawState, Limit, Reading, Regulator, View, make_law
 from concur_agents.core.prefixes import Chain
 from concur_agents.errors import (
     ClosedError,
@@ -37,6 +37,7 @@ from concur_agents.errors import (
     UngovernedError,
 )
 from concur_agents.hosts.agent import Agent, AgentStats, End, Place, Turn
+from concur_agents.hosts.doors import Doors
 from concur_agents.hosts.events import Dispatcher, Event, EventKind, Watcher
 from concur_agents.hosts.waiter import Waiter
 from concur_agents.poller import Backoff, Poller
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("concur_agents")
 
-DEFAULT_LAW = "working_set" if "working_set" in law_names() else "cache_aimd"
+DEFAULT_LAW = "working_set"
 """The law of a governor that has an endpoint and was told nothing else."""
 
 LONG_WAIT_S = 60.0
@@ -95,7 +96,7 @@ class ToolTime:
     longest_s: float
 
 
-class Governor:
+class Governor(Doors):
     """Decides which agents may run, so that their contexts stay in the engine's KV cache.
 
         gov = Governor("http://localhost:8000")     # engine recognised and polled
@@ -732,6 +733,24 @@ class Governor:
             del self._places[place.id]
             self._tell("left", now, place)
             return () if self._passing or place.away else self._regulator.leave(place.id, now)
+
+        self._decide(decide)
+
+    def _expel(self, place: Place) -> None:
+        """What waits in this family is woken to find that it is over."""
+
+        def decide(now: float) -> Iterable[str]:
+            place.expelled = True
+            for member in self._places.values():
+                if not member.is_expelled():
+                    continue
+                member.stop_waiting(now)
+                asked, member.asked = member.asked, []
+                for turn in asked:
+                    self._release(turn)
+                    if not self._passing:
+                        self._admit(self._regulator.end_step(member.id, now, None), now)
+            return ()
 
         self._decide(decide)
 

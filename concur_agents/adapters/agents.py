@@ -1,0 +1,92 @@
+"""Opens agents for adapters: under a name that a framework chose, and around whatever runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from typing import Any
+
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+from concur_agents.hosts.agent import Agent
+
+_MOST_NAMESAKES = 100_000
+
+
+async def open_agent(governor: Governor, name: str | None, **options: Any) -> Agent:
+    """An agent that has been let in; if its name is taken by one alive, it gets a number."""
+    for candidate in _names(name):
+        agent = governor.agent(candidate, **options)
+        try:
+            await agent.open()
+        except ConfigError:
+            continue
+        return agent
+    return await _unnamed(governor, options)
+
+
+def open_agent_sync(governor: Governor, name: str | None, **options: Any) -> Agent:
+    """As `open_agent`, in a thread."""
+    for candidate in _names(name):
+        agent = governor.agent(candidate, **options)
+        try:
+            agent.open_sync()
+        except ConfigError:
+            continue
+        return agent
+    agent = governor.agent(None, **options)
+    agent.open_sync()
+    return agent
+
+
+async def _unnamed(governor: Governor, options: dict[str, Any]) -> Agent:
+    agent = governor.agent(None, **options)
+    await agent.open()
+    return agent
+
+
+def _names(name: str | None) -> Iterator[str]:
+    if name is not None:
+        yield name
+        for number in itertools.islice(itertools.count(2), _MOST_NAMESAKES):
+            yield f"{name}#{number}"
+
+
+def run_in(agent: Agent, items: Iterator[Any]) -> Generator[Any, Any, Any]:
+    """What an iterator yields, each item made with the agent as the current one.
+
+    The variable is set around each item and never across a `yield`, where it would leak into the
+    consumer. However this ends, dropped in the middle included, the agent leaves.
+    """
+    try:
+        while True:
+            with agent.active():
+                try:
+                    item = next(items)
+                except StopIteration as end:
+                    return end.value
+            yield item
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            with agent.active():
+                close()
+        agent.close()
+
+
+async def run_in_async(agent: Agent, items: AsyncIterator[Any]) -> AsyncGenerator[Any, Any]:
+    """As `run_in`, for an asynchronous iterator."""
+    try:
+        while True:
+            with agent.active():
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+            yield item
+    finally:
+        aclose = getattr(items, "aclose", None)
+        if aclose is not None:
+            with agent.active():
+                await aclose()
+        agent.close()

@@ -1,0 +1,185 @@
+"""LangGraph: each run of a graph is an agent, each chat-model call in it a boundary.
+
+All ways to run a graph (`invoke`, `stream`, `batch`, `astream_events`, ...) end in `stream` or
+`astream`. A governed graph is a copy whose class is a subclass of its own class with these two
+overridden, so that `isinstance`, drawing, `get_state`, checkpointers, `with_config` and use as a
+subgraph stay as they are. The governor is kept on that subclass, because LangGraph copies a graph
+by passing its attributes to its class.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from concur_agents._extras import missing_extra
+from concur_agents.adapters import langchain, prompts
+from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
+from concur_agents.governor import Governor
+from concur_agents.hosts.agent import Agent
+
+try:
+    from langgraph.pregel import Pregel
+    from langgraph.pregel.remote import RemoteGraph
+    from langgraph.types import Command
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
+
+logger = logging.getLogger("concur_agents")
+
+G = TypeVar("G")
+
+WARM_S = 120.0
+"""A thread resumed so soon after its interrupt goes before others: its prefix may be resident."""
+
+_MOST_THREADS = 10_000  # remembered
+
+
+def is_graph(thing: object) -> bool:
+    """Whether this is something that `wrap_graph` takes."""
+    return isinstance(thing, Pregel | RemoteGraph)
+
+
+def wrap_graph(
+    governor: Governor,
+    graph: G,
+    *,
+    key: Callable[[Any], str] | None = None,
+    priority: int = 0,
+    detached: bool = False,
+) -> G:
+    """A governed copy of a graph, of the same type. See `Governor.wrap`.
+
+    Args:
+        governor: whom its agents ask.
+        graph: a compiled graph, an `@entrypoint` function, or a `RemoteGraph` (of which only the
+            start can wait, since its calls are made elsewhere).
+        key: the agent's id from the run's config; None: `thread_id`, else `run_id`, else made up.
+        priority: of its agents; higher goes first.
+        detached: its runs take places of their own even inside of another agent.
+    """
+    base: Any = type(graph)
+    if hasattr(base, "_concur"):
+        if base._concur.governor is governor:
+            return graph
+        base = base._concur_base
+    langchain.install()
+    _warn_of_timeouts(graph)
+    members = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "_concur_base": base,
+        "_concur": _Policy(governor, key, priority, detached),
+        "stream": _stream,
+        "astream": _astream,
+    }
+    copied: Any = graph.copy({}) if isinstance(graph, RemoteGraph) else graph.copy()  # type: ignore[attr-defined]
+    # Of one base only, or the class of an object could not be changed to it.
+    copied.__class__ = type(base.__name__, (base,), members)
+    return copied  # type: ignore[no-any-return]
+
+
+@dataclass(eq=False)
+class _Policy:
+    """How the runs of one governed graph become agents."""
+
+    governor: Governor
+    key: Callable[[Any], str] | None
+    priority: int
+    detached: bool
+    ended: OrderedDict[str, tuple[float, int | None]] = field(default_factory=OrderedDict)
+    """Thread -> when its last run ended [s], and the tokens of its last prompt."""
+
+    def agent_of(self, graph: Any, given: Any, config: Any) -> tuple[str | None, dict[str, Any]]:
+        """The name and the options of the agent for a run."""
+        own = getattr(graph, "config", None) or {}
+        merged = {**own, **(config or {})}
+        configurable = {**own.get("configurable", {}), **merged.get("configurable", {})}
+        name = None
+        if self.key is not None:
+            name = str(self.key({**merged, "configurable": configurable}))
+        else:
+            known = configurable.get("thread_id") or merged.get("run_id")
+            name = None if known is None else str(known)
+        outer = self.governor.current_agent()
+        if outer is not None and not self.detached:
+            # A sub-agent: a checkpointed parent hands its thread_id down to it.
+            name = f"{outer.id}/{getattr(graph, 'name', None) or 'graph'}"
+        options: dict[str, Any] = {"priority": self.priority, "detached": self.detached}
+        ended_s, tokens = self.ended.get(name or "", (None, None))
+        if ended_s is not None:
+            options["prompt_tokens"] = tokens
+            is_resumed = isinstance(given, Command) and given.resume is not None
+            if is_resumed and time.monotonic() - ended_s < WARM_S:
+                options["priority"] += 1
+        return name, options
+
+    def note_end(self, name: str | None, agent: Agent) -> None:
+        if name is not None:
+            self.ended[name] = (time.monotonic(), prompts.last_tokens(agent))
+            self.ended.move_to_end(name)
+            while len(self.ended) > _MOST_THREADS:
+                self.ended.popitem(last=False)
+
+
+def _stream(self: Any, input: Any, config: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
+    # A generator, as the base class has it: the agent arrives when somebody reads it.
+    policy: _Policy = self._concur
+    name, asked = policy.agent_of(self, input, config)
+    agent = open_agent_sync(policy.governor, name, **asked)
+    try:
+        items = self._concur_base.stream(self, input, config, **options)
+        yield from run_in(agent, iter(items))
+    finally:
+        agent.close()
+        policy.note_end(name, agent)
+
+
+async def _astream(
+    self: Any,
+    input: Any,  # noqa: A002
+    config: Any = None,
+    **options: Any,
+) -> AsyncIterator[Any]:
+    policy: _Policy = self._concur
+    name, asked = policy.agent_of(self, input, config)
+    agent = await open_agent(policy.governor, name, **asked)
+    try:
+        stream = self._concur_base.astream(self, input, config, **options)
+        items = run_in_async(agent, aiter(stream))
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()
+    finally:
+        agent.close()
+        policy.note_end(name, agent)
+
+
+_warned_of: set[str] = set()
+
+
+def _warn_of_timeouts(graph: Any) -> None:
+    """Time limits that go on during a pause cannot be helped; idle ones can (see heartbeat.py)."""
+    found = []
+    if getattr(graph, "step_timeout", None) is not None:
+        found.append("step_timeout")
+    for name, node in getattr(graph, "nodes", {}).items():
+        policy = getattr(node, "timeout", None)
+        if policy is not None and policy.run_timeout is not None:
+            found.append(f"the run_timeout of node {name!r}")
+    label = str(getattr(graph, "name", "graph"))
+    if found and label not in _warned_of:
+        _warned_of.add(label)
+        logger.warning(
+            "%s counts the time in which an agent is paused: %s in graph %r. Use idle_timeout, "
+            "which is kept alive during a pause, or a limit that allows for pauses (said once)",
+            "This time limit" if len(found) == 1 else "Each of these time limits",
+            ", ".join(found),
+            label,
+        )

@@ -1,0 +1,202 @@
+"""`gov.wrap(thing)` and `@ca.governed(gov)`: finds the adapter for what it is given."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from concur_agents.adapters import http
+from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+
+T = TypeVar("T")
+
+_HOOKED = ("langchain", "litellm")
+
+
+def wrap(governor: Governor, thing: T, **options: Any) -> T:
+    """A governed version of a client, a graph or an agent function. See `Governor.wrap`."""
+    import openai
+
+    client: Any = thing
+    if isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
+        _no_options(options, client)
+        from concur_agents.openai import wrap_client
+
+        return wrap_client(governor, client)  # type: ignore[no-any-return]
+    if http.http_library(client) is not None:
+        _no_options(options, client)
+        return http.govern(governor, thing)
+    if _is_graph(client):
+        from concur_agents.adapters.langgraph import wrap_graph
+
+        return wrap_graph(governor, thing, **options)
+    if inspect.isroutine(thing):
+        return governed(governor, **options)(thing)
+    raise ConfigError(
+        f"cannot wrap {thing!r:.200}: wrap takes an openai client, an httpx client, a compiled "
+        "LangGraph graph or an agent function; for other frameworks open an agent around the run "
+        "(`async with governor.agent(...)`) and give them a governed client"
+    )
+
+
+def governed(
+    governor: Governor,
+    *,
+    key: Callable[..., str] | None = None,
+    priority: int = 0,
+    detached: bool = False,
+) -> Callable[[T], T]:
+    """Makes what it decorates an agent: each call of the function, each run of the graph.
+
+        @ca.governed(gov)
+        async def solve(issue): ...          # each call waits until it is let in
+
+        @ca.governed(gov)
+        def make_graph() -> CompiledStateGraph: ...      # the graph it returns is governed
+
+    For a function, plain, `async` or a generator of either kind; for an `@entrypoint`; for a
+    function that returns a graph. A plain function that returns a graph should say so by its
+    annotation, or building the graph takes (and gives back) a place.
+
+    Args:
+        governor: whom the agents ask.
+        key: the agent's id, from the arguments of the function (of the config, for a graph).
+        priority: higher goes first.
+        detached: takes a place of its own even inside of another agent.
+    """
+    options: dict[str, Any] = {"key": key, "priority": priority, "detached": detached}
+
+    def decorate(target: T) -> T:
+        if not inspect.isroutine(target):
+            return wrap(governor, target, **options)
+        return cast("T", _govern_function(governor, target, options))
+
+    return decorate
+
+
+def install(*names: str) -> None:
+    """Puts hooks into frameworks, so that their calls inside of an agent wait for their turn.
+
+    Needed only where an agent is opened by hand and the framework is given no governed client.
+    Calling it again does nothing; it cannot be undone, and without an agent a hook does nothing.
+
+    Args:
+        names: "langchain", "litellm".
+
+    Raises:
+        ConfigError: there is no hook for a name.
+        ImportError: the framework is not installed.
+    """
+    for name in names:
+        if name not in _HOOKED:
+            raise ConfigError(f"no hook for {name!r}; there are {', '.join(_HOOKED)}")
+        importlib.import_module(f"concur_agents.adapters.{name}").install()
+
+
+def _govern_function(governor: Governor, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+    key = options["key"]
+    how = {"priority": options["priority"], "detached": options["detached"]}
+
+    def name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        _install_hooks()
+        return None if key is None else str(key(*args, **kwargs))
+
+    def finish(result: Any) -> Any:
+        # The key of a factory takes the factory's arguments, and none of a graph's config.
+        return wrap(governor, result, **how) if _is_graph(result) else result
+
+    if inspect.isasyncgenfunction(fn):
+
+        @wraps(fn)
+        async def run_async_generator(*args: Any, **kwargs: Any) -> Any:
+            agent = await open_agent(governor, name(args, kwargs), **how)
+            items = run_in_async(agent, fn(*args, **kwargs))
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                await items.aclose()
+
+        return run_async_generator
+
+    if inspect.isgeneratorfunction(fn):
+
+        @wraps(fn)
+        def run_generator(*args: Any, **kwargs: Any) -> Any:
+            agent = open_agent_sync(governor, name(args, kwargs), **how)
+            return (yield from run_in(agent, fn(*args, **kwargs)))
+
+        return run_generator
+
+    if inspect.iscoroutinefunction(fn):
+
+        @wraps(fn)
+        async def run_async(*args: Any, **kwargs: Any) -> Any:
+            agent = await open_agent(governor, name(args, kwargs), **how)
+            try:
+                with agent.active():
+                    return finish(await fn(*args, **kwargs))
+            finally:
+                agent.close()
+
+        return run_async
+
+    if _says_graph(fn):
+
+        @wraps(fn)
+        def make(*args: Any, **kwargs: Any) -> Any:
+            return finish(fn(*args, **kwargs))
+
+        return make
+
+    @wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        agent = open_agent_sync(governor, name(args, kwargs), **how)
+        try:
+            with agent.active():
+                return finish(fn(*args, **kwargs))
+        finally:
+            agent.close()
+
+    return run
+
+
+def _is_graph(thing: object) -> bool:
+    if "langgraph.pregel" not in sys.modules:  # then it is none
+        return False
+    from concur_agents.adapters.langgraph import is_graph
+
+    return is_graph(thing)
+
+
+def _says_graph(fn: Callable[..., Any]) -> bool:
+    """Whether a function says by its annotation that it returns a graph."""
+    said = getattr(fn, "__annotations__", {}).get("return")
+    if said is None:
+        return False
+    text = said if isinstance(said, str) else getattr(said, "__qualname__", repr(said))
+    name = text.partition("[")[0].rpartition(".")[2]
+    return name in ("CompiledStateGraph", "CompiledGraph", "Pregel", "RemoteGraph")
+
+
+def _install_hooks() -> None:
+    """Frameworks that the user has loaded get their hooks; the rest stays unloaded."""
+    if "langchain_core" in sys.modules:
+        from concur_agents.adapters import langchain
+
+        langchain.install()
+
+
+def _no_options(options: dict[str, Any], thing: object) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} cannot be given for {type(thing).__name__}: a client has no "
+            "agents of its own, give it where the agent is opened"
+        )
