@@ -1,0 +1,64 @@
+"""`concur serve-sim`: the simulated engine as a server to try things against."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import StrEnum
+
+import typer
+
+from concur_agents.sim.profile import load_profile
+from concur_agents.sim.server import serve
+
+
+class Metrics(StrEnum):
+    """In whose words the metrics page speaks."""
+
+    vllm = "vllm"
+    sglang = "sglang"
+
+
+def serve_sim_command(
+    profile: str = typer.Option("h100-qwen3-8b", help="Engine: a name, or a path of a .toml."),
+    kv_blocks: int = typer.Option(0, min=0, help="Size of the KV pool; 0: the profile's."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Port on 127.0.0.1; 0: any free one."),
+    time_scale: float = typer.Option(1.0, help="Simulated seconds per second; 'inf': no time."),
+    metrics: Metrics = typer.Option(Metrics.vllm, help="Whose metric names to use."),
+    model: str = typer.Option("", help="Name of the model; default: the profile's."),
+    seed: int = typer.Option(0, help="Seed of the replies."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, once it listens."),
+) -> None:
+    """Serve the simulated engine on loopback: OpenAI API and /metrics, until Ctrl-C.
+
+    With --json it prints one line with the keys url, profile, model, capacity_tokens and
+    time_scale (null: answers take no time).
+    """
+    engine = load_profile(profile)
+    if kv_blocks:
+        engine = engine.replace(kv_blocks=kv_blocks)
+    name = model or engine.model
+
+    def say(url: str) -> None:
+        if as_json:
+            facts = {
+                "url": url,
+                "profile": engine.name,
+                "model": name,
+                "capacity_tokens": engine.capacity_tokens,
+                "time_scale": time_scale if math.isfinite(time_scale) else None,
+            }
+            print(json.dumps(facts), flush=True)
+            return
+        pool = f"{engine.capacity_tokens:,} tokens of KV cache"
+        print(f"{name} at {url}/v1 ({engine.name}, {pool}). Ctrl-C ends it.", flush=True)
+
+    serve(
+        engine,
+        port=port,
+        time_scale=time_scale,
+        metrics=metrics.value,
+        seed=seed,
+        model=name,
+        ready=say,
+    )

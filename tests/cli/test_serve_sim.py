@@ -1,0 +1,35 @@
+"""`concur serve-sim`, started and stopped as a user does."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import openai
+
+from concur_agents.probes import HttpProbe
+
+CODE = "from concur_agents.cli.app import main; main()"
+
+
+def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> None:
+    words = ["serve-sim", "--port", "0", "--kv-blocks", "500", "--time-scale", "inf", "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        with HttpProbe(facts["url"]) as probe:
+            reading = probe.read()
+        with openai.OpenAI(base_url=facts["url"] + "/v1", api_key="none") as client:
+            reply = client.completions.create(model=facts["model"], prompt="a b c", max_tokens=3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert facts["capacity_tokens"] == reading.capacity_tokens == 500 * 16
+    assert facts["time_scale"] is None, "infinity is not JSON"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 3
+    assert (process.returncode, errors) == (0, "")
