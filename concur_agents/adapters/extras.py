@@ -25,13 +25,19 @@ class Extras:
     """(host, name of the field)"""
 
     def edit(self, request: Any, body: bytes, agent: Agent, *, stream: bool) -> Edit:
-        """The request with what may be added to it; the one that was given stays as it was."""
+        """The request with what may be added to its body; the one that was given can still be sent.
+
+        Its headers get the agent's id where an engine is watched: nobody refuses a header.
+        """
         host = request.url.netloc.decode()
         added: dict[str, object] = {}
         if stream and _STREAM in body and request.url.path.endswith("/completions"):
             data = json.loads(body)
             if data.get("stream") is True and "stream_options" not in data:
                 added["stream_options"] = {"include_usage": True}
+        if agent.governor.probe is not None:
+            # For routers that keep an agent on its replica; also the engine's log says who it was.
+            request.headers.setdefault("x-session-id", agent.id)
         engine = getattr(agent.governor.probe, "engine", None)
         if engine == "vllm":
             added["session_id"] = agent.id  # names the agent in its KV events
