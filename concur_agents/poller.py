@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from tenacity import RetryCallState, Retrying, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, wait_exponential, wait_random
 
 if TYPE_CHECKING:
     from concur_agents.governor import Governor
@@ -77,12 +77,10 @@ class Backoff:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._wait = wait_exponential_jitter(
-            multiplier=interval_s,
-            max=max(LONGEST_BACKOFF_S, interval_s),
-            # Many governors may watch one server: they should not all come back at once.
-            jitter=interval_s / 4,
-        )
+        # Many governors may watch one server: they should not all come back at once. (Not
+        # `wait_exponential_jitter`: tenacity renamed its first argument within our range.)
+        jitter = wait_random(0, interval_s / 4)
+        self._wait = wait_exponential(interval_s, max(LONGEST_BACKOFF_S, interval_s)) + jitter
         self._state = RetryCallState(Retrying(), None, (), {})
 
     def after(self, failures: int) -> float:
