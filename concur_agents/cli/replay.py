@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,18 +139,16 @@ async def _replay(
 ) -> int:
     chosen = parse_arms(arms)
     endpoint = Endpoint(url, model=model, api_key=api_key)
-    make_probe: Callable[[], HttpProbe] | None = functools.partial(
-        HttpProbe, metrics_url, api_key=api_key
-    )
+    reader = HttpProbe(metrics_url, api_key=api_key)
+    probe: HttpProbe | None = reader
     capacity_tokens = None
     try:
-        with HttpProbe(metrics_url, api_key=api_key) as probe:
-            capacity_tokens = (await asyncio.to_thread(probe.read)).capacity_tokens
+        capacity_tokens = (await asyncio.to_thread(reader.read)).capacity_tokens
     except ProbeError as error:
         _say(f"no metrics: {error}")
-        make_probe = None
-    await endpoint.open()
+        probe = None
     try:
+        await endpoint.open()
         plans = make_plans(choice, capacity_tokens)
         record: dict[str, Any] = {
             "made_by": f"concur-agents {__version__}",
@@ -167,9 +164,10 @@ async def _replay(
         def keep(runs: Sequence[ArmRun]) -> None:
             _write(record | _results(runs), out)
 
-        runs = await replay(endpoint, plans, chosen, make_probe, options, _say, keep)
+        runs = await replay(endpoint, plans, chosen, probe, options, _say, keep)
     finally:
         await endpoint.close()
+        reader.close()
     record |= _results(runs)
     _write(record, out)
     print(f"wrote {out}")

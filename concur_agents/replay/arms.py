@@ -65,9 +65,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm: its name as typed, and how to build its gate with a probe that it may close (None:
-    no metrics).
-    """
+    """One arm: its name as typed, and how to build its gate (None: there are no metrics)."""
 
     name: str
     build: Callable[[Probe | None], Gate]

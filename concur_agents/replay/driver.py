@@ -138,7 +138,7 @@ async def replay(
     endpoint: Endpoint,
     plans: Sequence[AgentPlan],
     arms: Sequence[Arm],
-    make_probe: Callable[[], Probe] | None,
+    probe: Probe | None,
     options: Options,
     say: Callable[[str], None] = lambda line: None,
     keep: Callable[[Sequence[ArmRun]], None] = lambda runs: None,
@@ -149,8 +149,7 @@ async def replay(
         endpoint: opened.
         plans: what the agents will ask for; the same in every arm.
         arms: in this order in every round.
-        make_probe: a new reader of the endpoint's metrics, since each gate closes its own; None: it
-            shows none.
+        probe: reads the endpoint's metrics; shared with the gates. None: it shows none.
         options: limits and scales.
         say: told one line now and then.
         keep: given all runs so far after each, so that nothing is lost if we are stopped.
@@ -162,7 +161,6 @@ async def replay(
             "leave such agents out with --max-context, or shrink them with --scale"
         )
     end_s = time.monotonic() + options.deadline_s
-    probe = make_probe() if make_probe is not None else None
     runs: list[ArmRun] = []
     for number in range(options.repeat):
         for arm in arms:
@@ -172,7 +170,7 @@ async def replay(
             if left_s < _LEAST_ARM_S:
                 say(f"{arm.name}: skipped, {max(0.0, left_s):.0f} s are left")
                 continue
-            gate = arm.build(make_probe() if make_probe is not None else None)
+            gate = arm.build(probe)
             await _run_arm(run, gate, endpoint, plans, probe, options, end_s, say)
             keep(runs)
     return runs
@@ -247,7 +245,7 @@ class _Course:
         self._present += 1
         self._waiting += 1
         waits = True
-        # what the model really said, by the key of the planned output
+        # content by its key: spelled once, or what the model really said
         known: dict[Hashable, list[Unit]] = {}
         try:
             first = plan.steps[0].prompt_tokens if self._options.told else None
@@ -284,10 +282,11 @@ class _Course:
     def _spell(self, step: PlanStep, known: dict[Hashable, list[Unit]]) -> list[Unit]:
         prompt: list[Unit] = []
         for run in step.prompt:
-            said = known.get(run.key, [])[: run.tokens]
-            prompt += said
-            if len(said) < run.tokens:
-                prompt += self._vocabulary.spell(run.key, run.tokens)[len(said) :]
+            units = known.get(run.key, [])
+            if len(units) < run.tokens:
+                units = units + self._vocabulary.spell(run.key, run.tokens)[len(units) :]
+                known[run.key] = units
+            prompt += units[: run.tokens]
         return prompt
 
     async def _ask(self, prompt: list[Unit], output_tokens: int) -> Answer | None:

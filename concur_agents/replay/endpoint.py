@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+import openai.types.chat
 
 from concur_agents.errors import ConcurError, ConfigError
 
@@ -179,31 +180,32 @@ class Endpoint:
         Raises:
             openai.APIError: whatever the endpoint or the way to it did wrong.
         """
-        extra: dict[str, Any] = {"min_tokens": output_tokens, "ignore_eos": True}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": output_tokens,
+            "min_tokens": output_tokens,
+            "ignore_eos": True,
+            "temperature": 0.0,
+        }
         if self._dialect.tells_ids:
-            extra["return_token_ids"] = True
+            body["return_token_ids"] = True
+        whole: Any = prompt
+        if self._dialect.units == "words":
+            kept = prompt[: max(1, len(prompt) - self._frame_tokens)]
+            whole = "".join(f" {unit}" for unit in kept)
         told: Any = None
         response: Any
-        whole: Any = list(prompt)
-        if self._dialect.units == "words":
-            whole = "".join(
-                f" {unit}" for unit in prompt[: max(1, len(prompt) - self._frame_tokens)]
-            )
+        # The client's own create() checks a prompt of ids one by one, which takes 0.3 s for 8,000;
+        # its post() sends the body as it is.
         if self._dialect.route == "chat":
-            response = await self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": whole}],
-                max_tokens=output_tokens,
-                temperature=0.0,
-                extra_body=extra,
+            body["messages"] = [{"role": "user", "content": whole}]
+            response = await self._client.post(
+                "/chat/completions", body=body, cast_to=openai.types.chat.ChatCompletion
             )
         else:
-            response = await self._client.completions.create(
-                model=self.model,
-                prompt=whole,
-                max_tokens=output_tokens,
-                temperature=0.0,
-                extra_body=extra,
+            body["prompt"] = whole
+            response = await self._client.post(
+                "/completions", body=body, cast_to=openai.types.Completion
             )
             if response.choices:
                 told = getattr(response.choices[0], "token_ids", None)

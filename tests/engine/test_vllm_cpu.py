@@ -118,20 +118,21 @@ def runs(url: str) -> list[ArmRun]:
     async def everything() -> list[ArmRun]:
         endpoint = Endpoint(url)
         await endpoint.open()
-        try:
-            with HttpProbe(url) as probe:
-                capacity_tokens = probe.read().capacity_tokens
-            plans = make_plans(WorkloadOptions("cpu:steps=5", overload=2.5), capacity_tokens)
-            return await replay(
-                endpoint,
-                plans,
-                parse_arms("none,fixed:2,fixed:3,fixed:4,working_set"),
-                lambda: HttpProbe(url),
-                Options(limit_s=600.0),
-                print,
+        with HttpProbe(url) as probe:
+            plans = make_plans(
+                WorkloadOptions("cpu:steps=5", overload=2.5), probe.read().capacity_tokens
             )
-        finally:
-            await endpoint.close()
+            try:
+                return await replay(
+                    endpoint,
+                    plans,
+                    parse_arms("none,fixed:2,fixed:3,fixed:4,working_set"),
+                    probe,
+                    Options(limit_s=600.0),
+                    print,
+                )
+            finally:
+                await endpoint.close()
 
     return asyncio.run(everything())
 

@@ -1,0 +1,80 @@
+"""`concur replay` from the command line, against the embedded engine served over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from concur_agents.cli.app import main
+from concur_agents.sim.server import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    # a pool of 9,600 tokens, as a real vLLM on two CPU cores has in the opt-in tests
+    with EmbeddedServer("vllm-cpu-tiny", time_scale=20.0) as server:
+        yield server.url
+
+
+def _concur(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["replay", *words])
+    return int(left.value.code or 0)
+
+
+def test_the_same_agents_under_several_gates(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results" / "replay.json"
+    code = _concur(
+        url + "/v1",
+        *("--workload", "cpu:steps=5", "--agents", "9", "--time-scale", "0.05"),
+        *("--arms", "none,fixed:3,requests:3,working_set", "--out", str(out)),
+    )
+    assert code == 0
+    record = json.loads(out.read_text())
+    rows = {row["arm"]: row for row in record["summary"]}
+    assert list(rows) == ["none", "fixed:3", "requests:3", "working_set"]
+    assert record["work_agrees"]
+    assert {row["agents_done"] for row in rows.values()} == {9}
+    assert record["endpoint"]["capacity_tokens"] == 9600
+    # as on a real vLLM: nothing is reused without a gate, everything with three agents
+    assert rows["none"]["hit_deficit"] > 0.9
+    assert rows["fixed:3"]["hit_rate"] == pytest.approx(0.74, abs=0.02)
+    # calls are bounded, agents are not: their prefixes are lost between calls
+    assert rows["requests:3"]["hit_deficit"] > 0.5
+    for round_ in record["rounds"]:
+        assert round_["cache_reset"]
+        assert round_["wrong_lengths"] == 0
+        assert len(round_["steps"]["agent"]) == 9 * 5
+        assert sum(round_["steps"]["output_tokens"]) == 9 * 5 * 32
+        assert round_["counters"]["generated_tokens_total"] == 9 * 5 * 32
+        assert round_["series"]["at_s"]
+    governed = record["rounds"][-1]["series"]
+    assert governed["pressure_tokens"][0] > 0
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    shown = capsys.readouterr().out
+    assert "× best fixed" in shown
+    assert "| working_set |" in shown
+
+
+def test_an_arm_that_takes_too_long_is_cut_and_no_arm_finishing_is_a_failure(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = _concur(
+        url,
+        *("--workload", "cpu", "--arms", "none,fixed:3", "--limit", "0.5", "--deadline", "15.4"),
+        *("--out", str(tmp_path / "replay.json"), "--no-plot"),
+    )
+    assert code == 1
+    record = json.loads((tmp_path / "replay.json").read_text())
+    assert [round_["outcome"] for round_ in record["rounds"]] == ["cut", "skipped"]
+    assert "not run, out of time: fixed:3" in capsys.readouterr().out
+
+
+def test_without_a_server_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _concur("http://127.0.0.1:9", "--arms", "none") == 2
+    assert "is the server up?" in capsys.readouterr().err
