@@ -97,7 +97,6 @@ async def begin(
     *,
     source: str,
     read: Callable[[], Prompt | None] = lambda: None,
-    agent: Agent | None = None,
 ) -> Call | None:
     """Waits until the agent in context may run, and begins a call of it.
 
@@ -106,7 +105,6 @@ async def begin(
         what: the call in the words of its framework, for messages.
         source: the layer that asks; see `Agent.gate`.
         read: looks at the prompt, if there is somebody to do it for.
-        agent: the agent, where it is known already.
 
     Returns:
         None: the call belongs to nobody and passes.
@@ -114,7 +112,7 @@ async def begin(
     Raises:
         UngovernedError: it belongs to nobody and the governor was made with `ungoverned="error"`.
     """
-    call = _prepare(governor, what, read, agent)
+    call = _prepare(governor, what, read)
     if call is None or call.part_of is not None:
         return call
     prompt = call._prompt
@@ -139,14 +137,13 @@ def begin_sync(
     *,
     source: str,
     read: Callable[[], Prompt | None] = lambda: None,
-    agent: Agent | None = None,
 ) -> Call | None:
     """As `begin`, in a thread.
 
     Raises:
         GateError: it would have to wait, and an event loop runs in this thread.
     """
-    call = _prepare(governor, what, read, agent)
+    call = _prepare(governor, what, read)
     if call is None or call.part_of is not None:
         return call
     prompt = call._prompt
@@ -164,12 +161,9 @@ def begin_sync(
     return call
 
 
-def _prepare(
-    governor: Governor, what: str, read: Callable[[], Prompt | None], agent: Agent | None
-) -> Call | None:
+def _prepare(governor: Governor, what: str, read: Callable[[], Prompt | None]) -> Call | None:
     owned = False
-    if agent is None:
-        agent = governor.current_agent()
+    agent = governor.current_agent()
     if agent is None:
         governor.meet_ungoverned(what)
         if governor.ungoverned != "agent":

@@ -5,9 +5,9 @@ LangChain lets a library add callback handlers to every run whose context asks f
 an agent is current, and then wait before the model is called. The user's own callbacks, models
 and configs are left alone.
 
-There are two handlers, because LangChain awaits coroutines only in its asynchronous half: there a
-synchronous handler would block the loop, and in the synchronous half errors of an asynchronous
-one are swallowed. Each looks at who asks, and ignores the other half's runs.
+LangChain has two halves. In the asynchronous one only a coroutine may wait; in the synchronous one
+a coroutine's errors are swallowed. So the handler looks at which half asks for its methods, and
+hands out coroutines or plain functions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from concur_agents.governor import Governor
 from concur_agents.hosts.usage import read_usage
 
 try:
-    from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.rate_limiters import BaseRateLimiter
@@ -38,6 +38,8 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
 R = TypeVar("R")
+
+Said = Sequence[Sequence[BaseMessage] | str]
 
 _installing = threading.Lock()
 _installed = False
@@ -52,8 +54,7 @@ def install() -> None:
     with _installing:
         if not _installed:
             _installed = True
-            for handler in (_Handler(), _AsyncHandler()):
-                register_configure_hook(_WhenGoverned(handler), inheritable=True)  # type: ignore[arg-type]
+            register_configure_hook(_WhenGoverned(_Handler()), inheritable=True)  # type: ignore[arg-type]
 
 
 class _WhenGoverned:
@@ -101,115 +102,98 @@ class _Calls:
 _calls = _Calls()
 
 
-def _is_asynchronous_half() -> bool:
-    """Whether LangChain's asynchronous manager is asking, two frames up.
-
-    A running loop would not tell: `model.invoke` can be called on a loop's thread, and has to get
-    our error there instead of a wait.
-    """
-    return sys._getframe(2).f_code.co_name.startswith("_ahandle")
-
-
 class _Handler(BaseCallbackHandler):
-    """The boundary in synchronous runs."""
+    """The boundary: waits when a model is about to be called, and hears what the call used."""
 
     raise_error = True
 
     @property
-    def ignore_chat_model(self) -> bool:
-        return _is_asynchronous_half()
+    def run_inline(self) -> bool:  # type: ignore[override]
+        """In the task of the run, and before any tracer starts its clock.
+
+        But not for models without chat, where LangChain would leave out the handlers that are not
+        inline.
+        """
+        return _asked_by() != "on_llm_start"
 
     @property
-    def ignore_llm(self) -> bool:
-        return _is_asynchronous_half()
+    def on_chat_model_start(self) -> Any:
+        """LangChain tells of a chat model that is about to be called."""
+        return self._begin_async if _asked_by() in _ASYNCHRONOUS else self._begin
 
-    def on_chat_model_start(
-        self,
-        serialized: dict[str, Any],
-        messages: list[list[BaseMessage]],
-        *,
-        run_id: UUID,
-        **_: Any,
-    ) -> None:
-        self._begin(run_id, _what(serialized), lambda: _size_of_messages(messages))
+    @property
+    def on_llm_start(self) -> Any:
+        """The same of a model without chat."""
+        return self._begin_async if _asked_by() in _ASYNCHRONOUS else self._begin
 
-    def on_llm_start(
-        self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **_: Any
-    ) -> None:
-        self._begin(run_id, _what(serialized), lambda: _size_of_texts(prompts))
+    @property
+    def on_llm_end(self) -> Any:
+        """The call is over."""
+        return self._end_async if _asked_by() in _ASYNCHRONOUS else self._end
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        _calls.end(run_id, _usage(response))
+    @property
+    def on_llm_error(self) -> Any:
+        """The call has failed."""
+        return self._end_async if _asked_by() in _ASYNCHRONOUS else self._end
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        _calls.end(run_id)
-
-    def _begin(self, run_id: UUID, what: str, read: Callable[[], Prompt]) -> None:
+    def _begin(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
         agent = current_agent()
         if agent is not None:
             call = calls.begin_sync(
-                agent.governor, what, source="langchain", read=read, agent=agent
+                agent.governor, _what(serialized), source="langchain", read=_reader(said)
             )
             if call is not None:
                 _calls.add(run_id, call)
 
-
-class _AsyncHandler(AsyncCallbackHandler):
-    """The boundary in asynchronous runs."""
-
-    raise_error = True
-    run_inline = True  # in the task of the run, and before any tracer starts its clock
-
-    @property
-    def ignore_chat_model(self) -> bool:
-        return not _is_asynchronous_half()
-
-    @property
-    def ignore_llm(self) -> bool:
-        return not _is_asynchronous_half()
-
-    async def on_chat_model_start(
-        self,
-        serialized: dict[str, Any],
-        messages: list[list[BaseMessage]],
-        *,
-        run_id: UUID,
-        **_: Any,
-    ) -> None:
-        await self._begin(run_id, _what(serialized), lambda: _size_of_messages(messages))
-
-    async def on_llm_start(
-        self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **_: Any
-    ) -> None:
-        await self._begin(run_id, _what(serialized), lambda: _size_of_texts(prompts))
-
-    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        _calls.end(run_id, _usage(response))
-
-    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        _calls.end(run_id)
-
-    async def _begin(self, run_id: UUID, what: str, read: Callable[[], Prompt]) -> None:
+    async def _begin_async(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
         agent = current_agent()
         if agent is not None:
             call = await calls.begin(
-                agent.governor, what, source="langchain", read=read, agent=agent
+                agent.governor, _what(serialized), source="langchain", read=_reader(said)
             )
             if call is not None:
                 _calls.add(run_id, call)
                 _calls.add_to_task(run_id)
+
+    def _end(self, told: object, /, *, run_id: UUID, **_: Any) -> None:
+        _calls.end(run_id, _usage(told) if isinstance(told, LLMResult) else None)
+
+    async def _end_async(self, told: object, /, *, run_id: UUID, **_: Any) -> None:
+        self._end(told, run_id=run_id)
+
+
+_ASYNCHRONOUS = ("ahandle_event", "_ahandle_event_for_handler")
+
+
+def _asked_by() -> str:
+    """The function of LangChain that looks at an attribute of the handler.
+
+    A running loop would not tell the half: `model.invoke` can be called on a loop's thread, and
+    has to get our error there instead of a wait.
+    """
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "<listcomp>" and frame.f_back is not None:  # up to Python 3.11
+        frame = frame.f_back
+    return frame.f_code.co_name
 
 
 def _what(serialized: dict[str, Any] | None) -> str:
     return str((serialized or {}).get("name") or "a language model")
 
 
-def _size_of_messages(messages: list[list[BaseMessage]]) -> Prompt:
-    return Prompt("messages", sum(len(str(m.content)) for some in messages for m in some))
+def _reader(said: Said) -> Callable[[], Prompt]:
+    """Measures what is about to be said: batches of messages, or texts."""
 
+    def read() -> Prompt:
+        size = 0
+        for part in said:
+            if isinstance(part, str):
+                size += len(part)
+            else:
+                size += sum(len(str(message.content)) for message in part)
+        return Prompt("messages", size)
 
-def _size_of_texts(texts: Sequence[str]) -> Prompt:
-    return Prompt("messages", sum(len(text) for text in texts))
+    return read
 
 
 def _usage(response: LLMResult) -> object:
@@ -264,7 +248,7 @@ def middleware(governor: Governor) -> Any:
 
         def wrap_model_call(self, request: Any, handler: Callable[[Any], R]) -> R:
             call = calls.begin_sync(
-                governor, "a model call", source="middleware", read=lambda: _size(request)
+                governor, "a model call", source="middleware", read=_reader([request.messages])
             )
             if call is None:
                 return handler(request)
@@ -276,7 +260,7 @@ def middleware(governor: Governor) -> Any:
 
         async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[R]]) -> R:
             call = await calls.begin(
-                governor, "a model call", source="middleware", read=lambda: _size(request)
+                governor, "a model call", source="middleware", read=_reader([request.messages])
             )
             if call is None:
                 return await handler(request)
@@ -285,8 +269,5 @@ def middleware(governor: Governor) -> Any:
                 return await handler(request)
             finally:
                 call.end()
-
-    def _size(request: Any) -> Prompt:
-        return _size_of_messages([request.messages])
 
     return ConcurMiddleware()

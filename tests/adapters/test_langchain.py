@@ -1,0 +1,248 @@
+"""LangChain models inside of agents wait for their turn, by hook, client, limiter or middleware."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langchain_openai")
+
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.language_models.fake import FakeListLLM
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langchain_openai import ChatOpenAI
+
+import concur_agents as ca
+from concur_agents.core import Usage
+from concur_agents.errors import GateError
+from concur_agents.governor import Governor
+from concur_agents.hosts.events import Event
+
+TOLD = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
+
+
+@pytest.fixture(autouse=True)
+def hook() -> None:
+    ca.install("langchain")
+
+
+def chat_model(gov: Governor | None, endpoint: Any, **options: Any) -> ChatOpenAI:
+    """A model of LangChain's; with a governor, on its clients."""
+    if gov is None:
+        sync, asynchronous = endpoint.http("sync"), endpoint.http("async")
+    else:
+        sync = gov.http_client("sync", transport=endpoint.transport())
+        asynchronous = gov.http_client("async", transport=endpoint.transport())
+    return ChatOpenAI(
+        model="m",
+        base_url="http://engine/v1",
+        api_key="-",  # type: ignore[arg-type]
+        http_client=sync,
+        http_async_client=asynchronous,
+        **options,
+    )
+
+
+async def someone_else_has_the_place(gov: Governor, mine: Any) -> asyncio.Event:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def other() -> None:
+        async with gov.agent("other", detached=True):
+            entered.set()
+            await leave.wait()
+
+    async with mine.off():
+        leave.task = asyncio.create_task(other())  # type: ignore[attr-defined]
+        await entered.wait()
+    return leave
+
+
+@pytest.mark.parametrize("client", ["plain", "governed"])
+class TestChatOpenAI:
+    """With a governed client there are two seams; one call must still be one step."""
+
+    def model(self, client: str, gov: Governor, endpoint: Any, **options: Any) -> ChatOpenAI:
+        return chat_model(gov if client == "governed" else None, endpoint, **options)
+
+    def test_sync(self, client: str, gov: Governor, endpoint: Any, steps: list[Event]) -> None:
+        model = self.model(client, gov, endpoint)
+        with gov.agent("a"):
+            assert model.invoke("hi").content
+            model.batch(["hi", "hi"])
+        assert [step.usage for step in steps] == [TOLD] * 3
+
+    async def test_async(
+        self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        """LangChain makes the call in another task than the one it told us in."""
+        model = self.model(client, gov, endpoint)
+        async with gov.agent("a") as agent:
+            assert (await model.ainvoke("hi")).content
+            assert agent.state == "acting"
+            await model.abatch(["hi", "hi"])
+        assert [step.usage for step in steps] == [TOLD] * 3
+
+    async def test_streams(
+        self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        """LangChain asks for usage only on OpenAI's own address; our client asks everywhere."""
+        model = self.model(client, gov, endpoint)
+        async with gov.agent("a") as agent:
+            chunks = [chunk async for chunk in model.astream("hi")]
+            assert agent.state == "acting"
+        assert "".join(str(chunk.content) for chunk in chunks).startswith("the")
+        assert [step.usage for step in steps] == [TOLD if client == "governed" else None]
+
+    def test_the_responses_api(
+        self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        model = self.model(client, gov, endpoint, use_responses_api=True)
+        with gov.agent("a"):
+            model.invoke("hi")
+        assert [step.usage for step in steps] == [TOLD]
+
+    def test_errors(self, client: str, gov: Governor, endpoint: Any, steps: list[Event]) -> None:
+        endpoint.refuse = [(500, {}, {"error": {"message": "no"}})]
+        model = self.model(client, gov, endpoint, max_retries=0)
+        with gov.agent("a") as agent:
+            with pytest.raises(Exception, match="500"):
+                model.invoke("hi")
+            assert agent.state == "acting"
+        assert [step.usage for step in steps] == [None]
+
+    async def test_a_cancelled_call_is_over(
+        self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        """LangChain tells no handler of a cancelled run; the agent would look busy for ever."""
+        started = asyncio.Event()
+
+        async def hang(request: Any) -> Any:
+            started.set()
+            await asyncio.Event().wait()
+
+        endpoint.answer = hang
+        model = self.model(client, gov, endpoint)
+        async with gov.agent("a") as agent:
+            call = asyncio.create_task(model.ainvoke("hi"))
+            await started.wait()
+            assert agent.state == "reasoning"
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await asyncio.sleep(0)
+            assert agent.state == "acting"
+
+    async def test_a_cancelled_wait_takes_no_turn(self, client: str, endpoint: Any) -> None:
+        gov = Governor(limit=1)
+        model = self.model(client, gov, endpoint)
+        async with gov.agent("mine") as mine:
+            leave = await someone_else_has_the_place(gov, mine)
+            call = asyncio.create_task(model.ainvoke("hi"))
+            await asyncio.sleep(0.01)
+            assert not endpoint.requests
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            leave.set()
+            assert (await model.ainvoke("hi")).content
+
+    async def test_a_sync_call_that_must_wait_on_a_loop_thread_raises(
+        self, client: str, endpoint: Any
+    ) -> None:
+        """A wait there would stop the very agents it waits for."""
+        gov = Governor(limit=1)
+        model = self.model(client, gov, endpoint)
+        async with gov.agent("mine") as mine:
+            leave = await someone_else_has_the_place(gov, mine)
+            with pytest.raises(GateError, match="to_thread"):
+                model.invoke("hi")
+            leave.set()
+
+
+def test_the_hook_works_for_any_provider(gov: Governor, steps: list[Event]) -> None:
+    with gov.agent("a"):
+        FakeListChatModel(responses=["x"]).invoke("hi")
+        FakeListLLM(responses=["x"]).invoke("hi")
+        list(FakeListChatModel(responses=["x"]).stream("hi"))
+    assert len(steps) == 3
+
+
+def test_outside_of_agents_the_hook_is_not_there(gov: Governor, steps: list[Event]) -> None:
+    FakeListChatModel(responses=["x"]).invoke("hi")
+    assert not steps
+
+
+@pytest.mark.parametrize("model", [FakeListChatModel, FakeListLLM])
+@pytest.mark.parametrize("base", [BaseCallbackHandler, AsyncCallbackHandler])
+async def test_the_users_handlers_hear_what_they_always_did(
+    model: Any, base: Any, gov: Governor
+) -> None:
+    seen: list[str] = []
+
+    class Mine(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+            seen.append("start")
+
+        on_llm_start = on_chat_model_start
+
+        def on_llm_end(self, *_: Any, **__: Any) -> None:
+            seen.append("end")
+
+    class MineAsync(AsyncCallbackHandler):
+        async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+            seen.append("start")
+
+        on_llm_start = on_chat_model_start
+
+        async def on_llm_end(self, *_: Any, **__: Any) -> None:
+            seen.append("end")
+
+    mine = MineAsync() if base is AsyncCallbackHandler else Mine()
+    async with gov.agent("a"):
+        await model(responses=["x"], callbacks=[mine]).ainvoke("hi")
+    assert seen == ["start", "end"]
+
+
+@pytest.mark.parametrize("client", ["plain", "governed"])
+async def test_a_rate_limiter_is_a_gate_and_no_second_step(
+    client: str, gov: Governor, endpoint: Any, steps: list[Event]
+) -> None:
+    model = chat_model(
+        gov if client == "governed" else None, endpoint, rate_limiter=gov.rate_limiter()
+    )
+    async with gov.agent("a"):
+        await model.ainvoke("hi")
+        await asyncio.to_thread(model.invoke, "hi")
+    assert [step.usage for step in steps] == [TOLD, TOLD]
+
+
+async def test_a_rate_limiter_waits_for_the_turn() -> None:
+    gov = Governor(limit=1)
+    limiter = gov.rate_limiter()
+    async with gov.agent("mine") as mine:
+        assert limiter.acquire(blocking=False)
+        leave = await someone_else_has_the_place(gov, mine)
+        assert not await limiter.aacquire(blocking=False)
+        wait = asyncio.create_task(limiter.aacquire())
+        await asyncio.sleep(0.01)
+        assert not wait.done()
+        leave.set()
+        assert await wait
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_middleware_makes_each_model_call_one_step(
+    asynchronous: bool, gov: Governor, endpoint: Any, steps: list[Event]
+) -> None:
+    pytest.importorskip("langchain")
+    from langchain.agents import create_agent
+
+    agent = create_agent(chat_model(gov, endpoint), tools=[], middleware=[gov.middleware()])
+    told: Any = {"messages": [{"role": "user", "content": "hi"}]}
+    async with gov.agent("a"):
+        if asynchronous:
+            reply = await agent.ainvoke(told)
+        else:
+            reply = await asyncio.to_thread(agent.invoke, told)
+    assert reply["messages"][-1].content
+    assert [step.usage for step in steps] == [TOLD]
