@@ -219,6 +219,8 @@ class MetricsPage(Collector):
         gauge, counter, histogram = self._writers("sglang:", scheduler)
         tokenizer = {"engine_type": "unified", "is_streaming": "false", "model_name": self._model}
         _, requests, of_requests = self._writers("sglang:", tokenizer)
+        tokenizer = {"engine_type": "unified", "model_name": self._model}
+        _, prompts, of_prompts = self._writers("sglang:", tokenizer)
         cache = self._engine.cache
         size = profile.block_size
         computed = at.query_tokens_total - at.hit_tokens_total
@@ -251,16 +253,17 @@ class MetricsPage(Collector):
             "mode",
         )
         yield counter("evicted_tokens", "Device KV tokens evicted.", at.evicted_tokens_total)
-        yield counter(
-            "num_retracted_requests", "Number of retracted requests.", at.preemptions_total
-        )
+        if at.preemptions_total:  # it appears with the first one
+            yield counter(
+                "num_retracted_requests", "Number of retracted requests.", at.preemptions_total
+            )
         yield requests(
             "prompt_tokens", "Number of prefill tokens processed.", at.prompt_tokens_total
         )
         yield requests(
             "generation_tokens", "Number of generation tokens processed.", at.generated_tokens_total
         )
-        yield requests(
+        yield prompts(
             "cached_tokens",
             "Number of cached prompt tokens by source.",
             {"device": at.cached_tokens_total},
@@ -269,7 +272,7 @@ class MetricsPage(Collector):
         yield of_requests("time_to_first_token_seconds", "Time to first token [s].", self._ttft)
         yield of_requests("e2e_request_latency_seconds", "Latency of requests [s].", self._whole)
         yield of_requests("inter_token_latency_seconds", "Inter-token latency [s].", self._between)
-        yield of_requests("uncached_prompt_tokens_histogram", "Computed tokens.", self._computed)
+        yield of_prompts("uncached_prompt_tokens_histogram", "Computed tokens.", self._computed)
         yield histogram("queue_time_seconds", "Histogram of queueing time [s].", self._queue)
         yield histogram(
             "per_stage_req_latency_seconds",
@@ -303,11 +306,14 @@ class MetricsPage(Collector):
                 metric.add_metric(at, number)
             return metric
 
+        # SGLang's pages come from several processes, and those have no `_created` twins.
+        created_s = self._created_s if self._kind == "vllm" else None
+
         def counter(name: str, text: str, value: _Value, label: str = "") -> Metric:
             labels = [*names, label] if label else names
             metric = CounterMetricFamily(prefix + name, text, labels=labels)
             for at, number in series(value):
-                metric.add_metric(at, number, created=self._created_s)
+                metric.add_metric(at, number, created=created_s)
             return metric
 
         def histogram(

@@ -50,7 +50,7 @@ CHARS_PER_TOKEN = 4
 _LETTERS = (
     "addallandanyaskbadbitboxbugbutcancapcatcutdaydiddirdocdrydueenderaerretcfabfarfewfixflyfor"
     "fungapgetgothadhasherhexhimhishithowitsjobkeykitlabletloglowmanmapmaymixnewnornotnownumold"
-    "oneouroutownputranrawredrefrunsawsayseesetshesplsystagtaptarthetootoptrytwouseviawaswayweb"
+    "oneouroutownputranrawredrefrunsawsayseesetshesunsystagtaptarthetootoptrytwouseviawaswayweb"
     "whowhywonyesyetyouzip"
 )
 _WORDS = tuple(_LETTERS[i : i + 3] for i in range(0, len(_LETTERS), 3))
