@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 _PER_OCTAVE = 8.0
 _NEVER = math.inf
-_LEAST_HOLD = 1e-12
+_LEAST_HOLD = 1e-9
 """A hold of nothing, as a number one can divide by [s/token]."""
 
 
@@ -142,7 +142,8 @@ class Claims:
             if excess <= 0.5 * (target - aim):
                 break
             passed += excess / sum([total / footprint for total, footprint in rest])
-        # Time has its own rounding: at `now` = 1e9 s a double counts in steps of 1e-7 s.
+        # Both clocks have their own rounding: a double counts 1e9 s in steps of 1e-7 s.
+        passed += 2.0 * math.ulp(theta)
         return passed * max(self.hold_s_per_token, _LEAST_HOLD) + 4.0 * math.ulp(now) + 1e-6
 
     def _advance(self, now: float) -> float:

@@ -107,13 +107,18 @@ def test_pressure_is_the_sum_of_single_exponentials_within_the_rate_error(moves)
     st.floats(1e-6, 0.999),
     st.floats(0.0, 1e6),
     st.floats(1e-5, 10.0),
+    st.booleans(),
 )
-def test_seconds_until_lands_just_past_the_instant(idle, share, reasoning, hold):
+def test_seconds_until_lands_just_past_the_instant(idle, share, reasoning, hold, after_none):
     """Past it, or a host wakes in vain; just past it, or an agent waits too long.
 
-    Found here: where the time constant was long, the answer fell short by a hair.
+    Found here: where the time constant was long, or after a time of no hold at all, the answer
+    fell short by a hair.
     """
-    claims, now = Claims(hold_s_per_token=hold), 0.0
+    claims, now = Claims(hold_s_per_token=0.0), 0.0
+    if after_none:
+        now = 1_000.0
+    claims.set_hold(hold, now)
     for size, passed in idle:
         now += passed
         claims.fade(Claim(), size, now)

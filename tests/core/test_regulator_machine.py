@@ -1,0 +1,350 @@
+"""Any sequence of events whatever, against a plain book of who is where (hypothesis)."""
+
+import math
+import random
+from collections import Counter
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
+
+SLACK = 1 + 1e-9
+
+limits = st.builds(
+    Limit,
+    agents=st.sampled_from([math.inf, 0, 1, 2, 3, 5]),
+    tokens=st.sampled_from([math.inf, 0, 2_000, 10_000, 50_000]),
+    hold_s_per_token=st.sampled_from([math.inf, 0.0, 0.001, 0.1]),
+)
+prompts = st.one_of(st.none(), st.integers(0, 5_000))
+prefixes = st.sampled_from(
+    [None, (), (("s", 300.0),), (("s", 300.0), ("t", 700.0)), (("u", 512.0),)]
+)
+usages = st.builds(
+    Usage, st.integers(0, 5_000), st.integers(0, 500), st.one_of(st.none(), st.integers(0, 5_000))
+)
+
+
+def assert_nothing_is_left(regulator, now):
+    """After everybody has gone, all books are empty, and what is bounded is bounded."""
+    window, ledger = regulator._window, regulator._ledger
+    assert not regulator._accounts
+    assert (window.active, window.reasoning, window.paused, window.opened) == (0, 0, 0, 0)
+    queue = window.queue
+    assert len(queue) == 0
+    for entries in (queue._opened, queue._new, queue._by_wait, queue._opened_by_wait):
+        assert not entries
+    assert window.claims.reasoning_tokens == 0.0
+    assert all(fading.count == 0 and fading.total == 0.0 for fading in window.claims._sums.values())
+    assert window.pressure(now) == 0.0
+    assert not ledger.prefixes._nodes
+    assert ledger.footprint_tokens == 0.0
+    assert all(place.left for place in ledger.residency._entries.values())
+    assert len(ledger.residency._entries) <= 4 * 4096
+    view = regulator.view(now)
+    assert (view.active, view.paused, view.queued, view.longest_wait_s) == (0, 0, 0, 0.0)
+    assert regulator.next_wake(now) is None
+
+
+class RegulatorMachine(RuleBasedStateMachine):
+    """The book: families of a root and its children, each active or waiting as a whole."""
+
+    @initialize(
+        limit=limits,
+        max_wait_s=st.sampled_from([None, 20.0]),
+        max_started=st.sampled_from([None, 1, 3]),
+    )
+    def start(self, limit, max_wait_s, max_started):
+        self.law = SimpleNamespace(
+            name="scripted",
+            formula="",
+            needs_readings=False,
+            initial=lambda: LawState(limit),
+            decide=lambda state, snapshot: LawState(self.limit),
+        )
+        self.limit = limit
+        self.now = 0.0
+        self.regulator = Regulator(self.law, max_wait_s=max_wait_s, max_started=max_started)
+        self.window = self.regulator._window
+        self.families = []
+        self.home = {}  # agent -> family
+        self.names = count()
+
+    # -- the book ------------------------------------------------------------------------------
+
+    def is_in(self, family):
+        member = next(iter(family.members))
+        return self.regulator.agent_state(member) in ("reasoning", "acting")
+
+    def book(self, woken):
+        """Checks that exactly those were named who have come in, and writes them down."""
+        assert len(set(woken)) == len(woken), "named twice"
+        named = []
+        newly = [family for family in self.families if not family.active and self.is_in(family)]
+        for family in newly:
+            ids = [agent for agent, calls in family.waiting.items() if calls]
+            if family.root in family.members and (not family.opened or not ids):
+                ids = [*dict.fromkeys([*ids, family.root])]
+            named += ids
+            family.active = family.opened = True
+            family.calls.update(family.waiting)
+            family.waiting.clear()
+        assert sorted(named) == sorted(woken)
+        if newly:
+            assert self.window.active <= self.places()
+            pressure = self.window.pressure(self.now)
+            assert self.window.active == 1 or pressure <= self.window.limit.tokens * SLACK
+
+    def places(self):
+        return max(1, self.window.limit.agents)
+
+    def some(self, data, agents):
+        return data.draw(st.sampled_from(sorted(agents)))
+
+    def calling(self):
+        return [agent for agent, home in self.home.items() if home.calls[agent]]
+
+    def asking(self):
+        return [agent for agent, home in self.home.items() if home.waiting[agent]]
+
+    # -- events --------------------------------------------------------------------------------
+
+    @rule(prompt=prompts, priority=st.integers(0, 2), fresh=st.booleans())
+    def arrive(self, prompt, priority, fresh):
+        agent = f"a{next(self.names)}" if fresh else "again"
+        if agent in self.home:
+            with pytest.raises(ValueError, match="already here"):
+                self.regulator.arrive(agent, self.now)
+            return
+        family = SimpleNamespace(
+            root=agent,
+            members={agent: 0},
+            calls=Counter(),
+            waiting=Counter(),
+            active=False,
+            opened=False,
+            left_tokens=0,
+        )
+        self.families.append(family)
+        self.home[agent] = family
+        self.book(self.regulator.arrive(agent, self.now, prompt_tokens=prompt, priority=priority))
+
+    @precondition(lambda self: self.home)
+    @rule(data=st.data())
+    def arrive_child(self, data):
+        parent = self.some(data, self.home)
+        child = f"c{next(self.names)}"
+        woken = self.regulator.arrive(child, self.now, parent=parent)
+        assert woken[0] == child
+        self.home[child] = self.home[parent]
+        self.home[child].members[child] = 0
+        self.book(woken[1:])
+
+    @precondition(lambda self: self.home)
+    @rule(data=st.data(), prompt=prompts, prefix=prefixes)
+    def begin(self, data, prompt, prefix):
+        agent = self.some(data, self.home)
+        family = self.home[agent]
+        busy = sum(family.calls.values()) > 0
+        was_active = family.active
+        woken = self.regulator.begin_step(agent, self.now, prompt_tokens=prompt, prefix=prefix)
+        goes = self.regulator.agent_state(agent) == "reasoning"
+        assert (agent in woken) is goes or not was_active
+        if not was_active:
+            family.waiting[agent] += 1
+        elif goes:
+            family.calls[agent] += 1
+            woken.remove(agent)
+            if not busy and self.window.active > 1:
+                assert self.window.active <= self.places()
+                assert self.window.pressure(self.now) <= self.window.limit.tokens * SLACK
+        else:
+            assert not busy, "paused with a call in flight"
+            family.active = False
+            family.waiting[agent] = 1
+        self.book(woken)
+
+    @precondition(lambda self: self.calling())
+    @rule(data=st.data(), usage=st.one_of(st.none(), usages), overloaded=st.booleans())
+    def end(self, data, usage, overloaded):
+        agent = self.some(data, self.calling())
+        family = self.home[agent]
+        woken = self.regulator.end_step(agent, self.now, usage, overloaded=overloaded)
+        family.calls[agent] -= 1
+        if usage is not None and not overloaded:
+            family.members[agent] = usage.prompt_tokens + usage.completion_tokens
+        self.book(woken)
+
+    @precondition(lambda self: self.asking())
+    @rule(data=st.data())
+    def give_up_waiting(self, data):
+        agent = self.some(data, self.asking())
+        woken = self.regulator.end_step(agent, self.now, None)
+        self.home[agent].waiting[agent] -= 1
+        self.book(woken)
+
+    @precondition(lambda self: self.home)
+    @rule(data=st.data())
+    def end_nothing(self, data):
+        agent = self.some(data, self.home)
+        if not self.home[agent].calls[agent] and not self.home[agent].waiting[agent]:
+            with pytest.raises(ValueError, match="no step to end"):
+                self.regulator.end_step(agent, self.now, None)
+
+    @precondition(lambda self: self.home)
+    @rule(data=st.data())
+    def leave(self, data):
+        """Finished, failed or cancelled, in whatever state, also with calls in flight."""
+        self.go(self.some(data, self.home))
+
+    def go(self, agent):
+        family = self.home.pop(agent)
+        woken = self.regulator.leave(agent, self.now)
+        tokens = family.members.pop(agent)
+        if agent == family.root:
+            family.left_tokens = tokens  # held until the last child has gone
+        del family.calls[agent], family.waiting[agent]
+        if not family.members:
+            self.families.remove(family)
+        elif agent == family.root:
+            family.root = None
+        self.book(woken)
+        assert self.regulator.leave(agent, self.now) == [] or agent in self.home
+
+    @rule(limit=limits, failed=st.booleans(), capacity=st.sampled_from([None, 20_000]))
+    def tick(self, limit, failed, capacity):
+        self.limit = limit
+        reading = None if failed else Reading(at_s=self.now, capacity_tokens=capacity)
+        self.book(self.regulator.tick(reading, self.now))
+        assert self.window.limit == limit
+
+    @rule(hits=st.integers(0, 10_000), misses=st.integers(0, 10_000))
+    def hear_counters(self, hits, misses):
+        """Often fewer than last time: the engine restarted."""
+        reading = Reading(at_s=self.now, hit_tokens_total=hits, query_tokens_total=hits + misses)
+        self.book(self.regulator.tick(reading, self.now))
+
+    @rule(passed=st.floats(0.0, 60.0))
+    def pass_time(self, passed):
+        self.now += passed
+        self.book(self.regulator.advance(self.now))
+
+    @rule()
+    def sleep_until_woken(self):
+        wake = self.regulator.next_wake(self.now)
+        if wake is None:
+            return
+        assert wake > self.now
+        self.now = wake
+        woken = self.regulator.advance(self.now)
+        if self.window.max_wait_s is None:
+            assert woken, "woken in vain"
+        self.book(woken)
+
+    # -- what must hold at every instant -------------------------------------------------------
+
+    @invariant()
+    def everybody_is_where_the_book_says(self):
+        active = [family for family in self.families if family.active]
+        waiting = [family for family in self.families if not family.active]
+        for family in self.families:
+            assert self.is_in(family) is family.active
+        reasoning = [family for family in active if sum(family.calls.values())]
+        for family in active:
+            expected = "reasoning" if family in reasoning else "acting"
+            for member in family.members:
+                assert self.regulator.agent_state(member) == expected
+        view = self.regulator.view(self.now)
+        assert (view.active, view.reasoning) == (len(active), len(reasoning))
+        assert view.paused + view.queued == len(waiting)
+        assert self.window.opened == sum(family.opened for family in self.families)
+        assert not {id(f) for f in active} & {id(f) for f in waiting}
+
+    @invariant()
+    def sums_are_those_of_the_book(self):
+        tokens = sum(sum(family.members.values()) + family.left_tokens for family in self.families)
+        assert self.regulator.view(self.now).footprint_tokens == tokens
+        accounts = {id(a.parent or a): a.parent or a for a in self.regulator._accounts.values()}
+        roots = list(accounts.values())
+        claims = self.window.claims
+        held = sum(root.claim.tokens for root in roots if root.claim.held)
+        assert claims.reasoning_tokens == pytest.approx(held)
+        assert sum(root.claim.held for root in roots) == self.window.reasoning
+        alone = sum(claims.value(root.claim, self.now) for root in roots)
+        charged = self.regulator._ledger.prefixes.charged_tokens
+        assert self.window.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)
+        states = [root.state.value for root in roots]
+        assert self.window.paused == states.count("paused")
+
+    @invariant()
+    def nobody_waits_while_there_is_room(self):
+        window = self.window
+        if not len(window.queue):
+            return
+        head = window._overdue(self.now) or window.queue.head(new_allowed=window.may_open)
+        if head is None:
+            assert window.max_started is not None
+            assert window.opened >= window.max_started
+            return
+        assert window.active >= 1
+        if window.active < self.places():
+            need = self.regulator._ledger.need(head)
+            assert window.pressure(self.now) + need > window.limit.tokens / SLACK
+
+    def teardown(self):
+        if not hasattr(self, "regulator"):
+            return
+        for agent in list(self.home):
+            self.go(agent)
+        assert_nothing_is_left(self.regulator, self.now)
+
+
+TestRegulatorMachine = RegulatorMachine.TestCase
+TestRegulatorMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+@pytest.mark.parametrize("tokens", [math.inf, 2_000_000.0])
+def test_ten_thousand_agents_that_come_finish_crash_or_give_up_leave_nothing(tokens):
+    rng, now = random.Random(5), 0.0
+    law = SimpleNamespace(
+        name="scripted",
+        formula="",
+        needs_readings=False,
+        initial=lambda: LawState(Limit(agents=500, tokens=tokens, hold_s_per_token=0.01)),
+        decide=lambda state, snapshot: state,
+    )
+    r = Regulator(law, max_wait_s=60.0)
+    alive = []
+    for n in range(10_000):
+        now += 0.01
+        parent = rng.choice(alive) if alive and rng.random() < 0.2 else None
+        alive.append(f"a{n}")
+        r.arrive(f"a{n}", now, parent=parent, priority=rng.randrange(2))
+        for _ in range(3):
+            agent = rng.choice(alive)
+            if rng.random() < 0.5:
+                r.begin_step(agent, now, prefix=rng.choice([None, (("system", 900.0),)]))
+            else:
+                try:
+                    prompt = rng.randrange(1_000, 50_000)
+                    r.end_step(agent, now, rng.choice([None, Usage(prompt, 99, prompt // 2)]))
+                except ValueError:  # it had no call; that changes nothing
+                    pass
+        if n > 2_000:
+            r.leave(alive.pop(rng.randrange(len(alive))), now)
+    rng.shuffle(alive)
+    for agent in alive:
+        now += 0.01
+        r.leave(agent, now)
+    assert_nothing_is_left(r, now)
