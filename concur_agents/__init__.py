@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from concur_agents.governor import Governor, GovernorSnapshot
     from concur_agents.hosts.agent import Agent, AgentStats, Step
     from concur_agents.hosts.events import Event
+    from concur_agents.pool import AgentPool, AgentTask, Outcome, run_agents
 
 _HOMES = {
+    "AgentPool": "concur_agents.pool",
+    "AgentTask": "concur_agents.pool",
+    "Outcome": "concur_agents.pool",
+    "run_agents": "concur_agents.pool",
     "Agent": "concur_agents.hosts.agent",
     "AgentStats": "concur_agents.hosts.agent",
     "ClosedError": "concur_agents.errors",
@@ -67,6 +72,10 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
     "Agent",
     "AgentStats",
     "Step",
+    "AgentPool",
+    "AgentTask",
+    "Outcome",
+    "run_agents",
     "Event",
     "governed",
     "install",

@@ -13,6 +13,7 @@ know: a lock, a clock, waiters and a thread that reads the engine. The rules her
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import math
@@ -43,6 +44,7 @@ from concur_agents.hosts.waiter import Waiter
 from concur_agents.poller import Backoff, Poller
 
 if TYPE_CHECKING:
+    from concur_agents.executor import GovernedExecutor
     from concur_agents.probes import Probe
 
 logger = logging.getLogger("concur_agents")
@@ -296,6 +298,18 @@ class Governor(Doors):
                 "`concur_agents.bind` (said once)",
                 what,
             )
+
+    def executor(self, max_workers: int | None = None) -> GovernedExecutor:
+        """A drop-in for `ThreadPoolExecutor` in which each task is an agent.
+
+        Args:
+            max_workers: at most this many threads, whatever the governor would allow; None: no
+                bound.
+        """
+        # By name: what stands on the governor is loaded by it, but not imported by it.
+        module: Any = importlib.import_module("concur_agents.executor")
+        executor: GovernedExecutor = module.GovernedExecutor(self, max_workers)
+        return executor
 
     # Seeing inside
 

@@ -21,7 +21,7 @@ from concur_agents.core import Usage
 from concur_agents.core.prefixes import Chain
 from concur_agents.errors import ConfigError, GateError
 from concur_agents.hosts.usage import read_usage
-from concur_agents.hosts.waiter import LoopWaiter, ThreadWaiter, Waiter, running_loop
+from concur_agents.hosts.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter, running_loop
 
 if TYPE_CHECKING:
     from concur_agents.governor import Governor
@@ -110,6 +110,7 @@ class Place:
     arrived_s: float = 0.0
     left_s: float | None = None
     away: bool = False  # the place is given back for a while (`off`)
+    expelled: bool = False  # its gates raise (`expel`)
     entering: Turn | None = None
     asked: list[Turn] = field(default_factory=list)  # its calls that wait at a boundary
     calls: dict[Hashable, Turn] = field(default_factory=dict)  # its calls in flight, by caller
@@ -122,6 +123,15 @@ class Place:
     completion_tokens: int = 0
     cached_tokens: int | None = None
     footprint_tokens: int | None = None
+
+    def is_expelled(self) -> bool:
+        """Whether it, or an agent whose place it shares, has been expelled."""
+        place: Place | None = self
+        while place is not None:
+            if place.expelled:
+                return True
+            place = place.parent
+        return False
 
     def note(self, usage: Usage | None) -> None:
         """Adds up what a step used."""
@@ -250,9 +260,31 @@ class Agent:
         if turn.waiter is not None:
             self._wait_sync(turn)
 
+    def arrive(self, let_in: Callable[[], object]) -> bool:
+        """Takes a place without waiting for it. For hosts with a queue of their own.
+
+        Args:
+            let_in: called once it has the place, if that is not now; in any thread, and must
+                neither block nor raise.
+
+        Returns:
+            Whether it has its place already; `let_in` is then not called.
+        """
+        turn = self._enter(lambda: CallWaiter(let_in))
+        return turn.waiter is None
+
     def close(self) -> None:
         """Leaves: the place goes to the next. Never blocks; calling it again does nothing."""
         self._governor._leave(self._place)
+
+    def expel(self) -> None:
+        """Cancels what cannot be cancelled otherwise: an agent in a thread.
+
+        Its gates, and those of agents nested in it, raise `asyncio.CancelledError` from now on,
+        also those that wait. A call in flight is not interrupted; the place is held until it
+        leaves.
+        """
+        self._governor._expel(self._place)
 
     @contextmanager
     def active(self) -> Iterator[Agent]:
@@ -421,6 +453,7 @@ class Agent:
         except BaseException:  # also when the turn was granted in this very tick
             self._governor._withdraw(turn)
             raise
+        self._check_expelled()
 
     def _wait_sync(self, turn: Turn) -> None:
         assert isinstance(turn.waiter, ThreadWaiter)
@@ -437,6 +470,11 @@ class Agent:
         except BaseException:  # Ctrl-C
             self._governor._withdraw(turn)
             raise
+        self._check_expelled()
+
+    def _check_expelled(self) -> None:
+        if self._place.is_expelled():
+            raise asyncio.CancelledError(f"agent {self.id!r} was cancelled")
 
 
 class Step:
@@ -527,6 +565,7 @@ class Step:
             self._agent._governor._end(turn, end)
 
     def _begin(self, make_waiter: Callable[[], Waiter]) -> Turn:
+        self._agent._check_expelled()
         turn = self._turn = Turn(
             self._agent._place,
             key=caller(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -63,6 +64,20 @@ class ThreadWaiter:
     def wake(self) -> bool:
         """Ends the wait; from any thread, never blocks."""
         self._event.set()
+        return True
+
+
+class CallWaiter:
+    """Nobody sleeps: a function is called. It must neither block nor raise."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def wake(self) -> bool:
+        """Makes the call."""
+        self._call()
         return True
 
 

@@ -1,0 +1,130 @@
+"""How far a batch has come, for somebody who looks at a terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+PLAIN_EVERY_S = 10.0
+"""Without a terminal: a line at most this often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a pool stands.
+
+    Attributes:
+        total: agents to come in all; None: not known, or endless.
+        ok: finished well.
+        errors: failed.
+        cancelled: cancelled, or dropped by draining.
+        cached: taken from the journal.
+        running: have a place and make use of it.
+        paused: wait at a boundary.
+        queued: have not been let in yet.
+    """
+
+    total: int | None = None
+    ok: int = 0
+    errors: int = 0
+    cancelled: int = 0
+    cached: int = 0
+    running: int = 0
+    paused: int = 0
+    queued: int = 0
+
+    @property
+    def done(self) -> int:
+        """All that have ended, in whatever way."""
+        return self.ok + self.errors + self.cancelled + self.cached
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f" of {self.total}"
+        parts = [f"{self.done}{of} done", f"{self.running} running"]
+        for name in ("paused", "queued", "cached", "errors", "cancelled"):
+            count = getattr(self, name)
+            if count:
+                parts.append(f"{count} {name}")
+        return ", ".join(parts)
+
+
+class Reporter(Protocol):
+    """Shows the progress of a pool. Called in the pool's event loop, so it must be quick."""
+
+    def update(self, progress: Progress) -> object:
+        """Something has changed, or some time has passed."""
+        ...
+
+    def close(self) -> object:
+        """The batch is over."""
+        ...
+
+
+def default_reporter(stream: TextIO | None = None) -> Reporter:
+    """A bar on a terminal with rich installed, else plain lines; both on stderr."""
+    stream = sys.stderr if stream is None else stream
+    if stream.isatty() and importlib.util.find_spec("rich") is not None:
+        return BarReporter(stream)
+    return PlainReporter(stream)
+
+
+class PlainReporter:
+    """A line now and then, and one at the end."""
+
+    def __init__(self, stream: TextIO, every_s: float = PLAIN_EVERY_S) -> None:
+        self._stream = stream
+        self._every_s = every_s
+        self._next_s = time.monotonic() + every_s
+        self._last: Progress | None = None
+        self._shown: Progress | None = None
+
+    def update(self, progress: Progress) -> None:
+        """Something has changed, or some time has passed."""
+        self._last = progress
+        if time.monotonic() >= self._next_s:
+            self._show()
+
+    def close(self) -> None:
+        """The batch is over."""
+        self._show()
+
+    def _show(self) -> None:
+        self._next_s = time.monotonic() + self._every_s
+        if self._last is not None and self._last != self._shown:
+            self._shown = self._last
+            print(f"agents: {self._last}", file=self._stream, flush=True)
+
+
+class BarReporter:
+    """A bar that stays at the bottom of a terminal. Needs rich."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar: Any = RichProgress(
+            TextColumn("agents"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(file=stream),
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._bar.start()
+
+    def update(self, progress: Progress) -> None:
+        """Something has changed, or some time has passed."""
+        self._bar.update(
+            self._task,
+            total=progress.total,
+            completed=progress.done,
+            description=str(progress),
+        )
+
+    def close(self) -> None:
+        """The batch is over."""
+        self._bar.stop()
