@@ -22,7 +22,9 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -44,7 +46,6 @@ from concur_agents.hosts.waiter import Waiter
 from concur_agents.poller import Backoff, Poller
 
 if TYPE_CHECKING:
-    from concur_agents.executor import GovernedExecutor
     from concur_agents.probes import Probe
 
 logger = logging.getLogger("concur_agents")
@@ -198,7 +199,7 @@ class Governor(Doors):
             raise ConfigError(str(error)) from error
         self._places: dict[str, Place] = {}
         self._waiting = 0  # turns that somebody waits for
-        self._to_wake: list[Turn] = []
+        self._to_wake: deque[Turn] = deque()
         self._due_s = math.inf  # when the poller means to beat next
         self._awake = False  # the poller has been asked to start
         self._poller: Poller | None = None
@@ -299,7 +300,7 @@ class Governor(Doors):
                 what,
             )
 
-    def executor(self, max_workers: int | None = None) -> GovernedExecutor:
+    def executor(self, max_workers: int | None = None) -> Executor:
         """A drop-in for `ThreadPoolExecutor` in which each task is an agent.
 
         Args:
@@ -308,7 +309,7 @@ class Governor(Doors):
         """
         # By name: what stands on the governor is loaded by it, but not imported by it.
         module: Any = importlib.import_module("concur_agents.executor")
-        executor: GovernedExecutor = module.GovernedExecutor(self, max_workers)
+        executor: Executor = module.GovernedExecutor(self, max_workers)
         return executor
 
     # Seeing inside
@@ -945,9 +946,9 @@ class Governor(Doors):
             self._deferred.put(act)
             return
         with self._lock:
-            self._holder = me
             now = self._clock()
             try:
+                self._holder = me
                 self._admit(act(now), now)
                 while not self._deferred.empty():
                     self._admit(self._deferred.get_nowait()(now), now)
@@ -958,11 +959,12 @@ class Governor(Doors):
                 self._fail(bug, now)
                 nudge = False
             finally:
-                to_wake = self._to_wake
-                if to_wake:
-                    self._to_wake = []
                 self._holder = 0
-        for turn in to_wake:
+        while self._to_wake:  # shared, so that whom Ctrl-C keeps us from waking is woken by others
+            try:
+                turn = self._to_wake.popleft()
+            except IndexError:
+                break
             if turn.waiter is not None and not turn.waiter.wake():
                 self._withdraw(turn)  # its event loop is closed, it will never take its turn
         if nudge:
@@ -984,8 +986,8 @@ class Governor(Doors):
         if self._holder == me:
             return look(self._clock())
         with self._lock:
-            self._holder = me
             try:
+                self._holder = me
                 return look(self._clock())
             finally:
                 self._holder = 0

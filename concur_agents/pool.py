@@ -113,8 +113,8 @@ class AgentTask(Generic[R]):
     @property
     def status(self) -> str:
         """'queued', 'reasoning', 'acting' or 'paused'; once it has ended, that of its outcome."""
-        if self._task.done():
-            return self._task.result().status
+        if self._run.outcome is not None:
+            return self._run.outcome.status
         return (self._run.agent and self._run.agent.state) or "queued"
 
     def done(self) -> bool:
@@ -127,7 +127,9 @@ class AgentTask(Generic[R]):
 
     async def outcome(self) -> Outcome[Any, R]:
         """Waits for its end, whatever that is."""
-        return await asyncio.shield(self._task)
+        await asyncio.wait([self._task])
+        assert self._run.outcome is not None
+        return self._run.outcome
 
     def __await__(self) -> Generator[Any, None, R]:
         outcome = yield from self._task.__await__()
@@ -151,6 +153,7 @@ class _Run:
     agent: Agent | None = None
     stage: Literal["queued", "in", "over"] = "queued"
     task: asyncio.Task[Outcome[Any, Any]] | None = None
+    outcome: Outcome[Any, Any] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -480,9 +483,10 @@ class AgentPool:
     ) -> None:
         """Starts an agent per item, and pulls the next item only when it could be of use."""
 
-        def end(run: _Run, task: asyncio.Task[Outcome[Any, Any]]) -> None:
+        def end(run: _Run, _: object) -> None:
             stream.runs.discard(run)
-            stream.ended.put_nowait((run, task.result()))
+            assert run.outcome is not None
+            stream.ended.put_nowait((run, run.outcome))
 
         index = 0
         async with aclosing(_each(items)) as source:
@@ -531,8 +535,13 @@ class AgentPool:
         self._runs.add(run)
         self._queued += 1
         task = run.task = asyncio.ensure_future(self._live(run))
-        task.add_done_callback(lambda _: self._runs.discard(run))
+        task.add_done_callback(partial(self._end, run))
         return task
+
+    def _end(self, run: _Run, task: asyncio.Task[Outcome[Any, Any]]) -> None:
+        self._runs.discard(run)
+        if run.outcome is None:  # cancelled before its first line
+            self._conclude(run, "cancelled")
 
     async def _live(self, run: _Run) -> Outcome[Any, Any]:
         """From the queue to the journal. Raises nothing that an agent could raise."""
@@ -590,7 +599,8 @@ class AgentPool:
                 if self._journal_error is None:
                     self._journal_error = trouble
                     logger.error("%s; the batch goes on, and its results are not kept", trouble)
-        return Outcome(run.key, run.item, status, value, error, stats)
+        run.outcome = Outcome(run.key, run.item, status, value, error, stats)
+        return run.outcome
 
 
 def run_agents(

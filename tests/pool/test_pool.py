@@ -207,6 +207,21 @@ def test_submitted_agents_can_be_awaited_watched_and_cancelled():
     run(main())
 
 
+def test_an_agent_cancelled_before_its_first_line_is_counted_like_any_other():
+    async def main():
+        async with virtual_governor(limit=1) as gov, AgentPool(gov) as pool:
+            task = pool.submit(work, "a")
+            task.cancel()
+            assert (await task.outcome()).status == "cancelled"
+            assert task.status == "cancelled"
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            progress = pool.progress()
+            assert (progress.cancelled, progress.queued, progress.running) == (1, 0, 0)
+
+    run(main())
+
+
 def test_leaving_the_block_waits_for_what_was_submitted():
     async def main():
         async with virtual_governor(limit=1) as gov:
