@@ -19,6 +19,8 @@ from hypothesis.stateful import (
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
 
+pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
+
 SLACK = 1 + 1e-9
 
 limits = st.builds(
