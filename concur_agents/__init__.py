@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         GateError,
         JournalError,
         ProbeError,
+        RecordingError,
         TraceError,
         UngovernedError,
     )
@@ -54,6 +55,7 @@ _HOMES = {
     "JournalError": "concur_agents.errors",
     "ProbeError": "concur_agents.errors",
     "Reading": "concur_agents.core",
+    "RecordingError": "concur_agents.errors",
     "Step": "concur_agents.hosts.agent",
     "TraceError": "concur_agents.errors",
     "UngovernedError": "concur_agents.errors",
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
     "GateError",
     "JournalError",
     "ProbeError",
+    "RecordingError",
     "TraceError",
     "UngovernedError",
     "__version__",

@@ -35,5 +35,9 @@ class JournalError(ConcurError):
     """A journal file is not one of ours, or cannot be read or written."""
 
 
+class RecordingError(ConcurError):
+    """A recording is not one of ours, or does not hold what was asked of it."""
+
+
 class TraceError(ConcurError):
     """A trace file holds a line that is not an agent."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from concur_agents.context import _current
 from concur_agents.core import Law, LawState, Limit, Reading, Regulator, View, make_law
@@ -44,11 +44,35 @@ from concur_agents.hosts.doors import Doors
 from concur_agents.hosts.events import Dispatcher, Event, EventKind, Watcher
 from concur_agents.hosts.waiter import Waiter
 from concur_agents.poller import Backoff, Poller
+from concur_agents.record import (
+    MAX_BYTES,
+    Happening,
+    Header,
+    Recorder,
+    Shadow,
+    Taped,
+    describe_law,
+    scrub,
+    standing_of,
+)
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
 
 logger = logging.getLogger("concur_agents")
+
+_HAPPENINGS = frozenset(
+    (
+        "off_began",
+        "off_ended",
+        "tool_began",
+        "tool_ended",
+        "poll_failed",
+        "poll_recovered",
+        "closed",
+    )
+)
+"""What a recording holds beside the calls of the regulator."""
 
 DEFAULT_LAW = "working_set"
 """The law of a governor that has an endpoint and was told nothing else."""
@@ -78,6 +102,7 @@ class GovernorSnapshot(View):
         blind_s: time [s] since the last good reading, or since the first attempt; 0: no endpoint.
         closed: everybody passes, because the governor was closed, broke, or belongs to a parent
             process.
+        shadow: the law that decides beside the one in force, and where it stands; None: none.
     """
 
     law: str
@@ -88,6 +113,7 @@ class GovernorSnapshot(View):
     poll_error: str | None
     blind_s: float
     closed: bool
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +148,9 @@ class Governor(Doors):
         blind_agents: the safe limit [agents].
         ungoverned: what governed clients do with a call that has no agent: let it "pass" with one
             warning, take it for an "agent" of its own, or raise an "error".
+        record: a file for the flight recorder; see `record`.
+        shadow: a law that decides beside the one in force, without effect: it is recorded, and
+            shown by `snapshot`.
         background: False: no thread of its own; the host calls `beat` when it says so
             (simulated time).
         clock: monotonic time [s].
@@ -144,6 +173,8 @@ class Governor(Doors):
         blind_after_s: float = 30.0,
         blind_agents: int = 8,
         ungoverned: Ungoverned = "pass",
+        record: str | os.PathLike[str] | None = None,
+        shadow: str | Law | None = None,
         background: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -155,9 +186,13 @@ class Governor(Doors):
             raise ConfigError("give either a url or a probe, not both: each says what to read")
         if api_key is not None and url is None:
             raise ConfigError("api_key is sent to the url, and there is none: give the url too")
-        self._law = _choose_law(law, limit, has_endpoint=url is not None or probe is not None)
+        has_endpoint = url is not None or probe is not None
+        self._law = _choose_law(law, limit, has_endpoint=has_endpoint)
+        self._shadow_law = None
+        if shadow is not None:
+            self._shadow_law = _choose_law(shadow, None, has_endpoint=has_endpoint)
         # Without an endpoint a law that learns from usage still needs its ticks; a cap does not.
-        self._ticks = url is not None or probe is not None or self._law.name != "fixed"
+        self._ticks = has_endpoint or shadow is not None or self._law.name != "fixed"
         self._url = url if url is not None else getattr(probe, "url", None)
         self._api_key = api_key
         self._owns_probe = url is not None
@@ -185,6 +220,8 @@ class Governor(Doors):
         self._fork_logged = False
         self._poll_interval_s = poll_interval_s
         self._begin_anew()
+        if record is not None:
+            self.record(record)
         _governors.add(self)
 
     def _begin_anew(self) -> None:
@@ -193,10 +230,17 @@ class Governor(Doors):
         self._lock = threading.Lock()
         self._holder = 0  # the thread that holds the lock, to notice finalisers striking inside it
         self._deferred: queue.SimpleQueue[Callable[[float], Iterable[str]]] = queue.SimpleQueue()
+        self._start_s = self._clock()
         try:
-            self._regulator = Regulator(self._law, start_s=self._clock(), **self._regulator_options)
+            self._regulator = Regulator(self._law, start_s=self._start_s, **self._regulator_options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
+        self._taped: Taped | None = None  # what stands in for the regulator
+        self._recorder: Recorder | None = None
+        self._ever_decided = False  # the regulator has been called
+        self._unwatch: Callable[[], None] = lambda: None
+        if self._shadow_law is not None:
+            self._tape(Taped(self._regulator, shadow=self._shadow_law))
         self._places: dict[str, Place] = {}
         self._waiting = 0  # turns that somebody waits for
         self._to_wake: deque[Turn] = deque()
@@ -233,6 +277,10 @@ class Governor(Doors):
             self._probe = None  # made when first needed: a fork handler should do little
         self._forked, self._fork_logged = True, False
         self._begin_anew()
+
+    def _tape(self, taped: Taped) -> None:
+        self._taped = taped
+        self._regulator = cast("Regulator", taped)  # it has the whole door
 
     # Agents
 
@@ -331,7 +379,83 @@ class Governor(Doors):
             poll_error=self._poll_error,
             blind_s=blind_s,
             closed=self._passing,
+            shadow=None if self._taped is None else self._taped.shadow,
         )
+
+    def record(
+        self, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+    ) -> Callable[[], None]:
+        """Records every decision with all its inputs, one JSON line each, from here on.
+
+        For `concur explain`, `report`, `watch` and `replay-law`. Ids, counts and times are written;
+        prompts, answers and keys are not. Only a recording begun before the first agent can be
+        replayed. It ends with the governor.
+
+        Args:
+            path: the file; `{pid}` in it stands for this process.
+            max_bytes: bound on its size [bytes]; beyond it the oldest eighth goes.
+
+        Returns:
+            The function that ends the recording.
+
+        Raises:
+            ConfigError: it cannot be written, or this governor is being recorded already.
+        """
+        if self._recorder is not None:
+            raise ConfigError(
+                f"this governor is being recorded to {self._recorder.path} already: end that "
+                "recording first, with the function that `record` returned"
+            )
+
+        def begin(now: float) -> Recorder:
+            places = [
+                (place.id, self._parent_of(place), place.priority)
+                for place in self._places.values()
+                if not place.away
+            ]
+            header = Header(
+                start_s=self._start_s,
+                now=now,
+                unix_s=time.time(),
+                law=describe_law(self._law),
+                regulator=self._regulator_options,
+                from_start=not self._ever_decided,
+                shadow=None if self._shadow_law is None else describe_law(self._shadow_law),
+                url=None if self._url is None else scrub(self._url),
+                agents=standing_of(places, self._regulator.agent_state, now),
+            )
+            recorder = Recorder(path, header, max_bytes=max_bytes)
+            if self._taped is None:
+                self._tape(Taped(self._regulator))
+            assert self._taped is not None
+            self._taped.note = recorder.note
+            return recorder
+
+        recorder = self._recorder = self._look(begin)
+
+        def watch(event: Event) -> None:
+            if event.kind in _HAPPENINGS:
+                recorder.note(
+                    Happening(
+                        kind=event.kind,
+                        now=event.at_s,
+                        agent=event.agent,
+                        reason=event.reason,
+                        waited_s=event.waited_s,
+                    )
+                )
+
+        self._unwatch = self.on_event(watch)
+        return lambda: self._end_recording(recorder)
+
+    def _end_recording(self, recorder: Recorder | None) -> None:
+        if recorder is None or self._recorder is not recorder:
+            return
+        self._unwatch()
+        self._recorder = None
+        if self._taped is not None:
+            self._taped.note = None
+        recorder.close()
 
     def explain(self, agent: str) -> str:
         """Why an agent waits, or what it does, in one line for humans."""
@@ -411,6 +535,7 @@ class Governor(Doors):
             return ()
 
         self._decide(shut)
+        self._end_recording(self._recorder)
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.stop(join_s)
