@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
+from concur_agents.adapters import heartbeat
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
 from concur_agents.hosts.agent import Agent
@@ -18,7 +19,8 @@ async def open_agent(governor: Governor, name: str | None, **options: Any) -> Ag
     for candidate in _names(name):
         agent = governor.agent(candidate, **options)
         try:
-            await agent.open()
+            with heartbeat.during_wait():
+                await agent.open()
         except ConfigError:
             continue
         return agent

@@ -1,35 +1,46 @@
-"""A pause is not idleness: tells LangGraph so, whose idle timeouts would cancel a waiting node.
+"""A pause is not idleness, and no work either: tells the frameworks whose clocks run meanwhile.
 
-Nothing here imports LangGraph; where nobody has, there is nobody to tell.
+LangGraph's idle timeouts would cancel a node that waits, so its runtime hears from us. Inspect's
+working limit would count the wait, so it is told how long that was. Neither is imported here: where
+nobody has loaded one of them, there is nobody to tell.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 INTERVAL_S = 0.25
 """Idle timeouts are given in seconds; a quarter of one is often enough and costs nothing."""
 
+_WORTH_TELLING_S = 0.001
+
 
 class during_wait:  # noqa: N801  (reads as what it is: a block)
-    """A block in which LangGraph's runtime, if this is one of its nodes, hears from us."""
+    """A block in which an agent may have to wait, on an event loop."""
 
-    __slots__ = ("_beat", "_handle", "_loop")
+    __slots__ = ("_beat", "_began_s", "_handle", "_loop", "_report")
 
     def __init__(self) -> None:
         self._beat: Callable[[], Any] | None = None
         self._handle: asyncio.TimerHandle | None = None
+        self._report: Callable[[float], Any] | None = None
 
     def __enter__(self) -> None:
-        module = sys.modules.get("langgraph.runtime")
-        if module is None:
+        inspect_ai = sys.modules.get("inspect_ai._util.working")
+        if inspect_ai is not None:
+            self._report = getattr(inspect_ai, "report_sample_waiting_time", None)
+            self._began_s = time.monotonic()
+        langgraph = sys.modules.get("langgraph.runtime")
+        if langgraph is None:
             return
         try:
-            self._beat = module.get_runtime().heartbeat
+            self._beat = langgraph.get_runtime().heartbeat
         except Exception:  # outside of a node: LangGraph raises RuntimeError or KeyError
             return
         self._loop = asyncio.get_running_loop()
@@ -48,3 +59,8 @@ class during_wait:  # noqa: N801  (reads as what it is: a block)
     ) -> None:
         if self._handle is not None:
             self._handle.cancel()
+        if self._report is not None:
+            waited_s = time.monotonic() - self._began_s
+            if waited_s > _WORTH_TELLING_S:
+                with suppress(Exception):  # it is not public, and a limit is not worth a failure
+                    self._report(waited_s)

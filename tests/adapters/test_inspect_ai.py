@@ -1,0 +1,113 @@
+"""Evaluations of Inspect: each sample is an agent."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("inspect_ai")
+pytest.importorskip("uvicorn")
+
+from inspect_ai import Task, eval_async
+from inspect_ai.agent import react
+from inspect_ai.dataset import Sample
+from inspect_ai.model import get_model
+from inspect_ai.solver import generate, use_tools
+from inspect_ai.tool import Tool, tool
+
+from concur_agents.adapters.inspect_ai import govern_model, governed_solver
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+from concur_agents.hosts.events import Event
+from concur_agents.sim.server import EmbeddedServer
+
+TASK = 'Look twice, then say what you saw. CALL:look{"at": "1"}'
+
+
+@tool
+def look() -> Tool:
+    async def execute(at: str) -> str:
+        """Looks at something.
+
+        Args:
+            at: what to look at.
+        """
+        return 'CALL:look{"at": "2"}' if at == "1" else "nothing more"
+
+    return execute
+
+
+# Inspect drops streams of anyio's without closing them.
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def without_its_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("INSPECT_DISPLAY", "none")
+    yield
+    gc.collect()  # while the filter above holds
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as server:
+        yield server
+
+
+async def evaluate(
+    gov: Governor, server: EmbeddedServer, inner: Any, folder: Path, **how: Any
+) -> Any:
+    model = get_model(
+        "openai/looker",
+        base_url=f"{server.url}/v1",
+        api_key="-",
+        responses_api=False,
+        memoize=False,
+    )
+    samples = [Sample(input=TASK, id=f"issue-{n}") for n in range(8)]
+    task = Task(samples, solver=governed_solver(gov, inner), **how)
+    async with model:
+        (log,) = await eval_async(
+            task,
+            model=govern_model(gov, model),
+            max_samples=8,
+            max_connections=8,
+            log_dir=str(folder),
+        )
+    return log
+
+
+async def test_eight_samples_at_limit_two(
+    gov: Governor, server: EmbeddedServer, steps: list[Event], tmp_path: Path
+) -> None:
+    log = await evaluate(gov, server, [use_tools(look()), generate()], tmp_path)
+    assert log.status == "success"
+    assert server.stats.calls == 24
+    assert server.stats.max_in_flight <= 2
+    assert [step.usage is not None for step in steps] == [True] * 24
+    assert {step.agent for step in steps} == {f"issue-{n}-1" for n in range(8)}
+    assert gov.snapshot().active == 0
+
+
+async def test_waiting_does_not_count_as_work(server: EmbeddedServer, tmp_path: Path) -> None:
+    """Under a working limit most of a large evaluation would fail, for having waited."""
+    log = await evaluate(Governor(limit=1), server, [use_tools(look()), generate()], tmp_path)
+    last = max(log.samples, key=lambda sample: sample.total_time)
+    assert last.working_time < last.total_time / 2
+
+
+async def test_inspects_own_agents_are_solvers_too(
+    gov: Governor, server: EmbeddedServer, steps: list[Event], tmp_path: Path
+) -> None:
+    inner = react(tools=[look()], submit=False)
+    log = await evaluate(gov, server, inner, tmp_path)
+    assert log.status == "success"
+    assert server.stats.max_in_flight <= 2
+    assert len(steps) == server.stats.calls
+
+
+def test_a_model_with_another_client_says_so(gov: Governor) -> None:
+    with pytest.raises(ConfigError, match="not with a client of openai"):
+        govern_model(gov, get_model("mockllm/model"))
