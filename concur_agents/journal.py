@@ -27,11 +27,6 @@ from typing import Any
 from concur_agents.errors import JournalError
 from concur_agents.hosts.agent import AgentStats
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one journal go unnoticed there
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger("concur_agents")
 
 VERSION = 1
@@ -158,7 +153,9 @@ class Journal:
         self.close()
 
     def _lock(self) -> None:
-        if fcntl is None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two processes on one journal go unnoticed there
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
