@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from concur_agents.bench.scenario import Case, Scenario
+from concur_agents.bench.draw import Case
+from concur_agents.bench.scenario import Scenario
 from concur_agents.bench.search import best_cap
 from concur_agents.core import Law, LawState, Regulator, Snapshot, make_law
 from concur_agents.errors import ConfigError

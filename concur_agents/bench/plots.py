@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from concur_agents._extras import missing_extra
 from concur_agents.bench.arms import Outcome
@@ -97,8 +97,16 @@ def _mark_best(panel: Any, outcomes: Sequence[Outcome], color: str) -> None:
         panel.plot([outcome.cap], [outcome.makespan_s], "o", color=color, markersize=4)
 
 
-def _style(arm: str) -> str:
-    return {"free_tier": ":", "ungoverned": "--", "best_request": "-."}.get(arm, "-")
+def _style(arm: str) -> Literal["-", "--", "-.", ":"]:
+    match arm:
+        case "free_tier":
+            return ":"
+        case "ungoverned":
+            return "--"
+        case "best_request":
+            return "-."
+        case _:
+            return "-"
 
 
 def _label(arm: str) -> str:

@@ -15,7 +15,7 @@ A file is either a scenario::
     max_steps = 30
     tools = "recorded"                  # or "constant:0.1", "lognormal:4,1,20", "heavy:1,1.1,600"
     [[faults]]
-    kind = "metrics_lost"               # see `_FAULTS`
+    kind = "metrics_lost"               # see `FAULTS` in draw.py
     from_s = 100
 
 or a variant of others, in which something about the world or the law is different::
@@ -37,58 +37,23 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from concur_agents.bench.draw import FAULTS, Case, Options, draw, make_fault
 from concur_agents.core import law_names
 from concur_agents.errors import ConfigError
-from concur_agents.sim.profile import Profile, load_profile
-from concur_agents.sim.runner import (
-    CachedHidden,
-    CapacityHidden,
-    EngineRestart,
-    Fault,
-    MetricsLost,
-    SecondTenant,
-)
-from concur_agents.sim.traces import TraceAgent, load_traces
-from concur_agents.sim.workload import (
-    AgentPlan,
-    Constant,
-    arrange,
-    mix,
-    parse_arrival,
-    parse_tools,
-    plans_from_traces,
-    steady,
-    synthetic,
-)
+from concur_agents.sim.profile import load_profile
+from concur_agents.sim.workload import parse_arrival, parse_tools
 
-__all__ = ["Case", "Scenario", "load_suite", "parse_suite", "select"]
-
-Options = Mapping[str, Any]
+__all__ = ["Scenario", "load_suite", "parse_suite", "select"]
 
 _METRICS_FAULTS = frozenset({"metrics_lost", "capacity_hidden", "cached_hidden"})
 """What only a gate that listens can notice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One scenario with one seed, ready to run."""
-
-    plans: list[AgentPlan]
-    profile: Profile
-    faults: tuple[Fault, ...]
-
-    @property
-    def oversubscription(self) -> float:
-        """Largest contexts of all agents together, in pools."""
-        return sum(plan.peak_tokens for plan in self.plans) / self.profile.capacity_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +111,14 @@ class Scenario:
             ConfigError: a value does not fit.
             TraceError: a recording cannot be read.
         """
-        profile = load_profile(self.profile)
-        if self.kv_tokens is not None:
-            profile = profile.replace(kv_blocks=max(1, self.kv_tokens // profile.block_size))
-        parts = [_draw(part, seed) for part in self.batch]
-        plans = parts[0] if len(parts) == 1 else mix(*parts, seed=seed)
-        plans = arrange(plans, parse_arrival(self.arrival), seed=seed)
-        return Case(plans, profile, tuple(_fault(options) for options in self.faults))
+        return draw(
+            profile=self.profile,
+            kv_tokens=self.kv_tokens,
+            arrival=self.arrival,
+            batch=self.batch,
+            faults=self.faults,
+            seed=seed,
+        )
 
 
 def load_suite(folder: Path | None = None) -> list[Scenario]:
@@ -253,22 +219,6 @@ MEASURES = ("capacity_unknown", "max_wait", "tau_half", "tau_double", "price_hal
 """Figures that a variant and its original give together."""
 
 
-def _second_tenant(
-    agents: int, context_tokens: int, tool_s: float = 1.0, from_s: float = 0.0, seed: int = 0
-) -> Fault:
-    plans = steady(agents, context_tokens, tools=Constant(tool_s), seed=seed)
-    return SecondTenant(tuple(plans), from_s=from_s)
-
-
-_FAULTS: dict[str, Callable[..., Fault]] = {
-    "metrics_lost": MetricsLost,
-    "capacity_hidden": CapacityHidden,
-    "cached_hidden": CachedHidden,
-    "engine_restart": EngineRestart,
-    "second_tenant": _second_tenant,
-}
-
-
 class _File:
     """One file, checked as it is read."""
 
@@ -337,10 +287,10 @@ class _File:
 
     def fault(self, fault: Any) -> Options:
         kind = fault.get("kind") if isinstance(fault, dict) else None
-        if kind not in _FAULTS:
-            raise self.error(f"fault kind must be one of {', '.join(_FAULTS)}, got {kind!r}")
+        if kind not in FAULTS:
+            raise self.error(f"fault kind must be one of {', '.join(FAULTS)}, got {kind!r}")
         try:
-            _fault(fault)
+            make_fault(fault)
         except TypeError as error:
             raise self.error(f"fault {kind}: {error}") from error
         return dict(fault)
@@ -376,46 +326,3 @@ class _File:
                 parse_tools(part.get("tools", "recorded"))
         except ConfigError as error:
             raise self.error(str(error)) from error
-
-
-# --- what a scenario stands for ------------------------------------------------------------------
-
-
-def _draw(part: Options, seed: int) -> list[AgentPlan]:
-    tools = parse_tools(part["tools"]) if "tools" in part else None
-    if part["source"] == "synthetic":
-        ranges = {
-            key: tuple(part[key]) for key in ("first", "gen", "obs", "steps_range") if key in part
-        }
-        shared = {"shared": part["shared"]} if "shared" in part else {}
-        return synthetic(
-            part["agents"],
-            part["steps"],
-            tools=tools,
-            seed=1000 * seed,
-            **shared,
-            **ranges,  # type: ignore[arg-type]  # pairs of integers, as TOML lists
-        )
-    traces = _traces(
-        part["source"],
-        part.get("max_context"),
-        part.get("tool_cap_s"),
-        float(part.get("scale", 1.0)),
-        seed,
-    )
-    return plans_from_traces(
-        traces, part["agents"], seed, tools=tools, max_steps=part.get("max_steps")
-    )
-
-
-@lru_cache(maxsize=8)
-def _traces(
-    source: str, max_context: int | None, tool_cap_s: float | None, scale: float, seed: int
-) -> Sequence[TraceAgent]:
-    return load_traces(
-        source, max_context=max_context, cut=True, tool_cap_s=tool_cap_s, scale=scale, seed=seed
-    )
-
-
-def _fault(options: Options) -> Fault:
-    return _FAULTS[options["kind"]](**{k: v for k, v in options.items() if k != "kind"})

@@ -7,6 +7,7 @@ all caps comes first, then the gaps around the best few points are closed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 __all__ = ["best_cap"]
@@ -58,7 +59,7 @@ def _grid(least: int, most: int, ratio: float) -> list[int]:
 
 def _hopeless(tried: Mapping[int, float], serial_s: float) -> int:
     """The largest cap that cannot beat the best one so far, however well it shares."""
-    return int(serial_s / min(tried.values())) - 1 if tried else 0
+    return math.ceil(serial_s / min(tried.values())) - 1 if tried else 0
 
 
 def _middles(tried: Mapping[int, float], valleys: int, hopeless: int, most: int) -> list[int]:
@@ -70,4 +71,4 @@ def _middles(tried: Mapping[int, float], valleys: int, hopeless: int, most: int)
         below = max(hopeless, caps[i - 1] if i else 0)
         above = caps[i + 1] if i + 1 < len(caps) else most + 1
         middles |= {(below + cap) // 2, (cap + above) // 2}
-    return sorted(middles, reverse=True)
+    return sorted((cap for cap in middles if cap > hopeless), reverse=True)

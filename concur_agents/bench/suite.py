@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from concur_agents.bench.arms import REFERENCES, LawArm, Outcome, run_law, run_reference
-from concur_agents.bench.scenario import Case, Scenario, load_suite
+from concur_agents.bench.draw import Case
+from concur_agents.bench.scenario import Scenario, load_suite
 from concur_agents.errors import ConcurError, ConfigError
 
 __all__ = ["DEFAULT_ARMS", "evaluate", "law_arm"]
@@ -137,12 +138,12 @@ class Job:
         if isinstance(self.arm, str):
             listening = False
             arm: Any = self.arm
-            sources = _sources("sim", "bench/arms.py", "bench/search.py", "bench/scenario.py")
+            sources = _sources("sim", "bench/arms.py", "bench/search.py", "bench/draw.py")
         else:
             listening = True
             arm = asdict(self.arm.within(self.scenario))
             del arm["name"]
-            sources = _sources("sim", "bench/arms.py", "bench/scenario.py", "core")
+            sources = _sources("sim", "bench/arms.py", "bench/draw.py", "core")
         facts = [self.scenario.world(listening=listening), self.seed, arm, sources]
         text = json.dumps(facts, sort_keys=True, default=repr)
         return hashlib.sha256(text.encode()).hexdigest()
