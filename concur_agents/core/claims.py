@@ -21,21 +21,19 @@ _NEVER = math.inf
 _LEAST_HOLD = 1e-9
 """A hold of nothing, as a number one can divide by [s/token]."""
 
+_CRUMB = 1e-6
+"""What fading and rounding leave of tokens that are not there [tokens]."""
+
 
 @dataclass(slots=True)
 class _Fading:
-    """Idle claims of about `footprint` tokens: their sum as it stood at `theta`."""
+    """Idle claims of about `1 / rate` tokens: their sum as it stood at `theta`."""
 
-    footprint: float
+    rate: float
+    """How fast they fade: exp(-d_theta x rate) [1/token]."""
     total: float = 0.0
     theta: float = 0.0
     count: int = 0
-
-    def at(self, theta: float) -> float:
-        if theta != self.theta:
-            self.total *= math.exp((self.theta - theta) / self.footprint)
-            self.theta = theta
-        return self.total
 
 
 @dataclass(slots=True)
@@ -51,7 +49,12 @@ class Claim:
 
 @dataclass(slots=True)
 class Claims:
-    """All claims and their sum."""
+    """All claims and their sum.
+
+    Most questions are whether the sum exceeds something, and most are answered by two bounds that
+    are kept up to date with each move: sums of falling exponentials lie below what they were
+    (`_idle`) and above their tangent there (`_idle - (theta - _base) x _slope + _lead`).
+    """
 
     hold_s_per_token: float = math.inf
     reasoning_tokens: float = 0.0
@@ -60,6 +63,16 @@ class Claims:
     _theta: float = 0.0
     _at_s: float = 0.0
     _sums: dict[int, _Fading] = field(default_factory=dict)
+    _faded: int = 0
+    """Claims that fade."""
+    _idle: float = 0.0
+    """Sum of `total` over `_sums`, each as it stood at its own theta."""
+    _slope: float = 0.0
+    """Sum of `total x rate`."""
+    _lead: float = 0.0
+    """Sum of `total x rate x (theta - _base)`."""
+    _base: float = 0.0
+    """Theta at which all sums last stood."""
 
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
@@ -78,11 +91,16 @@ class Claims:
         key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
         fading = self._sums.get(key)
         if fading is None:
-            footprint = 2.0 ** ((key + 0.5) / _PER_OCTAVE)
-            fading = self._sums[key] = _Fading(footprint, theta=theta)
-        fading.at(theta)
-        fading.total += tokens
+            fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE), theta=theta)
+        if fading.theta != theta:
+            rest = fading.total * math.exp((fading.theta - theta) * fading.rate)
+            self._change(fading, -fading.total)
+            fading.theta = theta
+            self._change(fading, rest + tokens)
+        else:
+            self._change(fading, tokens)
         fading.count += 1
+        self._faded += 1
         claim.tokens, claim.theta, claim.fading = tokens, theta, fading
 
     def release(self, claim: Claim) -> None:
@@ -95,11 +113,11 @@ class Claims:
         elif claim.fading is not None:
             fading = claim.fading
             fading.count -= 1
-            if fading.count:
-                rest = math.exp((claim.theta - fading.theta) / fading.footprint)
-                fading.total = max(0.0, fading.total - claim.tokens * rest)
-            else:
-                fading.total = 0.0
+            self._faded -= 1
+            rest = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
+            self._change(fading, -min(rest, fading.total) if fading.count else -fading.total)
+            if not self._faded:
+                self._idle = self._slope = self._lead = 0.0
             claim.fading = None
         claim.tokens = 0.0
 
@@ -107,13 +125,23 @@ class Claims:
         """What `claim` is worth now [tokens]."""
         if claim.fading is None:
             return claim.tokens
-        passed = self._advance(now) - claim.theta
-        return claim.tokens * math.exp(-passed / claim.fading.footprint)
+        return claim.tokens * math.exp((claim.theta - self._advance(now)) * claim.fading.rate)
 
     def pressure(self, now: float) -> float:
         """Sum of all claims now [tokens]."""
-        theta = self._advance(now)
-        return self.reasoning_tokens + sum([f.at(theta) for f in self._sums.values() if f.count])
+        return self.reasoning_tokens + self._settle(now)
+
+    def fits(self, tokens: float, now: float) -> bool:
+        """Whether pressure is at most `tokens` now; most often without summing it up."""
+        room = tokens - self.reasoning_tokens + _CRUMB
+        if room < 0.0:
+            return False
+        if self._idle <= room:
+            return True
+        passed = self._advance(now) - self._base
+        if self._idle - passed * self._slope + self._lead > room:
+            return False
+        return self._settle(now) <= room
 
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
         """From now on claims fade at this rate; what has faded stays faded."""
@@ -130,21 +158,41 @@ class Claims:
         target = tokens - self.reasoning_tokens
         if target <= 0.0 or self.hold_s_per_token == _NEVER:
             return None
-        theta = self._advance(now)
-        parts = [(f.at(theta), f.footprint) for f in self._sums.values() if f.count]
+        self._settle(now)
+        parts = [(fading.total, fading.rate) for fading in self._sums.values() if fading.count]
         aim = target - min(0.5 * target, 1e-9 * tokens)
         passed = 0.0
         for _ in range(64):
-            rest = [
-                (total * math.exp(-passed / footprint), footprint) for total, footprint in parts
-            ]
+            rest = [(total * math.exp(-passed * rate), rate) for total, rate in parts]
             excess = sum([total for total, _ in rest]) - aim
             if excess <= 0.5 * (target - aim):
                 break
-            passed += excess / sum([total / footprint for total, footprint in rest])
+            passed += excess / sum([total * rate for total, rate in rest])
         # Both clocks have their own rounding: a double counts 1e9 s in steps of 1e-7 s.
-        passed += 2.0 * math.ulp(theta)
+        passed += 2.0 * math.ulp(self._theta)
         return passed * max(self.hold_s_per_token, _LEAST_HOLD) + 4.0 * math.ulp(now) + 1e-6
+
+    def _change(self, fading: _Fading, tokens: float) -> None:
+        """`fading` becomes larger by `tokens`, at its own theta."""
+        fading.total += tokens
+        falling = tokens * fading.rate
+        self._idle += tokens
+        self._slope += falling
+        self._lead += falling * (fading.theta - self._base)
+
+    def _settle(self, now: float) -> float:
+        """Brings all sums to now; returns theirs [tokens]."""
+        theta = self._advance(now)
+        idle = slope = 0.0
+        for fading in self._sums.values():
+            if fading.count:
+                if fading.theta != theta:
+                    fading.total *= math.exp((fading.theta - theta) * fading.rate)
+                    fading.theta = theta
+                idle += fading.total
+                slope += fading.total * fading.rate
+        self._idle, self._slope, self._lead, self._base = idle, slope, 0.0, theta
+        return idle
 
     def _advance(self, now: float) -> float:
         if now > self._at_s:

@@ -83,9 +83,11 @@ class Window:
             if self.active > self.places:
                 return True
             if self.limit.tokens != math.inf:
-                others = self.pressure(now) - self.claims.value(account.claim, now)
-                if others + self.ledger.need(account) > self.limit.tokens:
-                    return True
+                room = self._room_beside(account)
+                if not self.claims.fits(room, now):  # its own claim counts twice so far
+                    room += self.claims.value(account.claim, now)
+                    if not self.claims.fits(room, now):
+                        return True
         # One that has just been let in runs a step before it makes room for the next overdue one.
         return account.has_begun and self._overdue(now) is not None
 
@@ -159,8 +161,7 @@ class Window:
             wakes.extend(due for due in dues if due > now)
         head = self._overdue(now) or self.queue.head(new_allowed=self.may_open)
         if head is not None and self.active < self.places:
-            room = self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(head)
-            fades = self.claims.seconds_until(room, now)
+            fades = self.claims.seconds_until(self._room_beside(head), now)
             if fades is not None:
                 wakes.append(now + fades)
         return min(wakes, default=None)
@@ -190,13 +191,11 @@ class Window:
             return True
         if self.active >= self.places:
             return False
-        tokens = self.limit.tokens
-        if tokens == math.inf:
-            return True
-        need = self.ledger.need(account)
-        if self.claims.reasoning_tokens + need > tokens:
-            return False
-        return self.pressure(now) + need <= tokens
+        return self.limit.tokens == math.inf or self.claims.fits(self._room_beside(account), now)
+
+    def _room_beside(self, account: Account) -> float:
+        """Most that all claims may sum up to for the next step of `account` to fit [tokens]."""
+        return self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(account)
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1

@@ -103,6 +103,29 @@ def test_pressure_is_the_sum_of_single_exponentials_within_the_rate_error(moves)
 
 
 @given(
+    st.lists(st.tuples(st.sampled_from(["hold", "fade", "fade", "release"]), tokens, seconds)),
+    st.floats(0.5, 1.5),
+)
+def test_fits_answers_as_the_full_sum_does(moves, share):
+    """It answers from two bounds where it can; they must never contradict the sum."""
+    claims, book, now = Claims(hold_s_per_token=0.01), [], 0.0
+    for move, size, passed in moves:
+        now += passed / 100
+        if move == "release" and book:
+            claims.release(book.pop(0))
+        elif move != "release":
+            book.append(Claim())
+            if move == "hold":
+                claims.hold(book[-1], size)
+            else:
+                claims.fade(book[-1], size, now)
+        plain = sum(claims.value(claim, now) for claim in book)
+        for room in (share * plain, plain * (1 - 1e-6) - 1e-3, plain * (1 + 1e-6) + 1e-3):
+            if abs(room - plain) > 1e-9 * plain + 1e-6:
+                assert claims.fits(room, now) is (plain <= room)
+
+
+@given(
     st.lists(st.tuples(tokens, seconds), min_size=1, max_size=30),
     st.floats(1e-6, 0.999),
     st.floats(0.0, 1e6),
