@@ -1,0 +1,148 @@
+"""LiteLLM: each completion inside of an agent waits for its turn, by whichever route it goes.
+
+Some of LiteLLM's providers use openai's client and others one of its own, so the HTTP client is no
+seam for all of them; its callbacks are. They are given to `litellm.callbacks`, beside the user's.
+
+LiteLLM tells of the end of a call late, in a thread of its own, unless one listens where the answer
+has just come in; so that is where this listens, and the late word only counts for streams.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from concur_agents.adapters import call as calls
+from concur_agents.adapters.answers import usage_in
+from concur_agents.adapters.call import Call
+from concur_agents.adapters.prompts import Prompt
+from concur_agents.context import current_agent
+
+try:
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f'{error.name} is not installed: pip install "litellm" mcp (LiteLLM needs openai below 3)',
+        name=error.name,
+    ) from error
+
+_installing = threading.Lock()
+
+
+def install() -> None:
+    """Has every completion inside of an agent wait for its turn. Calling it again is free."""
+    with _installing:
+        if not any(isinstance(known, _Callback) for known in litellm.callbacks):
+            litellm.callbacks.append(_Callback())
+
+
+class _Callback(CustomLogger):  # type: ignore[misc]
+    """Begins and ends calls as LiteLLM tells of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[str, Call] = {}
+
+    # Asynchronous completions; these hooks are awaited.
+
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
+        agent, name = current_agent(), _id(kwargs)
+        if agent is None or name in self._calls or not _is_completion(call_type):
+            return
+        call = await calls.begin(
+            agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
+        )
+        self._add(name, call)
+
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: Any, call_type: Any
+    ) -> None:
+        if not request_data.get("stream"):
+            self._end(request_data, response)
+
+    async def async_post_call_failure_deployment_hook(
+        self, request_data: Any, exception: Exception, call_type: Any, fallback_depth: Any = None
+    ) -> None:
+        self._fail(request_data, exception)
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._end(kwargs, response_obj)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._fail(kwargs, kwargs.get("exception"))
+
+    # Synchronous ones; these are called in the caller's thread, right before and after.
+
+    def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
+        agent, name = current_agent(), _id(kwargs)
+        if agent is None or name in self._calls:
+            return
+        call = calls.begin_sync(
+            agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
+        )
+        self._add(name, call)
+
+    def log_post_api_call(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        text = kwargs.get("original_response")
+        if isinstance(text, str) and not kwargs.get("stream"):
+            self._end(kwargs, usage_in(text.encode()))
+
+    def log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._end(kwargs, response_obj)
+
+    def log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._fail(kwargs, kwargs.get("exception"))
+
+    # Both
+
+    def _add(self, name: str, call: Call | None) -> None:
+        if call is not None:
+            self._calls[name] = call
+            call.enclose()
+
+    def _end(self, kwargs: Any, usage: object) -> None:
+        call = self._calls.pop(_id(kwargs), None)
+        if call is not None:
+            call.end(usage)
+
+    def _fail(self, kwargs: Any, error: object) -> None:
+        call = self._calls.pop(_id(kwargs), None)
+        if call is not None:
+            call.end(overloaded=getattr(error, "status_code", None) in (429, 503))
+
+
+def _id(kwargs: Any) -> str:
+    return str(kwargs.get("litellm_call_id", ""))
+
+
+def _is_completion(call_type: Any) -> bool:
+    return str(getattr(call_type, "value", call_type)) in (
+        "acompletion",
+        "atext_completion",
+        "aresponses",
+        "anthropic_messages",
+    )
+
+
+def _what(kwargs: Any) -> str:
+    return f"litellm model {kwargs.get('model', '')}"
+
+
+def _reader(kwargs: Any) -> Callable[[], Prompt | None]:
+    def read() -> Prompt | None:
+        said = kwargs.get("messages") or kwargs.get("input") or kwargs.get("prompt")
+        return Prompt("litellm", len(str(said))) if said else None
+
+    return read

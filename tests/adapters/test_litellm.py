@@ -1,0 +1,186 @@
+"""LiteLLM and mini-swe-agent, which need openai 2: an environment of their own runs these."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("litellm", reason="needs openai below 3: scripts/test --env litellm")
+
+import litellm
+
+import concur_agents as ca
+from concur_agents.core import Usage
+from concur_agents.governor import Governor
+from concur_agents.hosts.events import Event
+from concur_agents.sim.server import EmbeddedServer
+from concur_agents.sim.text import Reply, ToolCall
+
+# LiteLLM and what it stands on warn of themselves, and leave sockets to the collector.
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ASK: Any = [{"role": "user", "content": "hi"}]
+ROUTES = ["openai/looker", "hosted_vllm/looker"]
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def hook() -> None:
+    ca.install("litellm")
+    ca.install("litellm")
+
+
+def options(server: EmbeddedServer, route: str) -> dict[str, Any]:
+    return {
+        "model": route,
+        "api_base": f"{server.url}/v1",
+        "api_key": "-",
+        "messages": ASK,
+        "max_tokens": 20,
+    }
+
+
+def check(server: EmbeddedServer, steps: list[Event], calls: int) -> None:
+    stats = server.stats
+    assert stats.calls == calls
+    assert stats.max_in_flight <= 2
+    used = [step.usage or Usage(0, 0) for step in steps]
+    assert len(used) == calls
+    assert sum(usage.prompt_tokens for usage in used) == stats.prompt_tokens
+    assert sum(usage.completion_tokens for usage in used) == stats.output_tokens
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_eight_sync_agents_at_limit_two(
+    route: str, gov: Governor, server: EmbeddedServer, steps: list[Event]
+) -> None:
+    answers: list[Any] = []
+
+    def run(name: str) -> None:
+        with gov.agent(name) as agent:
+            for _ in range(3):
+                answers.append(litellm.completion(**options(server, route)))
+                assert agent.state == "acting"
+
+    threads = [threading.Thread(target=run, args=(f"a{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 24
+    check(server, steps, 24)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_eight_async_agents_at_limit_two(
+    route: str, gov: Governor, server: EmbeddedServer, steps: list[Event]
+) -> None:
+    async def run(name: str) -> None:
+        async with gov.agent(name) as agent:
+            for _ in range(3):
+                await litellm.acompletion(**options(server, route))
+                assert agent.state == "acting"
+
+    await asyncio.gather(*(run(f"a{n}") for n in range(8)))
+    check(server, steps, 24)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_streams_tell_what_they_used(
+    route: str, gov: Governor, server: EmbeddedServer, steps: list[Event]
+) -> None:
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    async with gov.agent("a") as agent:
+        stream = await litellm.acompletion(**options(server, route), **asked)
+        assert agent.state == "reasoning"
+        async for _ in stream:
+            pass
+        for _ in range(200):
+            if agent.state == "acting":
+                break
+            await asyncio.sleep(0.01)
+    check(server, steps, 1)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_failed_call_is_over(
+    route: str, gov: Governor, server: EmbeddedServer, steps: list[Event]
+) -> None:
+    wrong = {**options(server, route), "model": route.replace("looker", "nobody")}
+    async with gov.agent("a") as agent:
+        with pytest.raises(litellm.NotFoundError):
+            await litellm.acompletion(**wrong, num_retries=0)
+        assert agent.state == "acting"
+        assert (await litellm.acompletion(**options(server, route))).choices
+    assert [step.usage is None for step in steps] == [True, False]
+
+
+async def test_governed_sessions_are_no_second_step(
+    gov: Governor, server: EmbeddedServer, steps: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http = gov.http_client("async")
+    monkeypatch.setattr(litellm, "aclient_session", http)
+    async with gov.agent("a"):
+        await litellm.acompletion(**options(server, "openai/looker"))
+    await http.aclose()
+    check(server, steps, 1)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_nested_agents_at_limit_one_finish(route: str, server: EmbeddedServer) -> None:
+    gov = Governor(limit=1)
+
+    async def child() -> Any:
+        async with gov.agent():
+            return await litellm.acompletion(**options(server, route))
+
+    async with gov.agent("boss"):
+        assert len(await asyncio.gather(child(), child(), child())) == 3
+
+
+class TestMiniSweAgent:
+    """mini-swe-agent: synchronous, through litellm, many in threads."""
+
+    def run(self, server: EmbeddedServer, task: str) -> dict[str, Any]:
+        from minisweagent.agents.default import DefaultAgent
+        from minisweagent.environments.local import LocalEnvironment
+        from minisweagent.models.litellm_model import LitellmModel
+
+        model = LitellmModel(
+            model_name="hosted_vllm/looker",
+            model_kwargs={"api_base": f"{server.url}/v1", "api_key": "-", "max_tokens": 20},
+            cost_tracking="ignore_errors",
+        )
+        agent = DefaultAgent(
+            model,
+            LocalEnvironment(),
+            system_template="You do what you are told.",
+            instance_template="{{task}}",
+            step_limit=6,
+        )
+        return agent.run(task)
+
+    def test_a_batch_in_the_governors_executor(self, gov: Governor, steps: list[Event]) -> None:
+        def script(messages: Any) -> Reply:
+            looked = any(message.role == "tool" for message in messages)
+            command = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT" if looked else "echo hello"
+            return Reply(calls=(ToolCall("c1", "bash", json.dumps({"command": command})),))
+
+        with (
+            EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker", script=script) as server,
+            gov.executor() as pool,
+        ):
+            results = list(pool.map(lambda _: self.run(server, "look"), range(6)))
+            check(server, steps, 12)
+        assert [result["exit_status"] for result in results] == ["Submitted"] * 6
