@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -168,7 +169,9 @@ def _run(jobs: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Outcome]]
         return
     # Spawned, not forked: the caller may have threads, and the same holds on every system.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent
+    ) as pool:
         # Searches take the longest: first, so that none is left for the end.
         slow_first = sorted(jobs, key=lambda digest: jobs[digest].arm not in _SEARCHES)
         running: dict[Future[Outcome], str] = {
@@ -180,6 +183,18 @@ def _run(jobs: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Outcome]]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cores() -> int:
