@@ -64,5 +64,9 @@ class Prefixes:
 
     def shared(self, chain: Chain) -> float:
         """How many tokens of `chain`, which its holder has joined, are charged once for all now."""
-        nodes = [self._nodes[name] for name, _ in chain]
-        return sum([node.own_tokens for node in nodes if node.holders >= node.needed])
+        shared = 0.0
+        for name, _ in chain:
+            node = self._nodes[name]
+            if node.holders >= node.needed:
+                shared += node.own_tokens
+        return shared

@@ -201,8 +201,10 @@ class Regulator:
         if not root.is_active:
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        if root.in_flight or not self._window.must_pause(root, now):
-            self._begin(root, {agent: 1}, now)
+        need = self._ledger.need(root)
+        if root.in_flight or not self._window.must_pause(root, need, now):
+            self._begin(root, need, now)
+            self._call(who, 1, now)
             return [agent, *self._fill(now)]
         self._window.take_out(root)
         root.waiters[agent] = 1
@@ -396,25 +398,25 @@ class Regulator:
         except KeyError:
             raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
 
-    def _begin(self, root: Account, calls: dict[AgentId, int], now: float) -> None:
-        """`calls` of the family of `root`, which is active, go out."""
-        ledger, window = self._ledger, self._window
-        need = ledger.need(root)
+    def _begin(self, root: Account, need: float, now: float) -> None:
+        """Calls of the family of `root`, which is active, go out."""
         if root.in_flight:
             root.need = max(root.need, need)
         else:
             root.need = need
             root.idle_s = now - root.idle_since_s
-            ledger.begin(root, window.claims.reasoning_tokens)
-            if root.agent not in calls:
-                root.distance = None  # by its own next call more has been touched
-        window.begin(root)
-        for agent, count in calls.items():
-            who = self._accounts[agent]
-            if not who.calls:
-                who.begun_s = now
-            who.calls += count
-            root.in_flight += count
+            self._ledger.begin(root, self._window.claims.reasoning_tokens)
+        self._window.begin(root)
+
+    def _call(self, who: Account, calls: int, now: float) -> None:
+        """`calls` of `who` go out."""
+        root = who.parent or who
+        if not root.in_flight and who is not root:
+            root.distance = None  # by its own next call more will have been touched
+        if not who.calls:
+            who.begun_s = now
+        who.calls += calls
+        root.in_flight += calls
 
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
@@ -427,9 +429,10 @@ class Regulator:
             return
         root.expected_prompt = None
         root.paused_since_step = False
-        self._window.end(root, now)
+        held = self._ledger.held(root)
+        self._window.end(root, held, now)
         if root.started:
-            self._ledger.residency.touch(root.place, self._ledger.held(root))
+            self._ledger.residency.touch(root.place, held)
 
     def _fill(self, now: float) -> list[AgentId]:
         if not len(self._window.queue):
@@ -438,9 +441,10 @@ class Regulator:
         for root in self._window.fill(now):
             waiters, root.waiters = root.waiters, {}
             woken.extend(waiters or ([] if root.departed else [root.agent]))
-            calls = {agent: count for agent, count in waiters.items() if count}
-            if calls:
-                self._begin(root, calls, now)
+            if any(waiters.values()):
+                self._begin(root, root.need, now)
+                for agent, calls in waiters.items():
+                    self._call(self._accounts[agent], calls, now)
         return woken
 
     def _drop(self, root: Account) -> None:

@@ -37,6 +37,8 @@ class Window:
     max_wait_s: float | None = None
     max_started: int | None = None
     limit: Limit = field(default_factory=Limit)
+    places: float = math.inf
+    """Most agents active at once: the limit, rounded down to whole agents, at least one."""
     active: int = 0
     reasoning: int = 0
     paused: int = 0
@@ -62,6 +64,9 @@ class Window:
         if limit.hold_s_per_token != self.limit.hold_s_per_token:
             self.claims.set_hold(limit.hold_s_per_token, now)
         self.limit = limit
+        if limit.agents != self.places:
+            agents = limit.agents
+            self.places = agents if agents == math.inf else max(1, math.floor(agents))
 
     def wait(self, account: Account, now: float) -> None:
         """`account`, so far outside or just taken out, waits for its turn."""
@@ -74,16 +79,16 @@ class Window:
         self.paused -= account.state is State.PAUSED
         self.queue.remove(account)
 
-    def must_pause(self, account: Account, now: float) -> bool:
+    def must_pause(self, account: Account, need: float, now: float) -> bool:
         """Whether `account`, active and at a boundary, has to give up its place.
 
-        Its own claim counts in full here, as if the step had begun.
+        Its own claim counts as `need` here, as if the step had begun.
         """
         if self.active > 1:
             if self.active > self.places:
                 return True
             if self.limit.tokens != math.inf:
-                room = self._room_beside(account)
+                room = self._room_beside(need)
                 if not self.claims.fits(room, now):  # its own claim counts twice so far
                     room += self.claims.value(account.claim, now)
                     if not self.claims.fits(room, now):
@@ -92,19 +97,19 @@ class Window:
         return account.has_begun and self._overdue(now) is not None
 
     def begin(self, account: Account) -> None:
-        """`account`, active, starts reasoning."""
+        """`account`, active, reasons; `account.need` is what it claims."""
         if account.state is not State.REASONING:
             account.state = State.REASONING
             self.reasoning += 1
         account.has_begun = True
         self.claims.hold(account.claim, account.need)
 
-    def end(self, account: Account, now: float) -> None:
-        """`account` has no call in flight any more."""
+    def end(self, account: Account, held: float, now: float) -> None:
+        """`account` has no call in flight any more, and claims the tokens it holds."""
         account.state = State.ACTING
         account.idle_since_s = now
         self.reasoning -= 1
-        self.claims.fade(account.claim, self.ledger.held(account), now)
+        self.claims.fade(account.claim, held, now)
 
     def take_out(self, account: Account) -> None:
         """`account`, active, gives up its place."""
@@ -117,6 +122,8 @@ class Window:
         """Let in whom the limit allows now, best first; returns them, already active."""
         admitted: list[Account] = []
         while len(self.queue):
+            if self.bound and self.active >= self.places:
+                break
             head = self._overdue(now)
             overdue = head is not None
             if head is None:
@@ -161,7 +168,7 @@ class Window:
             wakes.extend(due for due in dues if due > now)
         head = self._overdue(now) or self.queue.head(new_allowed=self.may_open)
         if head is not None and self.active < self.places:
-            fades = self.claims.seconds_until(self._room_beside(head), now)
+            fades = self.claims.seconds_until(self._room_beside(self.ledger.need(head)), now)
             if fades is not None:
                 wakes.append(now + fades)
         return min(wakes, default=None)
@@ -178,12 +185,6 @@ class Window:
         """Whether an agent that has never been let in may be."""
         return self.max_started is None or self.opened < self.max_started
 
-    @property
-    def places(self) -> float:
-        """Most agents active at once: the limit, rounded down to whole agents, at least one."""
-        agents = self.limit.agents
-        return agents if agents == math.inf else max(1, math.floor(agents))
-
     # -- inside ------------------------------------------------------------------------------
 
     def _has_room(self, account: Account, now: float) -> bool:
@@ -191,11 +192,13 @@ class Window:
             return True
         if self.active >= self.places:
             return False
-        return self.limit.tokens == math.inf or self.claims.fits(self._room_beside(account), now)
+        if self.limit.tokens == math.inf:
+            return True
+        return self.claims.fits(self._room_beside(self.ledger.need(account)), now)
 
-    def _room_beside(self, account: Account) -> float:
-        """Most that all claims may sum up to for the next step of `account` to fit [tokens]."""
-        return self.limit.tokens - self.ledger.prefixes.charged_tokens - self.ledger.need(account)
+    def _room_beside(self, need: float) -> float:
+        """Most that all claims may sum up to for a step of that need to fit [tokens]."""
+        return self.limit.tokens - self.ledger.prefixes.charged_tokens - need
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
