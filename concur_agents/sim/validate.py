@@ -1,0 +1,873 @@
+"""The simulated engine beside measurements of real ones: `python -m concur_agents.sim.validate`.
+
+Writes `docs/simulator.md` and its picture. Every point is run anew with the workload of the
+measurement; nothing is fitted per point. The measurements are in `data/measured.json`.
+
+The admission gates of the H100 sweeps were written for that driver and are repeated here as they
+were, prototypes and all, because the question is whether the *engine* is right: same gate, same
+agents, same numbers?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from concur_agents.core import Reading, Usage
+from concur_agents.errors import ConfigError
+from concur_agents.sim.engine import Engine, Request, Run
+from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.runner import Gate, RequestCap, Ungoverned, simulate
+from concur_agents.sim.traces import load_traces
+from concur_agents.sim.workload import (
+    AgentPlan,
+    LogNormal,
+    PlanStep,
+    ToolTimes,
+    Uniform,
+    plans_from_traces,
+    synthetic,
+)
+
+HIT_GOAL = 0.07
+RATIO_GOAL = 0.15
+
+TINY = "vllm-cpu-tiny"
+H100 = "h100-qwen3-8b"
+CODER = "2xh100-qwen3-coder-30b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measured arm and the same arm simulated."""
+
+    label: str
+    x: float
+    """Where it stands on the axis of its curve."""
+    measured_hit: float
+    simulated_hit: float
+    measured_speed: float
+    """Work per second, in the unit of its section; arms are compared by ratios of it."""
+    simulated_speed: float
+    measured: str
+    """What was measured, in the words of the table."""
+    simulated: str
+
+    @property
+    def hit_error(self) -> float:
+        """Simulated minus measured hit rate."""
+        return self.simulated_hit - self.measured_hit
+
+    def ratio_error(self, reference: Point) -> float:
+        """How far the speed relative to another arm is off, as a share."""
+        measured = self.measured_speed / reference.measured_speed
+        return self.simulated_speed / reference.simulated_speed / measured - 1
+
+    def holds(self, reference: Point) -> bool:
+        """Within both goals."""
+        return abs(self.hit_error) <= HIT_GOAL and abs(self.ratio_error(reference)) <= RATIO_GOAL
+
+
+def measured() -> dict[str, Any]:
+    """What was measured on real engines, with sources."""
+    file = resources.files("concur_agents.sim") / "data" / "measured.json"
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+# -- a real vLLM on a CPU
+
+
+def tiny_points() -> list[Point]:
+    """Hit rate and makespan per cap on active agents."""
+    data = measured()["vllm_cpu_tiny"]
+    plans = _tiny_plans(**data["workload"])
+    points = []
+    for row in data["points"]:
+        result = simulate(plans, load_profile(TINY), AgentCap(row["agents"]), record_series=False)
+        points.append(
+            Point(
+                label=f"{row['agents']} agents",
+                x=row["agents"],
+                measured_hit=row["hit_rate"],
+                simulated_hit=result.hit_rate,
+                measured_speed=1 / row["makespan_s"],
+                simulated_speed=1 / result.makespan_s,
+                measured=f"{row['makespan_s']:.1f} s",
+                simulated=f"{result.makespan_s:.1f} s",
+            )
+        )
+    return points
+
+
+def _tiny_plans(
+    agents: int,
+    steps: int,
+    first_prompt_tokens: int,
+    growth_tokens: int,
+    output_tokens: int,
+    tool_s: float,
+) -> list[AgentPlan]:
+    """Each prompt is the last one and something new. The outputs are not in it: random tokens come
+    out of the chat template as other tokens than they went in, so only prompts were ever hit again
+    (which gives the measured ceiling of 0.760 to the token).
+    """
+    plans = []
+    for i in range(agents):
+        prompt: tuple[Run, ...] = (Run((i, "first"), first_prompt_tokens),)
+        planned = []
+        for k in range(steps):
+            output = Run((i, k, "output"), output_tokens)
+            planned.append(PlanStep(prompt, output, tool_s if k + 1 < steps else 0.0))
+            prompt = (*prompt, Run((i, k), growth_tokens))
+        plans.append(AgentPlan(f"agent-{i:02d}", tuple(planned)))
+    return plans
+
+
+# -- a real vLLM on an H100
+
+
+def sweep_points(sweep: dict[str, Any]) -> list[Point]:
+    """The arms of one sweep; the speed is steps per second."""
+    shape = dict(sweep["workload"])
+    tools: ToolTimes = (
+        LogNormal(**shape["tools"]["lognormal"])
+        if "lognormal" in shape["tools"]
+        else Uniform(*shape["tools"]["uniform_s"])
+    )
+    steps_range = shape["steps_range"]
+    plans = synthetic(
+        shape["agents"],
+        shape["steps"],
+        first=tuple(shape["first"]),
+        gen=tuple(shape["gen"]),
+        obs=tuple(shape["obs"]),
+        tools=tools,
+        steps_range=tuple(steps_range) if steps_range else None,
+        shared=shape["shared"],
+    )
+    full = load_profile(H100)
+    profile = full.replace(kv_blocks=sweep["kv_tokens"] // full.block_size)
+    points: list[Point] = []
+    for arm in sweep["arms"]:
+        gate = make_gate(arm["arm"], plans, profile.capacity_tokens)
+        result = simulate(plans, profile, gate, record_series=False)
+        # An arm that was cut short is compared by what it had done by then.
+        end_s = result.makespan_s if arm["complete"] else arm["seconds"]
+        calls = [call for row in result.rows for call in row.calls if call.end_s <= end_s]
+        total = sum(call.prompt_tokens for call in calls)
+        if arm["complete"]:
+            said = (f"{arm['seconds']:.1f} s", f"{end_s:.1f} s")
+        else:
+            said = (
+                f"{arm['steps_done']} steps in {end_s:.0f} s",
+                f"{len(calls)} steps in {end_s:.0f} s",
+            )
+        points.append(
+            Point(
+                label=arm["arm"],
+                x=len(points),
+                measured_hit=arm["hit_rate"],
+                simulated_hit=sum(call.cached_tokens for call in calls) / total,
+                measured_speed=arm["steps_done"] / arm["seconds"],
+                simulated_speed=len(calls) / end_s,
+                measured=said[0],
+                simulated=said[1],
+            )
+        )
+    return points
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One calibration measurement and what the engine takes for the same."""
+
+    label: str
+    measured_s: float
+    simulated_s: float
+
+
+def calibration_timings() -> list[Timing]:
+    """Prefill and decode on their own: the profile against what it was fitted to."""
+    calibration = measured()["h100_qwen3_8b"]["calibration"]
+    profile = load_profile(H100).replace(request_overhead_s=0.0)
+    timings = []
+    for row in calibration["prefill_parallel"]:
+        events = _batch(profile, row["requests"], row["tokens"], 1)
+        label = f"prefill {row['requests']} x {row['tokens']} tokens"
+        timings.append(Timing(label, row["wall_s"], events[-1]))
+    for row in calibration["decode"]:
+        short, long = (
+            _batch(profile, row["batch"], row["context_tokens"], output)[-1] for output in (8, 72)
+        )
+        label = f"decode step, {row['batch']} x {row['context_tokens']} tokens"
+        timings.append(Timing(label, row["step_ms"] / 1e3, (long - short) / 64))
+    return timings
+
+
+def _batch(profile: Profile, requests: int, tokens: int, output: int) -> list[float]:
+    """Finish times of equal requests sent at once."""
+    engine = Engine(profile)
+    for i in range(requests):
+        request = Request(str(i), (Run(i, tokens),), Run((i, "output"), output), 0.0)
+        engine.submit(request)
+    return [event.at_s for event in engine.advance(math.inf) if event.kind == "finished"]
+
+
+class AgentCap(Ungoverned):
+    """A place for life: at most so many agents between their first and their last step."""
+
+    def __init__(self, agents: int) -> None:
+        self.name = f"agent:{agents}"
+        self._places = agents
+        self._waiting: deque[str] = deque()
+
+    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
+        """See `Gate`."""
+        if not self._places:
+            self._waiting.append(agent)
+            return []
+        self._places -= 1
+        return [agent]
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        if self._waiting:
+            return [self._waiting.popleft()]
+        self._places += 1
+        return []
+
+
+class _Preemptive(Ungoverned):
+    """Agents wait at step boundaries; earlier agents go first. Knows all outputs beforehand, as the
+    measured prototypes did.
+    """
+
+    def __init__(self, plans: Sequence[AgentPlan], capacity_tokens: int) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.plans = {plan.id: plan for plan in plans}
+        self.rank = {plan.id: i for i, plan in enumerate(plans)}
+        self.step = dict.fromkeys(self.plans, 0)
+        self.active: set[str] = set()
+        self.want: set[str] = set()
+        self.now = 0.0
+        self._in_tool: set[str] = set()
+
+    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
+        """See `Gate`."""
+        self.now = now
+        self._in_tool.discard(agent)
+        self.returns(agent)
+        let_in = []
+        if agent in self.active and self.is_over(agent):
+            self.active.discard(agent)
+            let_in = self.pump()
+        if agent in self.active:
+            return [*let_in, agent]
+        self.want.add(agent)
+        return let_in + self.pump()
+
+    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
+        """See `Gate`."""
+        self.now = now
+        let_in = self.goes(agent)
+        self.step[agent] += 1
+        self._in_tool.add(agent)
+        return let_in
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        self.now = now
+        self.active.discard(agent)
+        return self.pump()
+
+    def pump(self) -> list[str]:
+        """Let in from the front of the queue while it fits."""
+        let_in = []
+        for agent in sorted(self.want, key=self.order):
+            if not self.fits(agent):
+                break
+            self.active.add(agent)
+            self.want.discard(agent)
+            let_in.append(agent)
+        return let_in
+
+    def context_tokens(self, agent: str) -> int:
+        """What it has in its context now: while its tool runs, without the tool's result."""
+        steps, k = self.plans[agent].steps, self.step[agent]
+        if agent in self._in_tool:
+            return steps[k - 1].prompt_tokens + steps[k - 1].output.tokens
+        return steps[k].prompt_tokens
+
+    def next_tokens(self, agent: str) -> int:
+        """Its context after its next answer."""
+        steps, k = self.plans[agent].steps, self.step[agent]
+        return self.context_tokens(agent) + (steps[k].output.tokens if k < len(steps) else 0)
+
+    def fits(self, agent: str) -> bool:
+        """May it join those that are active?"""
+        raise NotImplementedError
+
+    def is_over(self, agent: str) -> bool:
+        """Must it, being active, wait at this boundary?"""
+        raise NotImplementedError
+
+    def order(self, agent: str) -> tuple[float, ...]:
+        """Who is let in first: started agents, then by arrival."""
+        return (self.step[agent] == 0, self.rank[agent])
+
+    def returns(self, agent: str) -> None:
+        """Its tool is done."""
+
+    def goes(self, agent: str) -> list[str]:
+        """Its call is done; whom that lets in."""
+        return []
+
+
+class _Concur(_Preemptive):
+    """CONCUR's law, W from 4 on, every 2 s: += 2 if U < 0.2; halved if U > 0.5 and H < 0.2."""
+
+    def __init__(self, plans: Sequence[AgentPlan], capacity_tokens: int, arg: str) -> None:
+        super().__init__(plans, capacity_tokens)
+        window, every_s = arg.split("/")
+        self.window, self.every_s = float(window), float(every_s)
+        self.hit_rate = 1.0
+        self.last: Reading | None = None
+
+    def fits(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        return len(self.active) < max(1, int(self.window))
+
+    def is_over(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        keep = max(1, int(self.window))
+        return (
+            len(self.active) > keep
+            and agent not in sorted(self.active, key=self.rank.__getitem__)[:keep]
+        )
+
+    def tick(self, reading: Reading | None, now: float) -> list[str]:
+        """See `Gate`."""
+        self.now = now
+        assert reading is not None
+        last = self.last
+        if last is None:
+            self.last = reading
+            return []
+        if reading.at_s - last.at_s < self.every_s - 0.05:
+            return []
+        self.last = reading
+        queries = (reading.query_tokens_total or 0) - (last.query_tokens_total or 0)
+        if queries:
+            hits = (reading.hit_tokens_total or 0) - (last.hit_tokens_total or 0)
+            self.hit_rate = hits / queries
+        usage = reading.kv_usage or 0.0
+        if usage < 0.2:
+            self.window += 2
+        elif usage > 0.5 and self.hit_rate < 0.2:
+            self.window = max(1.0, self.window * 0.5)
+        return self.pump()
+
+
+class _Budget(_Preemptive):
+    """Active contexts stay under a share of the pool."""
+
+    def __init__(self, plans: Sequence[AgentPlan], capacity_tokens: int, arg: str) -> None:
+        super().__init__(plans, capacity_tokens)
+        self.budget_tokens = float(arg) * capacity_tokens
+
+    def fits(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        used = sum(map(self.next_tokens, self.active))
+        return not self.active or used + self.next_tokens(agent) <= self.budget_tokens
+
+    def is_over(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        earlier = [other for other in self.active if self.rank[other] <= self.rank[agent]]
+        used = sum(map(self.next_tokens, earlier))
+        return used > self.budget_tokens and len(self.active) > 1
+
+
+class _BreakEven(_Budget):
+    """A budget in which the claim of an agent in a tool call fades as exp(-idle / tau)."""
+
+    def __init__(self, plans: Sequence[AgentPlan], capacity_tokens: int, arg: str) -> None:
+        super().__init__(plans, capacity_tokens, arg)
+        self.idle_since: dict[str, float] = {}
+        self.left_at: dict[str, float | None] = {}
+        self.reasoning = 1.0
+
+    def tau_s(self, agent: str) -> float:
+        """Break-even time: one prefill of its context at 30,000 tokens/s, times the batch."""
+        return min(120.0, max(0.5, self.context_tokens(agent) / 30_000 * self.reasoning / 0.5))
+
+    def used_tokens(self) -> float:
+        """What the active claim by now. Asking moves the average of those that reason."""
+        now_reasoning = max(1, len(self.active) - len(self.idle_since))
+        self.reasoning += 0.1 * (now_reasoning - self.reasoning)
+        used = 0.0
+        for agent in sorted(self.active):
+            since = self.idle_since.get(agent)
+            fade = 1.0 if since is None else math.exp((since - self.now) / self.tau_s(agent))
+            used += self.next_tokens(agent) * fade
+        return used
+
+    def fits(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        if not self.active:
+            return True
+        return self.used_tokens() + self.next_tokens(agent) <= self.budget_tokens
+
+    def is_over(self, agent: str) -> bool:
+        """See `_Preemptive`."""
+        return len(self.active) > 1 and self.used_tokens() > self.budget_tokens
+
+    def order(self, agent: str) -> tuple[float, ...]:
+        """Warm, then new, then those with the least steps done."""
+        left_s = self.left_at.get(agent)
+        is_warm = left_s is not None and self.now - left_s < 2 * self.tau_s(agent)
+        started = self.step[agent] > 0
+        group = 0 if is_warm and started else 2 if started else 1
+        return (group, self.step[agent], self.rank[agent])
+
+    def returns(self, agent: str) -> None:
+        """See `_Preemptive`."""
+        self.left_at[agent] = self.idle_since.pop(agent, None)
+
+    def goes(self, agent: str) -> list[str]:
+        """See `_Preemptive`."""
+        self.idle_since[agent] = self.now
+        return self.pump()
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        self.idle_since.pop(agent, None)
+        return super().leave(agent, now)
+
+    def tick(self, reading: Reading | None, now: float) -> list[str]:
+        """See `Gate`."""
+        self.now = now
+        return self.pump()
+
+
+def make_gate(arm: str, plans: Sequence[AgentPlan], capacity_tokens: int) -> Gate:
+    """The gate of an arm, by the name it had in the measurement: `agent:32`, `budget:0.9`..."""
+    kind, _, arg = arm.partition(":")
+    makers: dict[str, Callable[[], Gate]] = {
+        "none": Ungoverned,
+        "agent": lambda: AgentCap(int(arg)),
+        "request": lambda: RequestCap(int(arg)),
+        "concur": lambda: _Concur(plans, capacity_tokens, arg),
+        "budget": lambda: _Budget(plans, capacity_tokens, arg),
+        "breakeven": lambda: _BreakEven(plans, capacity_tokens, arg),
+    }
+    return makers[kind]()
+
+
+# -- public load curves
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a public load curve is approximated with the traces at hand."""
+
+    name: str
+    scale: float
+    """Recorded prompts are multiplied by this, outputs are not."""
+    tool_cap_s: float
+    from_s: float
+    to_s: float
+    gpus: int
+    """GPUs that share the measured tokens/s."""
+    working_set: float | None
+    """Published share of the pool that the sessions of the first point hold; each batch is scaled
+    until it holds as much. None: not published, `scale` is all."""
+
+
+STEP_24 = Curve("step_24", 1.45, 10.0, 300.0, 3600.0, 2, 0.72)
+STEP_13 = Curve("step_13", 1.2, 1.0, 0.0, 1800.0, 1, None)
+SEEDS = (42, 7, 1)
+
+
+def curve_points(curve: Curve, seeds: Iterable[int] = SEEDS) -> list[Point]:
+    """Output tokens/s and hit rate per number of sessions; the mean over seeds."""
+    rows = measured()["coder_30b"][curve.name]["points"]
+    profile = load_profile(CODER)
+    windows: dict[int, list[_Window]] = {row["sessions"]: [] for row in rows}
+    for seed in seeds:
+        scale = curve.scale
+        if curve.working_set is not None:
+            scale = _scale_to(curve.working_set, curve, rows[0]["sessions"], seed, profile)
+        for sessions, runs in windows.items():
+            runs.append(_sustain(curve, scale, sessions, seed, profile))
+    points = []
+    for row in rows:
+        runs = windows[row["sessions"]]
+        hit = sum(window.hit_rate for window in runs) / len(runs)
+        tok_s = sum(window.output_tokens_per_s for window in runs) / len(runs) / curve.gpus
+        real = row["tok_s_per_gpu" if curve.gpus > 1 else "tok_s"]
+        points.append(
+            Point(
+                label=f"{row['sessions']} sessions",
+                x=row["sessions"],
+                measured_hit=row["hit_rate"],
+                simulated_hit=hit,
+                measured_speed=real,
+                simulated_speed=tok_s,
+                measured=f"{real:.0f} tok/s",
+                simulated=f"{tok_s:.0f} tok/s",
+            )
+        )
+    return points
+
+
+class _WindowOverError(Exception):
+    """The window of the measurement is over."""
+
+
+class _Window(AgentCap):
+    """So many sessions at once, for so long; keeps its own books, because the batch has no end."""
+
+    def __init__(self, sessions: int, from_s: float, to_s: float, capacity_tokens: int) -> None:
+        super().__init__(sessions)
+        self._from_s, self._to_s = from_s, to_s
+        self._capacity_tokens = capacity_tokens
+        self._footprints: dict[str, int] = {}
+        self._held: list[float] = []
+        self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+
+    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
+        """See `Gate`."""
+        self._footprints[agent] = usage.prompt_tokens + usage.completion_tokens
+        if now >= self._from_s:
+            self._prompt_tokens += usage.prompt_tokens
+            self._cached_tokens += usage.cached_tokens or 0
+            self._output_tokens += usage.completion_tokens
+        return []
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        self._footprints.pop(agent, None)
+        return super().leave(agent, now)
+
+    def tick(self, reading: Reading | None, now: float) -> list[str]:
+        """See `Gate`."""
+        if now >= self._to_s:
+            raise _WindowOverError
+        if now >= self._from_s:
+            self._held.append(sum(self._footprints.values()) / self._capacity_tokens)
+        return []
+
+    @property
+    def working_set(self) -> float:
+        """Contexts of the sessions, as a mean share of the pool."""
+        return sum(self._held) / len(self._held)
+
+    @property
+    def hit_rate(self) -> float:
+        """Cached share of the prompt tokens in the window."""
+        return self._cached_tokens / self._prompt_tokens
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Output of the calls that ended in the window."""
+        return self._output_tokens / (self._to_s - self._from_s)
+
+
+def _scale_to(
+    working_set: float, curve: Curve, sessions: int, seed: int, profile: Profile
+) -> float:
+    """The factor with which this batch holds `working_set` of the pool, as near as four tries get:
+    which sessions fall into the window changes with it.
+    """
+    scale, tries = curve.scale, []
+    for _ in range(4):
+        held = _sustain(curve, scale, sessions, seed, profile).working_set
+        tries.append((abs(held - working_set), scale))
+        scale *= working_set / held
+    return min(tries)[1]
+
+
+def _sustain(curve: Curve, scale: float, sessions: int, seed: int, profile: Profile) -> _Window:
+    """Run recorded sessions, always `sessions` at once, until the window is over."""
+    cut = int(0.95 * profile.max_model_len / scale)
+    traces = load_traces("weka-claude-code", tool_cap_s=curve.tool_cap_s, max_context=cut, cut=True)
+    longer = [
+        replace(
+            trace,
+            group_shared_tokens=int(scale * trace.group_shared_tokens),
+            steps=tuple(
+                replace(
+                    step,
+                    prompt_tokens=int(scale * step.prompt_tokens),
+                    shared_prefix_tokens=int(scale * step.shared_prefix_tokens),
+                )
+                for step in trace.steps
+            ),
+        )
+        for trace in traces
+    ]
+    plans = plans_from_traces(longer, 10 * sessions, seed)
+    window = _Window(sessions, curve.from_s, curve.to_s, profile.capacity_tokens)
+    try:
+        simulate(plans, profile, window, poll_interval_s=5.0, record_series=False)
+    except _WindowOverError:
+        return window
+    raise ConfigError(f"{len(plans)} sessions are over before {curve.to_s} s")
+
+
+# -- the report
+
+
+def table(points: Sequence[Point], reference: Point, measured_as: str) -> str:
+    """A markdown table; rows outside the goals are marked."""
+    head = ["arm", "hit rate measured", "simulated", "off by"]
+    head += [f"{measured_as} measured", "simulated"]
+    head += [f"speed vs {reference.label} measured", "simulated", "off by", ""]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for point in points:
+        ratio = point.measured_speed / reference.measured_speed
+        simulated_ratio = point.simulated_speed / reference.simulated_speed
+        off = f"{point.ratio_error(reference):+.1%}" if point is not reference else "-"
+        mark = "" if point.holds(reference) else "**misses**"
+        lines.append(
+            f"| {point.label} | {point.measured_hit:.3f} | {point.simulated_hit:.3f} "
+            f"| {point.hit_error:+.3f} | {point.measured} | {point.simulated} "
+            f"| {ratio:.2f} | {simulated_ratio:.2f} | {off} | {mark} |"
+        )
+    return "\n".join(lines)
+
+
+def fast_sections() -> dict[str, str]:
+    """Every section of the report that takes a second or two: CPU, H100, calibration."""
+    sections = {}
+    points = tiny_points()
+    sections["tiny"] = table(points, points[-1], "makespan")
+    for i, sweep in enumerate(measured()["h100_qwen3_8b"]["sweeps"]):
+        points = sweep_points(sweep)
+        sections[f"h100-{i}"] = table(points, _named(points, "none"), "makespan")
+    lines = ["| what | measured | simulated | off by |", "|---|---|---|---|"]
+    lines += [
+        f"| {timing.label} | {timing.measured_s * 1e3:.2f} ms | {timing.simulated_s * 1e3:.2f} ms "
+        f"| {timing.simulated_s / timing.measured_s - 1:+.1%} |"
+        for timing in calibration_timings()
+    ]
+    sections["calibration"] = "\n".join(lines)
+    return sections
+
+
+def _named(points: Sequence[Point], label: str) -> Point:
+    return next(point for point in points if point.label == label)
+
+
+def report(curves: dict[str, list[Point]]) -> str:
+    """The whole page."""
+    sections = fast_sections()
+    for name, points in curves.items():
+        sections[name] = table(points, points[0], "output")
+    page = PAGE
+    for name, text in sections.items():
+        page = page.replace(f"<{name}>", text)
+    return page
+
+
+def draw(path: Path, curves: dict[str, list[Point]]) -> None:
+    """The picture of the page: measured as dots, simulated as lines."""
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "concur-agents[plot]"') from error
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
+    ink, line = "#c0392b", "#2c6fad"
+
+    def curve(axis: Any, points: Sequence[Point], what: str, title: str, x: str, y: str) -> None:
+        xs = [point.x for point in points]
+        simulated = [getattr(point, f"simulated_{what}") for point in points]
+        real = [getattr(point, f"measured_{what}") for point in points]
+        axis.plot(xs, simulated, "-", color=line, lw=1.8, marker=".", label="simulated")
+        axis.plot(xs, real, "o", color=ink, ms=7, mfc="none", mew=1.8, label="measured")
+        axis.set(title=title, xlabel=x, ylabel=y, ylim=(0, None), xticks=xs)
+        axis.grid(alpha=0.25)
+
+    curve(
+        axes[0][0],
+        tiny_points(),
+        "hit",
+        "vLLM on a CPU: hit rate",
+        "cap on active agents",
+        "cached share of prompt tokens",
+    )
+    axes[0][0].legend(frameon=False)
+
+    rows: list[tuple[str, float, float]] = []
+    for sweep in measured()["h100_qwen3_8b"]["sweeps"]:
+        points = sweep_points(sweep)
+        name = sweep["name"].split(",")[0].split()[0]
+        base = _named(points, "none")
+        rows += [
+            (
+                f"{point.label}  ({name})",
+                point.measured_speed / base.measured_speed,
+                point.simulated_speed / base.simulated_speed,
+            )
+            for point in points
+            if point is not base
+        ]
+    axis = axes[0][1]
+    for y, (_, real, simulated) in enumerate(reversed(rows)):
+        axis.plot([real, simulated], [y, y], "-", color="#999999", lw=1)
+        axis.plot(simulated, y, ".", color=line, ms=9)
+        axis.plot(real, y, "o", color=ink, ms=7, mfc="none", mew=1.8)
+    axis.axvline(1, color="#999999", lw=0.8, ls=":")
+    axis.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)], fontsize=8)
+    axis.set(
+        title="vLLM on an H100: speed of every arm vs none",
+        xlabel="steps per second, none = 1 (agents in the sweep in brackets)",
+        xlim=(0, None),
+    )
+    axis.grid(alpha=0.25, axis="x")
+
+    step_24 = curves[STEP_24.name]
+    title = "2x H100, Coder-30B, public curve"
+    curve(axes[1][0], step_24, "hit", f"{title}: hit rate", "sessions", "cached share")
+    curve(axes[1][1], step_24, "speed", f"{title}: output", "sessions", "output tokens/s per GPU")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+PAGE = """\
+<!-- Written by `python -m concur_agents.sim.validate`; change that module instead. -->
+
+# How far to trust the simulator
+
+Every claim about a law rests on the simulated engine, so here it is beside three real ones. Each
+point is the same workload, the same gate and the same pool, run once more in virtual time. Nothing
+is fitted per point: an engine is a profile, a dozen numbers in a file that says where each of them
+comes from.
+
+![Measured and simulated](images/simulator.png)
+
+Goals: hit rate within 0.07, and the speed of one arm relative to another within 15 %. Rows outside
+either are marked **misses**.
+
+## What is simulated
+
+A scheduler after vLLM V1: a token budget per step shared by decodes and chunked prefill, waiting
+requests first come first served, a prompt let in only if all of it fits
+(`scheduler_reserve_full_isl`, vLLM's default), preemption of the latest by recomputation, blocks
+with a prefix cache, least recently used first and every sequence from its tail. A step takes
+
+    step_overhead + prefill tokens x (per token + per token and position x position)
+                  + sequences x per sequence + KV tokens read x per KV token
+
+Left out: CUDA-graph padding, asynchronous scheduling, the one block that vLLM keeps for itself,
+speculative decoding, host offload, and the API server's own CPU limits.
+
+## vLLM on a CPU
+
+vLLM 0.32.0, a tiny Qwen3-shaped model, 9,600 tokens of KV in blocks of 32, profile
+`vllm-cpu-tiny`. 16 agents x 6 steps, prompts from 1,269 to 2,954 tokens, a cap on active agents.
+
+<tiny>
+
+The hit rates agree to 0.01. The step costs of this profile were fitted to these makespans, which
+were measured once each on a shared machine and are good to about 20 %. The one at 4 agents lies
+36 % above its neighbour at 3 though it computes only 26,000 tokens (about 8 s) more; the simulator
+finds no reason for it, and neither do the other six points.
+
+## vLLM on an H100
+
+vLLM 0.24.0, Qwen3-8B shape in bf16, profile `h100-qwen3-8b`. The profile comes from calibration
+runs (below); no sweep was used to fit it. `agent:N` caps active agents, `request:N` caps calls in
+flight, `concur` is CONCUR's published law at agent level, `budget` and `breakeven` are prototypes
+of a working-set gate. An arm that was cut short is compared by the steps it had done by then.
+
+96 agents x 8 steps, 408,256 tokens of KV (the final contexts hold 2.6 times that), tools of 0.5 to
+2.5 s:
+
+<h100-0>
+
+48 agents x 8 steps, pool forced to 262,144 tokens:
+
+<h100-1>
+
+60 agents x 3 to 8 steps, pool forced to 120,000 tokens (final contexts: 5.3 times), log-normal
+tools with a median of 4 s. `breakeven` was measured twice, and the two runs differ by 0.03 in hit
+rate and 10 % in time among themselves:
+
+<h100-2>
+
+The calibration itself, run through the engine:
+
+<calibration>
+
+## Two H100, public load curves
+
+Independent measurements, ungoverned: [zetxqx/thunderagent-original-verification][zx], vLLM 0.28.0,
+Qwen3-Coder-30B-A3B in FP8, 2,237,040 tokens of KV, profile `2xh100-qwen3-coder-30b`. Their corpus
+is not at hand. The recorded Claude Code sessions that come with this package stand in for it, three
+draws of them on average, so the workload is an approximation here, and a point can miss because of
+it.
+
+Step 24, one replica, one hour. Prompts are scaled until 12 sessions hold the published 72 % of the
+pool; gaps are capped at 10 s.
+
+<step_24>
+
+Below the knee and deep in thrashing the rates and the output agree, at the knee (16 and 20
+sessions) the simulated engine falls off somewhat earlier and more steeply. The knee is where it
+matters most who comes back when: one session more or less evicted decides, and draws of our own
+sessions differ among themselves by more than the miss (0.18 to 0.43 in hit rate at 20 sessions).
+Above it the measured engine keeps 11 to 13 % of hits, about what a system prompt common to all
+sessions is worth; ours have several smaller ones.
+
+Step 13, per replica, half an hour. The size of these sessions is not published; prompts are scaled
+by 1.2, which puts the knee where it was measured, gaps are capped at 1 s.
+
+<step_13>
+
+The height of the plateau, the place of the knee and the depth of the collapse are there. Two things
+are not. The measured engine never uses more than 73 % of its pool, ours 93 %: real sessions leave
+branches behind that are cached and never asked for again, and stand-in sessions do not, so a
+session that holds as much of the pool has a longer context here and costs more to compute again.
+And a cliff between 24 and 32 sessions is a matter of two or three sessions.
+
+[zx]: https://github.com/zetxqx/thunderagent-original-verification
+
+## Do it again
+
+    pip install "concur-agents[plot]"
+    python -m concur_agents.sim.validate --docs docs
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run everything and write the page and its picture."""
+    parser = argparse.ArgumentParser(
+        prog="python -m concur_agents.sim.validate", description=__doc__
+    )
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to")
+    folder: Path = parser.parse_args(argv).docs
+    began_s = time.perf_counter()
+    curves = {curve.name: curve_points(curve) for curve in (STEP_24, STEP_13)}
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "simulator.md").write_text(report(curves), encoding="utf-8")
+    draw(folder / "images" / "simulator.png", curves)
+    took_s = time.perf_counter() - began_s
+    sys.stdout.write(f"wrote {folder / 'simulator.md'} in {took_s:.0f} s\n")
+
+
+if __name__ == "__main__":
+    main()
