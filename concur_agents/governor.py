@@ -1074,6 +1074,7 @@ class Governor(Doors):
             now = self._clock()
             try:
                 self._holder = me
+                self._ever_decided = True
                 self._admit(act(now), now)
                 while not self._deferred.empty():
                     self._admit(self._deferred.get_nowait()(now), now)

@@ -60,8 +60,18 @@ MAX_BYTES = 256 * 2**20
 PARTS = 8
 """A recording is kept in up to so many files, and the oldest one makes room for a new one."""
 
-CALLS = ("arrive", "begin_step", "end_step", "leave", "tick", "advance")
-"""The door of the Regulator; anything else changes nothing in it."""
+CALLS = ("arrive", "begin_step", "end_step", "leave", "tick", "advance", "ask")
+"""The door of the Regulator; "ask" is a line of questions only."""
+
+QUESTIONS = ("view", "explain", "next_wake")
+"""What may be asked of it. An answer decides nothing, but to give it the Regulator sums up fading
+claims as of that instant, and sums of another order round otherwise. So they are noted, too.
+"""
+
+_MOST_QUESTIONS = 64
+
+Question: TypeAlias = tuple[str, float, str | None]
+"""One of `QUESTIONS`, when [s], and about whom."""
 
 AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused"]
 
@@ -104,6 +114,8 @@ class Call:
     reason: str | None = None
     """The code of the decision in force, where it has changed since the call before."""
     tick: Tick | None = None
+    asked: tuple[Question, ...] = ()
+    """What was asked since the call before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +297,7 @@ class Taped:
         if shadow is not None:
             self.shadow = Shadow(law=shadow.name, state=shadow.initial())
         self._reason: str | None = None
+        self._asked: list[Question] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -308,12 +321,38 @@ class Taped:
 
     def advance(self, now: float) -> list[str]:
         """See `Regulator.advance`."""
+        asked = self._take_asked()
         let_in = self.inner.advance(now)
-        self._note(Call(name="advance", now=now, let_in=tuple(let_in), reason=self._changed()))
+        self._note(
+            Call(
+                name="advance",
+                now=now,
+                let_in=tuple(let_in),
+                reason=self._changed(),
+                asked=asked,
+            )
+        )
         return let_in
+
+    def view(self, now: float) -> View:
+        """See `Regulator.view`."""
+        self._ask("view", now)
+        return self.inner.view(now)
+
+    def explain(self, agent: str, now: float) -> str:
+        """See `Regulator.explain`."""
+        self._ask("explain", now, agent)
+        return self.inner.explain(agent, now)
+
+    def next_wake(self, now: float) -> float | None:
+        """See `Regulator.next_wake`."""
+        if not any(name == "next_wake" for name, _, _ in self._asked):  # the answer stands
+            self._ask("next_wake", now)
+        return self.inner.next_wake(now)
 
     def tick(self, reading: Reading | None, now: float) -> list[str]:
         """See `Regulator.tick`."""
+        asked = self._take_asked()
         before = self.inner.last_snapshot
         let_in = self.inner.tick(reading, now)
         snapshot = self.inner.last_snapshot
@@ -336,6 +375,7 @@ class Taped:
                     let_in=tuple(let_in),
                     reason=self._changed(),
                     tick=tick,
+                    asked=asked,
                 )
             )
         return let_in
@@ -348,11 +388,14 @@ class Taped:
         agent: str,
         options: dict[str, Any],
     ) -> list[str]:
+        asked = self._take_asked()
         try:
             let_in = call(agent, now, **options)
         except Exception as error:
             kind = type(error).__name__
-            self._note(Call(name=name, now=now, agent=agent, options=options, error=kind))
+            self._note(
+                Call(name=name, now=now, agent=agent, options=options, error=kind, asked=asked)
+            )
             raise
         self._note(
             Call(
@@ -362,9 +405,20 @@ class Taped:
                 options=options,
                 let_in=tuple(let_in),
                 reason=self._changed(),
+                asked=asked,
             )
         )
         return let_in
+
+    def _ask(self, question: str, now: float, agent: str | None = None) -> None:
+        if self.note is not None:
+            if len(self._asked) >= _MOST_QUESTIONS:
+                self._note(Call(name="ask", now=now, asked=self._take_asked()))
+            self._asked.append((question, now, agent))
+
+    def _take_asked(self) -> tuple[Question, ...]:
+        asked, self._asked = tuple(self._asked), []
+        return asked
 
     def _note(self, call: Call) -> None:
         if self.note is not None:
@@ -527,23 +581,26 @@ class _Tape:
         with suppress(queue.Empty):
             while taken[-1] is not None and len(taken) < 1000:
                 taken.append(self.lines.get_nowait())
-        lines = [line for line in taken if isinstance(line, Call | Happening)]
-        if lines:
-            text = b"".join(_dump(_line_dict(line)) for line in lines)
-            for line in lines:
+        text = bytearray()
+        for line in taken:
+            if isinstance(line, Call | Happening):
+                raw = _dump(_line_dict(line))
+                if self._size + len(text) + len(raw) > self._part_bytes:
+                    self._append(text)
+                    self._turn_over()
+                    text.clear()
+                text += raw
                 self._roster.take(line)
-            self._now = lines[-1].now
-            self._append(text)
+                self._now = line.now
+        self._append(text)
         for event in taken:
             if isinstance(event, threading.Event):
                 event.set()
         return taken[-1] is not None
 
-    def _append(self, text: bytes) -> None:
-        _write_all(self._file, text)
+    def _append(self, text: bytearray) -> None:
+        _write_all(self._file, bytes(text))
         self._size += len(text)
-        if self._size >= self._part_bytes:
-            self._turn_over()
 
     def _turn_over(self) -> None:
         """Begins the next file."""
@@ -711,8 +768,9 @@ def _call_of(found: dict[str, Any]) -> Call:
     name, now = found.pop("call"), found.pop("now")
     agent, let_in = found.pop("agent", None), tuple(found.pop("let_in", ()))
     error, reason = found.pop("error", None), found.pop("reason", None)
+    asked = tuple((question, at_s, whom) for question, at_s, whom in found.pop("asked", ()))
     tick = None
-    if name not in CALLS:
+    if name not in CALLS or not {question for question, _, _ in asked} <= set(QUESTIONS):
         raise ValueError(name)
     if name == "tick":
         view = found.pop("view")
@@ -742,6 +800,7 @@ def _call_of(found: dict[str, Any]) -> Call:
         error=error,
         reason=reason,
         tick=tick,
+        asked=asked,
     )
 
 
@@ -778,10 +837,11 @@ def replay(recording: Recording, regulator: Regulator | None = None) -> Iterator
         if isinstance(line, Call):
             let_in, error = apply(regulator, line)
             state = regulator.state.to_dict()
-            same_state = line.tick is None or (
-                line.tick.state == state and line.tick.view == regulator.view(line.now)
-            )
-            if let_in != line.let_in or error != line.error or not same_state:
+            same = let_in == line.let_in and error == line.error
+            if line.tick is not None:
+                view = regulator.view(line.now)
+                same = same and (line.tick.state, line.tick.view) == (state, view)
+            if not same:
                 yield Difference(line, let_in, error, state)
 
 
@@ -811,6 +871,10 @@ def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
 
 def apply(regulator: Regulator, call: Call) -> tuple[tuple[str, ...], str | None]:
     """Makes one recorded call; returns the answer, and the name of what it raised."""
+    for question, at_s, agent in call.asked:
+        getattr(regulator, question)(*(() if agent is None else (agent,)), now=at_s)
+    if call.name == "ask":
+        return (), None
     arguments: tuple[Any, ...] = () if call.agent is None else (call.agent,)
     options = dict(call.options)
     if call.name == "tick":
@@ -846,6 +910,8 @@ def _line_dict(line: Line) -> dict[str, Any]:
         told["error"] = line.error
     if line.reason is not None:
         told["reason"] = line.reason
+    if line.asked:
+        told["asked"] = line.asked
     if line.tick is not None:
         tick = line.tick
         view = asdict(tick.view)
