@@ -70,6 +70,8 @@ class Account:
     waiting_since_s: float = 0.0
     has_begun: bool = False
     """It has begun a step since it was last let in."""
+    has_sent: bool = False
+    """A call has been sent since none of its family's was in flight."""
     paused_since_step: bool = False
     distance: float | None = None
     """Reuse distance when its step began [tokens]; None: nothing to be learned from this step."""

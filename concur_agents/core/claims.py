@@ -51,9 +51,9 @@ class Claim:
 class Claims:
     """All claims and their sum.
 
-    Most questions are whether the sum exceeds something, and most are answered by two bounds that
-    are kept up to date with each move: sums of falling exponentials lie below what they were
-    (`_idle`) and above their tangent there (`_idle - (theta - _base) x _slope + _lead`).
+    Most questions are whether the sum exceeds something, and most are answered by bounds that are
+    kept up to date with each move: a falling exponential lies above its tangent, and below what it
+    was and its parabola: 1 - x <= exp(-x) <= min(1, 1 - x + x^2 / 2).
     """
 
     hold_s_per_token: float = math.inf
@@ -71,6 +71,8 @@ class Claims:
     """Sum of `total x rate`."""
     _lead: float = 0.0
     """Sum of `total x rate x (theta - _base)`."""
+    _curve: float = 0.0
+    """Sum of `total x rate^2`."""
     _base: float = 0.0
     """Theta at which all sums last stood."""
 
@@ -82,26 +84,31 @@ class Claims:
         self._held += 1
         self.reasoning_tokens += tokens
 
-    def fade(self, claim: Claim, tokens: float, now: float) -> None:
-        """`claim` becomes `tokens`, fading from now on: the agent is acting."""
+    def fade(self, claim: Claim, tokens: float, now: float, *, again: bool = False) -> None:
+        """`claim` becomes `tokens`, fading from now on: the agent is acting.
+
+        With `again` it goes on fading from where it last began to, as if never held since.
+        """
         self.release(claim)
         if tokens <= 0.0:
             return
         theta = self._advance(now)
+        began = claim.theta if again else theta
         key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
         fading = self._sums.get(key)
         if fading is None:
             fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE), theta=theta)
+        worth = tokens * math.exp((began - theta) * fading.rate) if again else tokens
         if fading.theta != theta:
             rest = fading.total * math.exp((fading.theta - theta) * fading.rate)
             self._change(fading, -fading.total)
             fading.theta = theta
-            self._change(fading, rest + tokens)
+            self._change(fading, rest + worth)
         else:
-            self._change(fading, tokens)
+            self._change(fading, worth)
         fading.count += 1
         self._faded += 1
-        claim.tokens, claim.theta, claim.fading = tokens, theta, fading
+        claim.tokens, claim.theta, claim.fading = tokens, began, fading
 
     def release(self, claim: Claim) -> None:
         """`claim` becomes nothing: the agent paused or left."""
@@ -117,7 +124,7 @@ class Claims:
             rest = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
             self._change(fading, -min(rest, fading.total) if fading.count else -fading.total)
             if not self._faded:
-                self._idle = self._slope = self._lead = 0.0
+                self._idle = self._slope = self._lead = self._curve = 0.0
             claim.fading = None
         claim.tokens = 0.0
 
@@ -139,8 +146,12 @@ class Claims:
         if self._idle <= room:
             return True
         passed = self._advance(now) - self._base
-        if self._idle - passed * self._slope + self._lead > room:
-            return False
+        if passed * self._slope < self._idle:  # else the bounds are wide, and lose digits
+            least = self._idle - passed * self._slope + self._lead
+            if least > room:
+                return False
+            if least + 0.5 * passed * passed * self._curve <= room:
+                return True
         return self._settle(now) <= room
 
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
@@ -179,19 +190,23 @@ class Claims:
         self._idle += tokens
         self._slope += falling
         self._lead += falling * (fading.theta - self._base)
+        self._curve += falling * fading.rate
 
     def _settle(self, now: float) -> float:
         """Brings all sums to now; returns theirs [tokens]."""
         theta = self._advance(now)
-        idle = slope = 0.0
+        idle = slope = curve = 0.0
         for fading in self._sums.values():
             if fading.count:
                 if fading.theta != theta:
                     fading.total *= math.exp((fading.theta - theta) * fading.rate)
                     fading.theta = theta
                 idle += fading.total
-                slope += fading.total * fading.rate
-        self._idle, self._slope, self._lead, self._base = idle, slope, 0.0, theta
+                falling = fading.total * fading.rate
+                slope += falling
+                curve += falling * fading.rate
+        self._idle, self._slope, self._curve = idle, slope, curve
+        self._lead, self._base = 0.0, theta
         return idle
 
     def _advance(self, now: float) -> float:

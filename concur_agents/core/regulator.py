@@ -227,7 +227,7 @@ class Regulator:
         overloaded: bool = False,
         retry_after_s: float = 0.0,
     ) -> list[AgentId]:
-        """A step of `agent` is over.  Also: its caller gave up waiting for it to begin.
+        """A step of `agent` is over.  Of one that never began, see `withdraw_step`.
 
         Args:
             usage: what it took; None: unknown, or it failed, which says nothing about capacity.
@@ -242,15 +242,11 @@ class Regulator:
         root = who.parent or who
         self._pass_time(now)
         if not root.is_active:
-            calls = root.waiters.get(agent, 0)
-            if not calls:
-                raise ValueError(f"agent {agent!r} has no step to end")
-            root.waiters[agent] = calls - 1
-            if calls == 1 and (root.opened or who is not root):
-                del root.waiters[agent]  # a root that was never let in still waits to start
+            self._give_up(who)
             return self._fill(now)
         if not who.calls:
             raise ValueError(f"agent {agent!r} has no step to end")
+        root.has_sent = True
         evidence = self._ledger.evidence
         if overloaded:
             evidence.overloads += 1
@@ -265,6 +261,32 @@ class Regulator:
             )
             self._ledger.end(who, usage, now - who.begun_s, counts=counts)
         self._end(who, 1, now)
+        return self._fill(now)
+
+    def withdraw_step(self, agent: AgentId, now: float) -> list[AgentId]:
+        """A step of `agent` is called off: it waits no longer, or was let in and never sent.
+
+        Nothing has happened then: neither a step nor a failure, and its context was not used.
+
+        Raises:
+            KeyError: `agent` is not here.
+            ValueError: it has no step to withdraw.
+        """
+        who = self._account(agent)
+        root = who.parent or who
+        self._pass_time(now)
+        if not root.is_active:
+            self._give_up(who)
+            return self._fill(now)
+        if not who.calls:
+            raise ValueError(f"agent {agent!r} has no step to withdraw")
+        if root.in_flight > 1 or root.has_sent:
+            self._end(who, 1, now)
+            return self._fill(now)
+        who.calls = root.in_flight = 0
+        root.expected_prompt = root.distance = None
+        self._window.undo(root, now)
+        self._ledger.residency.restore(root.place)
         return self._fill(now)
 
     def leave(self, agent: AgentId, now: float) -> list[AgentId]:
@@ -287,6 +309,7 @@ class Regulator:
         if root.departed and not root.children:
             self._drop(root)
         elif who.calls:
+            root.has_sent = True
             self._end(who, who.calls, now)
         return self._fill(now)
 
@@ -404,6 +427,7 @@ class Regulator:
             root.need = max(root.need, need)
         else:
             root.need = need
+            root.has_sent = False
             root.idle_s = now - root.idle_since_s
             self._ledger.begin(root, self._window.claims.reasoning_tokens)
         self._window.begin(root)
@@ -417,6 +441,16 @@ class Regulator:
             who.begun_s = now
         who.calls += calls
         root.in_flight += calls
+
+    def _give_up(self, who: Account) -> None:
+        """One call of `who`, whose family is not active, waits no longer."""
+        root = who.parent or who
+        calls = root.waiters.get(who.agent, 0)
+        if not calls:
+            raise ValueError(f"agent {who.agent!r} has no step to end")
+        root.waiters[who.agent] = calls - 1
+        if calls == 1 and (root.opened or who is not root):
+            del root.waiters[who.agent]  # a root that was never let in still waits to start
 
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""

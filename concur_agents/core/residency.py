@@ -29,6 +29,7 @@ class Place:
     position: int = 0  # 0: not in the list (in a call, or nothing sent yet)
     tokens: float = 0.0
     left: bool = False  # its agent is done; the context only ages out
+    was: tuple[int, int] = (0, 0)  # numbering and position before it was removed
 
 
 _MOST_LEFT = 4096
@@ -53,6 +54,8 @@ class Residency:
     _tree: list[float] = field(default_factory=lambda: [0.0] * 1025)
     _entries: dict[int, Place] = field(default_factory=dict)
     _last: int = 0
+    _numbering: int = 0
+    """Times positions have lost their meaning."""
     _total: float = 0.0
 
     def touch(self, place: Place, tokens: float) -> None:
@@ -70,7 +73,19 @@ class Residency:
         if place.position:
             self._add(place.position, -place.tokens)
             del self._entries[place.position]
+            place.was = self._numbering, place.position
             place.position = 0
+
+    def restore(self, place: Place) -> None:
+        """Takes `remove` back: its call was never sent.
+
+        If positions have changed meanwhile it stays out, as one that is not cached.
+        """
+        numbering, position = place.was
+        if position and not place.position and numbering == self._numbering:
+            place.position = position
+            self._entries[position] = place
+            self._add(position, place.tokens)
 
     def leave_behind(self, place: Place) -> None:
         """The agent is done.  What it left in the cache ages out of the list like the rest."""
@@ -113,6 +128,7 @@ class Residency:
         self._entries.clear()
         self._tree = [0.0] * 1025
         self._last, self._total = 0, 0.0
+        self._numbering += 1
 
     def _renumber(self) -> None:
         entries = [self._entries[position] for position in sorted(self._entries)]
@@ -126,6 +142,7 @@ class Residency:
             behind += place.tokens
         kept.reverse()
         self._entries.clear()
+        self._numbering += 1
         self._last, self._total = 0, 0.0
         self._tree = [0.0] * (max(1024, 4 * len(kept)) + 1)
         for place in kept:

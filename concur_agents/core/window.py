@@ -111,6 +111,13 @@ class Window:
         self.reasoning -= 1
         self.claims.fade(account.claim, held, now)
 
+    def undo(self, account: Account, now: float) -> None:
+        """`account` does not reason after all: as if the last `begin` had not been."""
+        account.state = State.ACTING
+        self.reasoning -= 1
+        held = self.ledger.held(account) if account.started else account.need
+        self.claims.fade(account.claim, held, now, again=True)
+
     def take_out(self, account: Account) -> None:
         """`account`, active, gives up its place."""
         if account.state is State.REASONING:

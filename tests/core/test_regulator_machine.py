@@ -211,6 +211,18 @@ class RegulatorMachine(RuleBasedStateMachine):
         self.home[agent].waiting[agent] -= 1
         self.book(woken)
 
+    @precondition(lambda self: self.calling() or self.asking())
+    @rule(data=st.data())
+    def withdraw(self, data):
+        """Called off: while it waits, or when it was let in and not yet sent."""
+        agent = self.some(data, self.calling() + self.asking())
+        before = self.regulator._ledger.evidence.failures
+        woken = self.regulator.withdraw_step(agent, self.now)
+        assert self.regulator._ledger.evidence.failures == before
+        family = self.home[agent]
+        (family.calls if family.active else family.waiting)[agent] -= 1
+        self.book(woken)
+
     @precondition(lambda self: self.home)
     @rule(data=st.data())
     def leave(self, data):
