@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Run one batch of agents ungoverned, capped and governed.",
     "watch": "Show an endpoint's signals and what a law would do.",
+    "explain": "Say why agents waited, from a recording.",
+    "report": "Make a page to look at from a recording.",
+    "replay-law": "Put a recording through its law again, or through another.",
     "doctor": "Say what an endpoint is, what it tells and what it lacks.",
     "laws": "List the laws with their formulas.",
     "bench": "Judge every law on a suite of simulated scenarios.",

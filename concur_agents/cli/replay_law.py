@@ -1,0 +1,173 @@
+"""`concur replay-law RECORDING`: the recorded decisions again, or those of another law."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from concur_agents.core import make_law
+from concur_agents.errors import ConfigError
+from concur_agents.record import Call, Difference, Recording, replay
+from concur_agents.report.what_if import Outcome, what_if
+
+OPEN_LOOP = (
+    "Open loop: agents, tools, readings and the length of every step are as recorded; only who "
+    "may go on when is decided anew. What the engine would have made of the other load is not "
+    "known, so this tells who would have waited, not what would have been faster (`concur bench` "
+    "does)."
+)
+
+
+def replay_law_command(
+    recording: Path = typer.Argument(help="File written by record=."),
+    law: str = typer.Option("", help="Another law; default: the recorded one, as a check."),
+    options: list[str] = typer.Option([], "--set", help="Option of that law, as name=value."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Drive a fresh Regulator with a recording: the same law must answer the same, to the bit.
+
+    With --law (or --set alone, for the recorded law with another option) it is another law, and
+    what would differ is shown. This is open loop: see docs. Exit code 1: the recorded law answered
+    differently, so this version decides otherwise than the one that recorded.
+
+    With --json: `same`, `calls` and `first_difference`, or `recorded`, `other` (law, agents,
+    steps, pauses, waits, mean_active, over_capacity_s, lasts_s, unfinished) and `first_difference`
+    (call, now, agent, recorded, replayed; null: none).
+    """
+    recorded = Recording(recording)
+    if not law and not options:
+        _check(recorded, as_json=as_json)
+        return
+    config = parse_options(options)
+    if not law:
+        config = {**(recorded.header.law["config"] or {}), **config}
+    try:
+        other = make_law(law or recorded.header.law["name"], **config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except TypeError as error:
+        raise ConfigError(f"{', '.join(options)} cannot be used: {error}") from error
+    found = what_if(recorded, other)
+    if as_json:
+        shown = {
+            "recorded": _as_dict(found.recorded),
+            "other": _as_dict(found.other),
+            "first_difference": _difference(found.first),
+        }
+        print(json.dumps(shown, indent=2))
+        return
+    console = Console()
+    console.print(_table(found.recorded, found.other))
+    console.print()
+    if found.first is None:
+        console.print("Not one answer differs.")
+    else:
+        console.print(f"The first answer that differs: {_say(found.first)}", markup=False)
+    console.print(f"[dim]{OPEN_LOOP}[/]")
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """`["agents=8"]` as keywords for `make_law`.
+
+    Raises:
+        ConfigError: one of them is not name=value.
+    """
+    config: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name.strip():
+            raise ConfigError(f"an option of a law is given as name=value, got {pair!r}")
+        config[name.strip()] = _value(text.strip())
+    return config
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _check(recording: Recording, *, as_json: bool) -> None:
+    differences = replay(recording)
+    first = next(differences, None)
+    calls = sum(isinstance(line, Call) and line.name != "ask" for line in recording)
+    if as_json:
+        shown = {"same": first is None, "calls": calls, "first_difference": _difference(first)}
+        print(json.dumps(shown, indent=2))
+    elif first is None:
+        print(f"The same answers to the bit: {calls:,} calls, {recording.header.law['name']}.")
+    else:
+        print(f"Another answer: {_say(first)}")
+        print(
+            f"It was recorded by {recording.header.version} under Python "
+            f"{recording.header.python}; this version decides otherwise."
+        )
+    if first is not None:
+        raise typer.Exit(1)
+
+
+def _say(difference: Difference) -> str:
+    call = difference.call
+    what = f"{call.name} {call.agent}" if call.agent else call.name
+    at = f"at {call.now:.3f} s, {what}"
+    recorded, replayed = call.let_in or "nobody", difference.let_in or "nobody"
+    if difference.error != call.error:
+        return f"{at}: raised {call.error or 'nothing'}, replayed {difference.error or 'nothing'}"
+    if recorded == replayed:
+        return f"{at}: the same agents, another limit or state of the law"
+    return f"{at}: let in {_names(recorded)}, replayed {_names(replayed)}"
+
+
+def _names(agents: tuple[str, ...] | str) -> str:
+    return agents if isinstance(agents, str) else ", ".join(agents)
+
+
+def _difference(difference: Difference | None) -> dict[str, Any] | None:
+    if difference is None:
+        return None
+    call = difference.call
+    return {
+        "call": call.name,
+        "now": call.now,
+        "agent": call.agent,
+        "recorded": list(call.let_in),
+        "replayed": list(difference.let_in),
+    }
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    return {**asdict(outcome), "waits": outcome.waits._asdict()}
+
+
+def _table(recorded: Outcome, other: Outcome) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column(f"recorded: {recorded.law}", justify="right")
+    table.add_column(f"open loop: {other.law}", justify="right")
+    for name, show in _ROWS:
+        table.add_row(name, show(recorded), show(other))
+    return table
+
+
+_ROWS: list[tuple[str, Callable[[Outcome], str]]] = [
+    ("agents", lambda item: f"{item.agents}"),
+    ("steps", lambda item: f"{item.steps:,}"),
+    ("pauses", lambda item: f"{item.pauses:,}"),
+    ("mean active agents", lambda item: f"{item.mean_active:.1f}"),
+    ("wait per agent, median", lambda item: f"{item.waits.median_s:.1f} s"),
+    ("wait per agent, worst", lambda item: f"{item.waits.worst_s:.1f} s"),
+    ("waits, sum", lambda item: f"{item.waits.total_s:.1f} s"),
+    ("pressure above capacity", lambda item: f"{item.over_capacity_s:.1f} s"),
+    ("lasts", lambda item: f"{item.lasts_s:.1f} s"),
+    ("unfinished", lambda item: f"{item.unfinished}"),
+]

@@ -1,0 +1,37 @@
+"""`concur report RECORDING`: one self-contained page to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from concur_agents.errors import ConfigError
+from concur_agents.record import Recording
+from concur_agents.report.page import page
+from concur_agents.report.story import tell
+
+
+def report_command(
+    recording: Path = typer.Argument(help="File written by record=."),
+    output: Path = typer.Option(Path("report.html"), "--output", "-o", help="The page."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Make one self-contained page from a recording: no network, opens anywhere, also on a phone.
+
+    Agents over time as lanes, pressure against capacity and limit, hit rate, throughput and waits;
+    all plots zoom together. With --json the keys are output, bytes and agents.
+    """
+    story = tell(Recording(recording))
+    text = page(story, title=recording.name)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    size = len(text.encode())
+    if as_json:
+        shown = {"output": str(output), "bytes": size, "agents": len(story.lanes)}
+        print(json.dumps(shown))
+    else:
+        print(f"{output}: {len(story.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
