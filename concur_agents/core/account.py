@@ -23,6 +23,8 @@ class State(enum.Enum):
     """Active, running a tool."""
     PAUSED = "paused"
     """Stopped at a boundary, waiting to be let in again."""
+    OFF = "off"
+    """Holds no place and asks for none: in a long tool, say."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +87,8 @@ class Account:
     children: int = 0
     opened: bool = False
     """It has been let in at least once."""
+    is_off: bool = False
+    """It has given its place back; those of its family who need one come back for it."""
     departed: bool = False
     """It left, but children still use its place."""
 

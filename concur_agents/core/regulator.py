@@ -35,6 +35,8 @@ class View:
     acting: int
     paused: int
     queued: int
+    off: int = 0
+    """Agents that have given their place back for a while."""
     done_total: int
     pressure_tokens: float
     capacity_tokens: float | None
@@ -108,6 +110,7 @@ class Regulator:
         )
         self._window.resize(self.state.limit, start_s)
         self._arrivals = 0
+        self._off = 0
         self._done_total = 0
         self._pauses_total = 0
         # what the engine told
@@ -198,6 +201,11 @@ class Regulator:
             self._ledger.share(root, prefix)
         if prompt_tokens is not None and who is root:
             root.expected_prompt = prompt_tokens
+        if who is root:
+            root.is_off = False
+        if root.state is State.OFF:
+            self._off -= 1
+            self._wait(root, now)
         if not root.is_active:
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
@@ -209,13 +217,10 @@ class Regulator:
         self._window.take_out(root)
         root.waiters[agent] = 1
         if root.started:
-            root.state = State.PAUSED
             root.paused_since_step = True
             root.pauses += 1
             self._pauses_total += 1
-        else:
-            root.state = State.QUEUED
-        self._window.wait(root, now)
+        self._wait(root, now)
         return self._fill(now)
 
     def end_step(
@@ -287,6 +292,48 @@ class Regulator:
         root.expected_prompt = root.distance = None
         self._window.undo(root, now)
         self._ledger.residency.restore(root.place)
+        self._stay_off(root)
+        return self._fill(now)
+
+    def suspend(self, agent: AgentId, now: float) -> list[AgentId]:
+        """`agent` gives its place back for a while: a long tool, a question to a human.
+
+        It stays the same agent, with its history, and its context ages in the engine's cache like
+        that of any other.  The place goes when no call of its family is in flight or waits, and no
+        child is here; a child's call takes one again, until the child leaves.  `resume` or its own
+        `begin_step` ends this.  Idempotent.
+
+        Raises:
+            KeyError: `agent` is not here.
+            ValueError: it has never been let in, or has no place of its own.
+        """
+        root = self._root(agent)
+        if not root.opened:
+            raise ValueError(f"agent {agent!r} has not been let in and has no place to give back")
+        self._pass_time(now)
+        root.is_off = True
+        if not root.waiters.get(agent, 1):
+            del root.waiters[agent]  # it was on its way back, with no call yet
+        self._stay_off(root)
+        return self._fill(now)
+
+    def resume(self, agent: AgentId, now: float) -> list[AgentId]:
+        """`agent` asks for its place again.  In the list: it has it; absent: it waits.
+
+        It goes before new agents while its prefix is probably still cached.  Idempotent.
+
+        Raises:
+            KeyError: `agent` is not here.
+            ValueError: it has no place of its own.
+        """
+        root = self._root(agent)
+        self._pass_time(now)
+        root.is_off = False
+        if root.state is State.OFF:
+            self._off -= 1
+            self._wait(root, now)
+        if not root.is_active:
+            root.waiters.setdefault(agent, 0)
         return self._fill(now)
 
     def leave(self, agent: AgentId, now: float) -> list[AgentId]:
@@ -311,6 +358,8 @@ class Regulator:
         elif who.calls:
             root.has_sent = True
             self._end(who, who.calls, now)
+        else:
+            self._stay_off(root)
         return self._fill(now)
 
     def tick(self, reading: Reading | None, now: float) -> list[AgentId]:
@@ -357,7 +406,7 @@ class Regulator:
         return "blind" if self._is_blind else self.state.reason
 
     def agent_state(self, agent: AgentId) -> str | None:
-        """'queued', 'reasoning', 'acting' or 'paused'; None: not here."""
+        """'queued', 'reasoning', 'acting', 'paused' or 'off'; None: not here."""
         who = self._accounts.get(agent)
         if who is None:
             return None
@@ -377,6 +426,7 @@ class Regulator:
             acting=window.active - window.reasoning,
             paused=window.paused,
             queued=len(window.queue) - window.paused,
+            off=self._off,
             done_total=self._done_total,
             pressure_tokens=window.pressure(now),
             capacity_tokens=self._capacity_tokens,
@@ -398,6 +448,8 @@ class Regulator:
         root = who.parent or who
         if root.is_active:
             return f"{agent}: {root.state.value}, holding {_k(root.claim.tokens)} tokens"
+        if root.state is State.OFF:
+            return f"{agent}: off, its place is free meanwhile"
         window = self._window
         ahead = sum(1 for other in window.queue.waiting() if self._goes_before(other, root))
         parts = [self._why_waiting(root, now), f"{ahead} ahead"]
@@ -420,6 +472,31 @@ class Regulator:
             return self._accounts[agent]
         except KeyError:
             raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
+
+    def _root(self, agent: AgentId) -> Account:
+        who = self._account(agent)
+        if who.parent is not None:
+            raise ValueError(f"agent {agent!r} shares the place of {who.parent.agent!r}")
+        return who
+
+    def _wait(self, root: Account, now: float) -> None:
+        """`root`, which has been let in before, waits for its turn."""
+        root.state = State.PAUSED if root.started else State.QUEUED
+        self._window.wait(root, now)
+
+    def _stay_off(self, root: Account) -> None:
+        """The place of one that is off is free unless somebody of its family needs it."""
+        if not root.is_off or root.in_flight or root.waiters or root.children:
+            return
+        if root.state is State.OFF:
+            return
+        if root.is_active:
+            self._window.take_out(root)
+        else:
+            self._window.withdraw(root)
+        root.state = State.OFF
+        root.paused_since_step = True
+        self._off += 1
 
     def _begin(self, root: Account, need: float, now: float) -> None:
         """Calls of the family of `root`, which is active, go out."""
@@ -451,6 +528,7 @@ class Regulator:
         root.waiters[who.agent] = calls - 1
         if calls == 1 and (root.opened or who is not root):
             del root.waiters[who.agent]  # a root that was never let in still waits to start
+        self._stay_off(root)
 
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
@@ -467,6 +545,7 @@ class Regulator:
         self._window.end(root, held, now)
         if root.started:
             self._ledger.residency.touch(root.place, held)
+        self._stay_off(root)
 
     def _fill(self, now: float) -> list[AgentId]:
         if not len(self._window.queue):
@@ -484,6 +563,8 @@ class Regulator:
     def _drop(self, root: Account) -> None:
         if root.is_active:
             self._window.take_out(root)
+        elif root.state is State.OFF:
+            self._off -= 1
         else:
             self._window.withdraw(root)
         self._window.opened -= root.opened

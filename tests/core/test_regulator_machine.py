@@ -55,12 +55,13 @@ def assert_nothing_is_left(regulator, now):
     assert all(place.left for place in ledger.residency._entries.values())
     assert len(ledger.residency._entries) <= 4 * 4096
     view = regulator.view(now)
-    assert (view.active, view.paused, view.queued, view.longest_wait_s) == (0, 0, 0, 0.0)
+    assert (view.active, view.paused, view.queued, view.off) == (0, 0, 0, 0)
+    assert view.longest_wait_s == 0.0
     assert regulator.next_wake(now) is None
 
 
 class RegulatorMachine(RuleBasedStateMachine):
-    """The book: families of a root and its children, each active or waiting as a whole."""
+    """The book: families of a root and its children, each active, waiting or off as a whole."""
 
     @initialize(
         limit=limits,
@@ -96,10 +97,12 @@ class RegulatorMachine(RuleBasedStateMachine):
         newly = [family for family in self.families if not family.active and self.is_in(family)]
         for family in newly:
             ids = [agent for agent, calls in family.waiting.items() if calls]
-            if family.root in family.members and (not family.opened or not ids):
+            asked_back = not family.opened or family.asks_back
+            if family.root in family.members and (asked_back or not ids):
                 ids = [*dict.fromkeys([*ids, family.root])]
             named += ids
             family.active = family.opened = True
+            family.asks_back = False
             family.calls.update(family.waiting)
             family.waiting.clear()
         assert sorted(named) == sorted(woken)
@@ -107,6 +110,12 @@ class RegulatorMachine(RuleBasedStateMachine):
             assert self.window.active <= self.places()
             pressure = self.window.pressure(self.now)
             assert self.window.active == 1 or pressure <= self.window.limit.tokens * SLACK
+
+    def settle(self, family):
+        """A family whose root is off gives its place back as soon as nobody needs it."""
+        busy = sum(family.calls.values()) or sum(family.waiting.values()) or family.asks_back
+        if family.is_off and not busy and list(family.members) == [family.root]:
+            family.active, family.out = False, True
 
     def places(self):
         return max(1, self.window.limit.agents)
@@ -137,6 +146,9 @@ class RegulatorMachine(RuleBasedStateMachine):
                 waiting=Counter(),
                 active=False,
                 opened=False,
+                is_off=False,  # the root has said so
+                out=False,  # nobody of it holds or asks for a place
+                asks_back=False,
                 left_tokens=0,
             )
             self.families.append(family)
@@ -173,6 +185,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         family = self.home[agent]
         busy = sum(family.calls.values()) > 0
         was_active = family.active
+        family.out = False
+        family.is_off = family.is_off and agent != family.root
         woken = self.regulator.begin_step(agent, self.now, prompt_tokens=prompt, prefix=prefix)
         goes = self.regulator.agent_state(agent) == "reasoning"
         assert (agent in woken) is goes or not was_active
@@ -201,6 +215,7 @@ class RegulatorMachine(RuleBasedStateMachine):
         family.calls[agent] -= 1
         if usage is not None and not overloaded:
             family.members[agent] = usage.prompt_tokens + usage.completion_tokens
+        self.settle(family)
         self.book(woken)
 
     @precondition(lambda self: self.asking())
@@ -208,8 +223,15 @@ class RegulatorMachine(RuleBasedStateMachine):
     def give_up_waiting(self, data):
         agent = self.some(data, self.asking())
         woken = self.regulator.end_step(agent, self.now, None)
-        self.home[agent].waiting[agent] -= 1
+        self.waits_no_longer(agent)
         self.book(woken)
+
+    def waits_no_longer(self, agent):
+        family = self.home[agent]
+        family.waiting[agent] -= 1
+        if agent == family.root and not family.waiting[agent]:
+            family.asks_back = False
+        self.settle(family)
 
     @precondition(lambda self: self.calling() or self.asking())
     @rule(data=st.data())
@@ -220,8 +242,29 @@ class RegulatorMachine(RuleBasedStateMachine):
         woken = self.regulator.withdraw_step(agent, self.now)
         assert self.regulator._ledger.evidence.failures == before
         family = self.home[agent]
-        (family.calls if family.active else family.waiting)[agent] -= 1
+        if family.active:
+            family.calls[agent] -= 1
+            self.settle(family)
+        else:
+            self.waits_no_longer(agent)
         self.book(woken)
+
+    @precondition(lambda self: any(family.opened and family.root for family in self.families))
+    @rule(data=st.data())
+    def suspend(self, data):
+        family = self.home[self.some(data, [f.root for f in self.families if f.opened and f.root])]
+        family.is_off, family.asks_back = True, False
+        woken = self.regulator.suspend(family.root, self.now)
+        self.settle(family)
+        self.book(woken)
+
+    @precondition(lambda self: any(family.is_off and family.root for family in self.families))
+    @rule(data=st.data())
+    def resume(self, data):
+        family = self.home[self.some(data, [f.root for f in self.families if f.is_off and f.root])]
+        family.is_off = family.out = False
+        family.asks_back = not family.active
+        self.book(self.regulator.resume(family.root, self.now))
 
     @precondition(lambda self: self.home)
     @rule(data=st.data())
@@ -236,6 +279,7 @@ class RegulatorMachine(RuleBasedStateMachine):
         if agent == family.root:
             family.left_tokens = tokens  # held until the last child has gone
         del family.calls[agent], family.waiting[agent]
+        self.settle(family)
         if not family.members:
             self.families.remove(family)
         elif agent == family.root:
@@ -278,7 +322,8 @@ class RegulatorMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_is_where_the_book_says(self):
         active = [family for family in self.families if family.active]
-        waiting = [family for family in self.families if not family.active]
+        out = [family for family in self.families if family.out]
+        waiting = [family for family in self.families if not family.active and not family.out]
         for family in self.families:
             assert self.is_in(family) is family.active
         reasoning = [family for family in active if sum(family.calls.values())]
@@ -289,6 +334,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         view = self.regulator.view(self.now)
         assert (view.active, view.reasoning) == (len(active), len(reasoning))
         assert view.paused + view.queued == len(waiting)
+        assert view.off == len(out)
+        assert all(self.regulator.agent_state(m) == "off" for family in out for m in family.members)
         assert self.window.opened == sum(family.opened for family in self.families)
         assert not {id(f) for f in active} & {id(f) for f in waiting}
 
