@@ -19,6 +19,7 @@ _VALUE = re.compile(rb"\s*:\s*")
 _DECODER = json.JSONDecoder()
 _LONGEST_USAGE = 4096  # bytes of a usage object with all its details
 _TAIL = 64 * 1024  # bytes of a stream that are kept: its last events
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -95,7 +96,7 @@ class Answer:
 
 
 def _without_usage_event(events: bytes) -> bytes:
-    if _KEY not in events:
+    if not _NO_CHOICES.search(events):
         return events
     kept: list[bytes] = []
     start = 0
@@ -109,7 +110,7 @@ def _without_usage_event(events: bytes) -> bytes:
 
 def _only_tells_usage(event: bytes) -> bool:
     text = event.strip()
-    if not text.startswith(b"data:") or _KEY not in text:
+    if not text.startswith(b"data:") or not _NO_CHOICES.search(text):
         return False
     try:
         data = json.loads(text[5:])

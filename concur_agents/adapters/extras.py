@@ -7,6 +7,7 @@ that field, the request goes out again as the user wrote it and the field is not
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from concur_agents.hosts.agent import Agent
 
 _REFUSED = (400, 422)  # how servers say that they do not know a field
 _STREAM = b'"stream"'
+_IS_TRUE = re.compile(rb"\s*:\s*true")
 
 
 @dataclass(slots=True)
@@ -31,10 +33,8 @@ class Extras:
         """
         host = request.url.netloc.decode()
         added: dict[str, object] = {}
-        if stream and _STREAM in body and request.url.path.endswith("/completions"):
-            data = json.loads(body)
-            if data.get("stream") is True and "stream_options" not in data:
-                added["stream_options"] = {"include_usage": True}
+        if stream and request.url.path.endswith("/completions") and _asks_for_stream(body):
+            added["stream_options"] = {"include_usage": True}
         if agent.governor.probe is not None:
             # For routers that keep an agent on its replica; also the engine's log says who it was.
             request.headers.setdefault("x-session-id", agent.id)
@@ -60,7 +60,7 @@ class Extras:
             request.method,
             request.url,
             headers=headers,
-            content=extra[:-1] + b"," + body[1:],
+            content=b"".join((extra[:-1], b",", memoryview(body)[1:])),
             extensions=request.extensions,
         )
         return Edit(self, edited, host, added)
@@ -94,3 +94,22 @@ class Edit:
         if named:
             self.added = {}
         return bool(named)
+
+
+def _asks_for_stream(body: bytes) -> bool:
+    """Whether the body has `"stream": true` at its top level, without parsing all of it.
+
+    It stands there if what follows closes one brace and no more; in a string the quotes would be
+    escaped. Clients write it after the messages, so little follows.
+    """
+    at = body.rfind(_STREAM)
+    while at >= 0:
+        if _IS_TRUE.match(body, at + len(_STREAM)):
+            try:
+                json.loads(b"{" + body[at:])
+            except ValueError:
+                pass
+            else:
+                return True
+        at = body.rfind(_STREAM, 0, at)
+    return False

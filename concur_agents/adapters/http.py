@@ -26,7 +26,7 @@ from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Extras
 from concur_agents.adapters.prompts import Prompt
-from concur_agents.errors import ConfigError
+from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.governor import Governor
 
 C = TypeVar("C")
@@ -36,6 +36,8 @@ _LLM_PATHS = ("/completions", "/responses", "/messages", "/generate")
 Messages and native APIs that engines offer beside them."""
 
 _OVERLOADED = (429, 503, 529)
+
+_IS_OPENAI_2 = int(openai.__version__.partition(".")[0]) < 3
 
 
 def http_client(
@@ -60,7 +62,7 @@ def http_client(
     """
     if kind not in ("sync", "async"):
         raise ConfigError(f"kind must be 'sync' or 'async', got {kind!r}")
-    native = "httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx"
+    native = "httpx" if _IS_OPENAI_2 else "httpx2"
     if module in (None, native):
         make = openai.DefaultHttpxClient if kind == "sync" else openai.DefaultAsyncHttpxClient
         return govern(governor, make(**options))
@@ -123,9 +125,12 @@ class _SyncSend:
         if not _is_llm_call(request):
             return send(request, stream=stream, **options)
         body = _body(request)
-        call = calls.begin_sync(
-            self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
-        )
+        try:
+            call = calls.begin_sync(
+                self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+            )
+        except ConcurError as error:
+            raise _for_openai(error) from None
         if call is None:
             return send(request, stream=stream, **options)
         try:
@@ -153,9 +158,12 @@ class _AsyncSend:
         if not _is_llm_call(request):
             return await send(request, stream=stream, **options)
         body = _body(request)
-        call = await calls.begin(
-            self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
-        )
+        try:
+            call = await calls.begin(
+                self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+            )
+        except ConcurError as error:
+            raise _for_openai(error) from None
         if call is None:
             return await send(request, stream=stream, **options)
         try:
@@ -171,6 +179,17 @@ class _AsyncSend:
             raise
         _watch(call, response, self._concur_tee, stream=stream, hide=edit.hides_usage)
         return response
+
+
+def _for_openai(error: ConcurError) -> ConcurError:
+    """The same error in a form that openai 2 passes on; it would try again after any other."""
+    if not _IS_OPENAI_2 or isinstance(error, openai.OpenAIError):
+        return error
+    return _passing(type(error))(*error.args)
+
+
+def _passing(kind: type[ConcurError]) -> type[ConcurError]:
+    return type(kind.__name__, (kind, openai.OpenAIError), {"__module__": kind.__module__})
 
 
 def _is_llm_call(request: Any) -> bool:
