@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from concur_agents.core import Usage
+from concur_agents.core import Snapshot, Usage
 from concur_agents.record import Call, Happening, Header, Line, Recording, Roster, Standing
+
+WINDOW_S = 10.0
+"""Rates are taken over this time [s]; a single tick sees a handful of steps."""
 
 
 class Segment(NamedTuple):
@@ -91,11 +95,12 @@ class Sample(NamedTuple):
     limit_tokens: float | None
     limit_agents: float | None
     hit_rate: float | None
+    """Over the last `WINDOW_S`."""
     hit_deficit: float | None
     kv_usage: float | None
     running: float | None
     output_tokens_per_s: float
-    """By the answers' usage, since the tick before; so for the following."""
+    """By the answers' usage, over the last `WINDOW_S`; so for the following."""
     prompt_tokens_per_s: float
     cached_tokens_per_s: float
     longest_wait_s: float
@@ -157,8 +162,8 @@ class Teller:
         self._decisions: list[Decision] = []
         self.samples: list[Sample] = []
         self._now = header.now
-        self._since_tick = [0, 0, 0]
-        self._tick_s = header.now
+        self._totals = _Totals(header.now)
+        self._window = deque([self._totals])
         self._limit: Any = None
         self._calls = self._pauses = self._overdue = self._done = 0
         for who in header.agents:
@@ -269,9 +274,12 @@ class Teller:
         lane.footprint_tokens = usage.prompt_tokens + usage.completion_tokens
         if usage.cached_tokens is not None:
             lane.cached_tokens = (lane.cached_tokens or 0) + usage.cached_tokens
-        self._since_tick[0] += usage.completion_tokens
-        self._since_tick[1] += usage.prompt_tokens
-        self._since_tick[2] += usage.cached_tokens or 0
+        before = self._totals
+        self._totals = before._replace(
+            output=before.output + usage.completion_tokens,
+            prompt=before.prompt + usage.prompt_tokens,
+            cached=before.cached + (usage.cached_tokens or 0),
+        )
 
     def _end_segment(self, agent: str, state: str, from_s: float, to_s: float) -> None:
         if to_s > from_s:
@@ -323,11 +331,7 @@ class Teller:
         tick = line.tick
         assert tick is not None
         view, reading = tick.view, line.options.get("reading")
-        passed_s = line.now - self._tick_s
-        output, prompt, cached = (
-            tokens / passed_s if passed_s > 0 else 0.0 for tokens in self._since_tick
-        )
-        self._since_tick, self._tick_s = [0, 0, 0], line.now
+        rates = self._rates(line.now, tick.snapshot)
         self._overdue = view.overdue_total
         shadow = (tick.shadow or {}).get("limit", {})
         sample = Sample(
@@ -341,24 +345,52 @@ class Teller:
             footprint_tokens=view.footprint_tokens,
             limit_tokens=_finite(view.limit.tokens),
             limit_agents=_finite(view.limit.agents),
-            hit_rate=view.hit_rate,
+            hit_rate=rates.hits / rates.queries if rates.queries > 0 else None,
             hit_deficit=view.hit_deficit,
             kv_usage=None if reading is None else reading.kv_usage,
             running=None if reading is None else reading.running,
-            output_tokens_per_s=output,
-            prompt_tokens_per_s=prompt,
-            cached_tokens_per_s=cached,
+            output_tokens_per_s=rates.output,
+            prompt_tokens_per_s=rates.prompt,
+            cached_tokens_per_s=rates.cached,
             longest_wait_s=view.longest_wait_s,
             reason=view.reason,
             shadow_tokens=shadow.get("tokens"),
             shadow_agents=shadow.get("agents"),
         )
         self.samples.append(sample)
-        if (view.limit, view.reason) != self._limit:
-            self._limit = (view.limit, view.reason)
+        limit = (view.limit.tokens, view.limit.agents, view.reason)
+        if limit != self._limit:
+            self._limit = limit
             self._decisions.append(
                 Decision(line.now, view.reason, sample.limit_tokens, sample.limit_agents)
             )
+
+    def _rates(self, now: float, snapshot: Snapshot | None) -> _Totals:
+        """All per second, over the window that ends now."""
+        if snapshot is not None:
+            self._totals = self._totals._replace(
+                hits=snapshot.hit_tokens_total, queries=snapshot.query_tokens_total
+            )
+        self._totals = self._totals._replace(at_s=now)
+        self._window.append(self._totals)
+        while len(self._window) > 2 and self._window[1].at_s <= now - WINDOW_S:
+            self._window.popleft()
+        before, after = self._window[0], self._window[-1]
+        passed_s = max(1e-9, after.at_s - before.at_s)
+        return _Totals(
+            now, *((b - a) / passed_s for a, b in zip(before[1:], after[1:], strict=True))
+        )
+
+
+class _Totals(NamedTuple):
+    """Sums since the beginning, at one instant."""
+
+    at_s: float
+    output: float = 0.0
+    prompt: float = 0.0
+    cached: float = 0.0
+    hits: float = 0.0
+    queries: float = 0.0
 
 
 def ended_by(line: Call) -> str:
