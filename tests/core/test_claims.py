@@ -153,7 +153,7 @@ def test_seconds_until_lands_just_past_the_instant(idle, share, reasoning, hold,
     if wait is None:
         assert share * fading_tokens <= 1e-6 * target  # lost in rounding
         return
-    before = max(0.0, wait - 1e-3 * wait - 1e-3)
+    before = max(0.0, wait - 1e-3 * wait - 1e-2)
     if before > 0:
         assert claims.pressure(now + before) > target * (1 - 1e-9)
     assert claims.pressure(now + wait) <= target
