@@ -43,6 +43,7 @@ class Account:
     footprint: float = 0.0
     """Last prompt + last completion."""
     last_prompt: float = 0.0
+    first_prompt: float = 0.0
     family_tokens: float = 0.0
     """Sum of its children's footprints."""
     expected_prompt: float | None = None
@@ -66,6 +67,8 @@ class Account:
     """Who of its family waits at the gate, with how many calls."""
     begun_s: float = 0.0
     """When the first of its own calls in flight began."""
+    in_calls: float = 0.0
+    """Tokens of all contexts in calls at that instant."""
     idle_since_s: float = 0.0
     idle_s: float = 0.0
     """How long no call had been in flight when the first of those in flight began."""

@@ -1,22 +1,25 @@
 """What prefill costs here: engine seconds per uncached prompt token, learned from step times.
 
-A step takes about
+A step that shares the engine with others takes about
 
-    step_s = fixed + uncached x prefill_s_per_token + output x s_per_output_token
+    step_s = fixed + uncached x t_prefill + output x (overhead + per_token x R)
 
-so a least-squares fit over recent steps, old ones fading, gives the price of a token.  Each step
-is weighted by 1 / step_s, as noise grows with length, and a weak prior (an output token costs as
-much as `_PRIOR_RATIO` prompt tokens) keeps the first answers sane.  A wrong price does little
-harm: doubling or halving it moves the makespan by a few percent, see docs/laws.md.
+with R the tokens of all contexts in calls meanwhile, so a least-squares fit over recent steps, old
+ones fading, tells the price of a prompt token from that of decoding in a fuller or emptier batch.
+Steps count by their relative error (weight 1 / step_s^2), and a weak prior (an output token costs
+as much as `_PRIOR_RATIO` prompt tokens, half of it overhead) keeps first answers sane and holds
+what the steps so far cannot tell apart.  A wrong price does little harm: doubling or halving it
+moves the makespan by a few percent, see docs/laws.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-_FADE = 0.98  # a memory of about 50 steps
+_FADE = 0.99  # a memory of about 100 steps
 _PRIOR_RATIO = 200.0
-_LEAST_STEPS = 8
+_PRIOR_STEPS = 0.5
+_N = 4
 
 
 @dataclass(slots=True)
@@ -24,44 +27,54 @@ class CostEstimator:
     """Least squares over recent steps, old ones fading."""
 
     steps: int = 0
-    _xx: list[float] = field(default_factory=lambda: [0.0] * 6)  # upper triangle, row by row
-    _xy: list[float] = field(default_factory=lambda: [0.0] * 3)
+    _xx: list[list[float]] = field(default_factory=lambda: [[0.0] * _N for _ in range(_N)])
+    _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
+    _in_calls: float = 0.0
+    _solved: tuple[int, tuple[float, ...]] = (0, ())
 
-    def observe(self, step_s: float, uncached: float, output: float) -> None:
-        """One step ended well after `step_s` seconds."""
+    def observe(self, step_s: float, uncached: float, output: float, in_calls: float) -> None:
+        """One step ended well, with `in_calls` tokens of context in calls meanwhile."""
         if step_s <= 0.0:
             return
         self.steps += 1
-        w = 1.0 / step_s
-        x = self._xx
-        x[0] = x[0] * _FADE + w
-        x[1] = x[1] * _FADE + w * uncached
-        x[2] = x[2] * _FADE + w * output
-        x[3] = x[3] * _FADE + w * uncached * uncached
-        x[4] = x[4] * _FADE + w * uncached * output
-        x[5] = x[5] * _FADE + w * output * output
-        y = self._xy
-        y[0] = y[0] * _FADE + 1.0
-        y[1] = y[1] * _FADE + uncached
-        y[2] = y[2] * _FADE + output
+        x = [1.0 / step_s, uncached / step_s, output / step_s, output * in_calls / step_s]
+        for i in range(_N):
+            row, xi = self._xx[i], x[i]
+            for j in range(i, _N):
+                row[j] = row[j] * _FADE + xi * x[j]
+            self._xy[i] = self._xy[i] * _FADE + xi
+        gain = max(1.0 - _FADE, 1.0 / self.steps)
         price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
-        gain = max(0.05, 1.0 / self.steps)
         self._simple += gain * (price - self._simple)
+        self._in_calls += gain * (in_calls - self._in_calls)
 
     @property
     def prefill_s_per_token(self) -> float | None:
-        """Seconds per uncached prompt token; None before any step."""
+        """Engine seconds per uncached prompt token; None before any step."""
         if not self.steps:
             return None
-        if self.steps < _LEAST_STEPS:
-            return self._simple
-        a, b, c, d, e, f = self._xx
-        p, q, r = self._xy
-        ridge = 1e-6
-        a, d, f = a * (1 + ridge) + 1e-12, d * (1 + ridge) + 1e-12, f * (1 + ridge) + 1e-12
-        det = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
-        if det <= 1e-9 * a * d * f:
-            return self._simple
-        slope = (a * (q * f - e * r) - p * (b * f - c * e) + c * (b * r - q * c)) / det
-        return min(max(slope, 0.1 * self._simple), 10.0 * self._simple)
+        return min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
+
+    def _solve(self) -> tuple[float, ...]:
+        if self._solved[0] == self.steps:
+            return self._solved[1]
+        effective = (1.0 - _FADE ** min(self.steps, 2000)) / (1.0 - _FADE)
+        half = 0.5 * _PRIOR_RATIO * self._simple
+        prior = (0.0, self._simple, half, half / max(1.0, self._in_calls))
+        a = [[self._xx[min(i, j)][max(i, j)] for j in range(_N)] for i in range(_N)]
+        b = list(self._xy)
+        for i in range(_N):
+            weight = _PRIOR_STEPS * self._xx[i][i] / effective + 1e-30
+            a[i][i] += weight
+            b[i] += weight * prior[i]
+        for i in range(_N):  # Gauss; the prior makes every pivot positive
+            for k in range(i + 1, _N):
+                factor = a[k][i] / a[i][i]
+                for j in range(i, _N):
+                    a[k][j] -= factor * a[i][j]
+                b[k] -= factor * b[i]
+        for i in reversed(range(_N)):
+            b[i] = (b[i] - sum([a[i][j] * b[j] for j in range(i + 1, _N)])) / a[i][i]
+        self._solved = (self.steps, tuple(b))
+        return self._solved[1]

@@ -5,6 +5,7 @@ The ledger knows agents and tokens.  It does not know limits: who may run is the
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from concur_agents.core.account import Account
@@ -19,6 +20,8 @@ _FIRST_PROMPT_TOKENS = 2048.0
 """Assumed first prompt while no agent has shown one."""
 _OUTPUT_TOKENS = 256.0
 """Assumed output of a step while none has ended."""
+_GAPS, _QUANTILES = 256, 32
+_NEWCOMERS, _LEAST_NEWCOMERS = 16, 4
 
 
 @dataclass(slots=True)
@@ -70,6 +73,12 @@ class Ledger:
     """Sum of the footprints of all agents that have started and not left."""
     recent_reusable: float = 0.0
     recent_reused: float = 0.0
+    gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
+    """Recent times from the end of an agent's call to its next boundary [s]."""
+    started: int = 0
+    """Agents that have sent something and not left."""
+    _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_NEWCOMERS))
+    """Cached tokens that recent first prompts found."""
 
     def need(self, account: Account) -> float:
         """Tokens `account` will hold at the end of its next step, shared ones left out."""
@@ -101,7 +110,9 @@ class Ledger:
         else:
             account.distance = None
 
-    def end(self, who: Account, usage: Usage, step_s: float, *, counts: bool) -> None:
+    def end(
+        self, who: Account, usage: Usage, step_s: float, *, counts: bool, in_calls: float
+    ) -> None:
         """A step of `who` (an agent or a child) ended well.
 
         Args:
@@ -110,6 +121,7 @@ class Ledger:
             step_s: from begin to end [s].
             counts: whether it is evidence about the cache: it was not paused, came back within
                 its hold, and began after the law's epoch.
+            in_calls: tokens of all contexts in calls meanwhile.
         """
         prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
         evidence = self.evidence
@@ -121,11 +133,11 @@ class Ledger:
             self.cached_known = True
             cached = min(cached, prompt)
             self.cached_tokens_total += cached
-            self.cost.observe(step_s, prompt - cached, output)
+            self.cost.observe(step_s, prompt - cached, output, in_calls)
             if who.started:
                 self._compare(who, prompt, cached, counts)
-            elif cached > _SLACK_TOKENS and not who.chain and who.parent is None:
-                self.share(who, ((("cached", cached), float(cached)),), seen_cached=True)
+            elif who.parent is None:
+                self._newcomers.append(cached)
         if who.started:
             grown = max(0.0, prompt - who.footprint)
             self.growth.add(grown)
@@ -133,11 +145,13 @@ class Ledger:
             who.work_tokens += grown + output
         else:
             self.first_prompt.add(prompt)
+            who.first_prompt = prompt
             who.work_tokens += prompt + output
         self.output.add(output)
         who.output_mean = _blend(who.output_mean, output)
         who.steps += 1
         who.last_prompt = prompt
+        self._credit(who)
         who.generation = self.residency.generation
         who.distance = None
         self._set_footprint(who, float(prompt + output))
@@ -147,6 +161,18 @@ class Ledger:
         self.unshare(account)
         account.chain = tuple(chain)
         self.prefixes.join(account.chain, seen_cached=seen_cached)
+
+    def _credit(self, who: Account) -> None:
+        """Count `who` towards the prefix that newcomers find cached, if its prompt holds as much.
+
+        The median of the last few decides: the first of a burst come too early to find anything,
+        and one that takes up an old conversation finds all of it.
+        """
+        if who.chain or who.parent is not None or len(self._newcomers) < _LEAST_NEWCOMERS:
+            return
+        common = sorted(self._newcomers)[(len(self._newcomers) - 1) // 2]
+        if _SLACK_TOKENS < common <= who.first_prompt:
+            self.share(who, ((("found cached", common), float(common)),), seen_cached=True)
 
     def unshare(self, account: Account) -> None:
         """`account` no longer counts towards any shared prefix."""
@@ -186,7 +212,20 @@ class Ledger:
             self.evidence.reusable += reusable
             self.evidence.reused += reused
 
+    @property
+    def footprint_mean(self) -> float:
+        """Mean footprint of the agents that have started [tokens]."""
+        return self.footprint_tokens / self.started if self.started else 0.0
+
+    def gap_quantiles(self) -> tuple[float, ...]:
+        """Evenly spaced quantiles of `gaps_s`, at most 32."""
+        gaps, n = sorted(self.gaps_s), len(self.gaps_s)
+        if n <= _QUANTILES:
+            return tuple(gaps)
+        return tuple(gaps[int((i + 0.5) * n / _QUANTILES)] for i in range(_QUANTILES))
+
     def _set_footprint(self, who: Account, tokens: float) -> None:
+        self.started += (tokens > 0) - (who.footprint > 0)
         self.footprint_tokens += tokens - who.footprint
         if who.parent is not None:
             who.parent.family_tokens += tokens - who.footprint

@@ -66,12 +66,12 @@ class Queue:
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
         """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
-        opened = self._top(self._opened)
-        new = self._top(self._new) if new_allowed else None
+        opened = self._top(self._opened) if self._opened else None
+        new = self._top(self._new) if new_allowed and self._new else None
         if opened is None or new is None:
             best = opened or new
         else:
-            best = min(opened, new)
+            best = opened if opened < new else new
         return best[4] if best is not None else None
 
     def oldest(self, *, opened: bool = False) -> Account | None:

@@ -21,6 +21,8 @@ from concur_agents.core.reading import Reading, Usage
 from concur_agents.core.snapshot import Snapshot
 from concur_agents.core.window import Window
 
+_FRESH = 0.3
+"""A return counts as evidence up to this share of the hold: three quarters still claimed."""
 _MEMORY_S = 30.0
 """Memory of time averages [s]: several steps of an agent, few of its lives."""
 
@@ -209,6 +211,8 @@ class Regulator:
         if not root.is_active:
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
+        if not root.in_flight and root.started:
+            self._ledger.gaps_s.append(now - root.idle_since_s)
         need = self._ledger.need(root)
         if root.in_flight or not self._window.must_pause(root, need, now):
             self._begin(root, need, now)
@@ -264,7 +268,9 @@ class Regulator:
                 and who.begun_s >= self.state.epoch_s
                 and self._within_hold(root)
             )
-            self._ledger.end(who, usage, now - who.begun_s, counts=counts)
+            in_calls = 0.5 * (who.in_calls + self._window.claims.reasoning_tokens)
+            step_s = now - who.begun_s
+            self._ledger.end(who, usage, step_s, counts=counts, in_calls=in_calls)
         self._end(who, 1, now)
         return self._fill(now)
 
@@ -516,6 +522,7 @@ class Regulator:
             root.distance = None  # by its own next call more will have been touched
         if not who.calls:
             who.begun_s = now
+            who.in_calls = self._window.claims.reasoning_tokens
         who.calls += calls
         root.in_flight += calls
 
@@ -572,7 +579,7 @@ class Regulator:
 
     def _within_hold(self, root: Account) -> bool:
         hold = self._window.limit.hold_s_per_token
-        return root.idle_s <= hold * max(1.0, root.footprint)
+        return root.idle_s <= _FRESH * hold * max(1.0, root.footprint)
 
     def _pool_tokens(self) -> float | None:
         learned = self._ledger.residency.learned_tokens
@@ -646,6 +653,8 @@ class Regulator:
             pressure_tokens=window.pressure(now),
             reasoning_mean=self._reasoning_mean,
             reasoning_tokens_mean=self._reasoning_tokens_mean,
+            footprint_mean=ledger.footprint_mean,
+            gaps_s=ledger.gap_quantiles(),
             prefill_s_per_token=ledger.cost.prefill_s_per_token,
             s_per_output_token=evidence.step_s / evidence.output if evidence.output else None,
             steps=evidence.steps,

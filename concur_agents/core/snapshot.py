@@ -49,6 +49,10 @@ class Snapshot:
     """Agents reasoning, averaged over time with a memory of about half a minute."""
     reasoning_tokens_mean: float
     """Tokens claimed by reasoning agents, averaged the same way."""
+    footprint_mean: float
+    """Mean footprint of the agents that have started and not left [tokens]."""
+    gaps_s: tuple[float, ...]
+    """Recent times from the end of an agent's call to its next boundary: quantiles, rising [s]."""
     prefill_s_per_token: float | None
     """Estimated engine time per uncached prompt token [s]."""
     s_per_output_token: float | None

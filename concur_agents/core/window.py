@@ -175,7 +175,7 @@ class Window:
             wakes.extend(due for due in dues if due > now)
         head = self._overdue(now) or self.queue.head(new_allowed=self.may_open)
         if head is not None and self.active < self.places:
-            fades = self.claims.seconds_until(self._room_beside(self.ledger.need(head)), now)
+            fades = self.claims.seconds_until(self._room_to_enter(head), now)
             if fades is not None:
                 wakes.append(now + fades)
         return min(wakes, default=None)
@@ -199,9 +199,16 @@ class Window:
             return True
         if self.active >= self.places:
             return False
-        if self.limit.tokens == math.inf:
-            return True
-        return self.claims.fits(self._room_beside(self.ledger.need(account)), now)
+        room = self._room_to_enter(account)
+        return room == math.inf or self.claims.fits(room, now)
+
+    def _room_to_enter(self, account: Account) -> float:
+        """Most that the claims of all others may sum up to for `account` to be let in [tokens]."""
+        room = self._room_beside(self.ledger.need(account))
+        spare = self.limit.tokens - self.limit.enter_tokens
+        if not spare > 0.0 or self.is_warm(account):
+            return room
+        return room - spare
 
     def _room_beside(self, need: float) -> float:
         """Most that all claims may sum up to for a step of that need to fit [tokens]."""

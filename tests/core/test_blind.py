@@ -214,7 +214,7 @@ def test_a_return_after_its_hold_is_no_evidence(regulate):
     come_back(r, "a", 0.0, 0)
     come_back(r, "a", 11.0, 0)
     assert evidence(r, 12.0) == (0, 0)
-    come_back(r, "a", 20.0, 0)
+    come_back(r, "a", 14.0, 0)
     assert evidence(r, 21.0) == (1_000, 0)
 
 

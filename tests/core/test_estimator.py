@@ -13,7 +13,7 @@ def watch(price, per_output, *, steps=400, noise=0.0, seed=3):
     for _ in range(steps):
         uncached, output = rng.choice([100, 500, 4_000, 20_000]), rng.randint(20, 800)
         step_s = 0.05 + price * uncached + per_output * output
-        cost.observe(step_s * rng.uniform(1 - noise, 1 + noise), uncached, output)
+        cost.observe(step_s * rng.uniform(1 - noise, 1 + noise), uncached, output, 1e5)
     return cost.prefill_s_per_token
 
 
@@ -36,26 +36,36 @@ def test_a_changed_price_is_found_again():
     for price in (1e-3, 1e-4):
         for _ in range(400):
             uncached, output = rng.choice([100, 4_000, 20_000]), rng.randint(20, 800)
-            cost.observe(0.05 + price * uncached + 0.02 * output, uncached, output)
+            cost.observe(0.05 + price * uncached + 0.02 * output, uncached, output, 1e5)
         assert cost.prefill_s_per_token == pytest.approx(price, rel=0.1)
 
 
 def test_the_first_steps_give_a_sane_price_already():
     """One step cannot tell prefill from decode; the prior splits it."""
     cost = CostEstimator()
-    cost.observe(10.0, 10_000, 100)
-    assert cost.prefill_s_per_token == pytest.approx(10 / 30_001)
+    cost.observe(10.0, 10_000, 100, 1e5)
+    assert cost.prefill_s_per_token == pytest.approx(10 / 30_001, rel=0.001)
 
 
 def test_steps_that_are_all_alike_leave_the_prior_in_charge():
     cost = CostEstimator()
     for _ in range(100):
-        cost.observe(10.0, 10_000, 100)
+        cost.observe(10.0, 10_000, 100, 1e5)
     assert cost.prefill_s_per_token == pytest.approx(10 / 30_001, rel=0.01)
+
+
+def test_a_batch_that_fills_and_empties_does_not_pass_for_prefill():
+    """Decoding is slower in a fuller batch; that must not be charged to the prompt tokens."""
+    rng, cost = random.Random(3), CostEstimator()
+    for _ in range(400):
+        uncached, output, in_calls = rng.randint(100, 900), rng.randint(20, 800), rng.randint(1, 9)
+        step_s = 1e-4 * uncached + output * (0.01 + 0.005 * in_calls)
+        cost.observe(step_s, uncached, output, in_calls * 1e5)
+    assert cost.prefill_s_per_token == pytest.approx(1e-4, rel=0.3)
 
 
 def test_a_step_without_duration_says_nothing():
     cost = CostEstimator()
-    cost.observe(0.0, 10_000, 100)
-    cost.observe(-1.0, 10_000, 100)
+    cost.observe(0.0, 10_000, 100, 1e5)
+    cost.observe(-1.0, 10_000, 100, 1e5)
     assert cost.prefill_s_per_token is None

@@ -214,10 +214,14 @@ def test_the_last_holder_of_a_prefix_pays_for_it_alone(regulate):
 def test_a_prefix_seen_cached_in_first_prompts_is_charged_once(regulate):
     """Nobody named it; the engine showed it, by hits in prompts of agents new to it."""
     r = regulate()
-    for agent in "abc":
+    for agent in "abcdef":
         r.arrive(agent, 0.0)
         step(r, agent, 0.0, Usage(900, 100, 600))
-    assert r.view(0.0).pressure_tokens == pytest.approx(600 + 3 * 400)
+    # three come before there is a majority to speak of, and are credited after their next step
+    assert r.view(0.0).pressure_tokens == pytest.approx(600 + 3 * 1_000 + 3 * 400)
+    for agent in "abc":
+        step(r, agent, 0.0, Usage(900, 100, 900))
+    assert r.view(0.0).pressure_tokens == pytest.approx(600 + 6 * 400)
 
 
 # -- order -------------------------------------------------------------------------------------

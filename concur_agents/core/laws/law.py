@@ -20,8 +20,12 @@ class Limit:
     hold_s_per_token: float = math.inf
     """How long an idle claim holds: it fades as exp(-idle / (footprint x this)) [s/token]."""
 
+    enter_tokens: float = math.inf
+    """At most this much pressure once an agent is in whose context has to be prefilled first, new
+    or gone cold [tokens].  Below `tokens` it leaves those inside room to grow."""
+
     def __post_init__(self) -> None:
-        for name in ("agents", "tokens", "hold_s_per_token"):
+        for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens"):
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"limit on {name} must be at least 0, got {value}")

@@ -1,52 +1,68 @@
 """The working-set law: admit by the tokens that are worth keeping, not by the number of agents.
 
-Two loops.
-
 Fast and feed-forward, at every boundary (the Regulator enforces it):
 
-    let in while   pressure + need <= rho x capacity
+    go on          while   pressure + need <= limit         limit = rho x capacity
+    come in cold   while   pressure + need <= entry x limit
 
     claim of a reasoning agent = what its call will hold at its end
     claim of an acting agent   = footprint x exp(-idle / tau)
-    tau                        = footprint x hold_s_per_token
 
-The hold is the break-even time of keeping an idle context.  Keeping it costs batch space: the room
-could hold another agent's decode, which a step with `b` agents in it would serve for `o / b` of
-its time, `o` being the share of a step that is overhead a larger batch amortises.  Dropping it
-costs one prefill, `footprint x t_prefill`.  The two are equal after
+*How long an idle context is worth keeping.*  Keeping it takes room that another agent could decode
+in; dropping it costs one prefill.  Per token of context both are the same for all agents, so there
+is one break-even time: what it would take to prefill everything that is in calls now,
 
-    tau = footprint x t_prefill x b / o
+    break_even = hold_scale x t_prefill x tokens in calls
 
-It is the five-minute rule (J. Gray, F. Putzolu, SIGMOD 1987) for the KV cache.
+(the five-minute rule, J. Gray and F. Putzolu, SIGMOD 1987, for the KV cache; docs/laws.md derives
+it).  Whether to wait that long depends on when agents come back, which we have seen.  Over recent
+gaps x between a call and the next, a claim that fades with tau gains and costs, in prefills,
 
-Slow, feedback, on the dimensionless rho, from the hit deficit D = 1 - H/H* of agents that were not
-paused and came back within their hold (the others' misses were our own choice):
+    gain(tau) = mean(exp(-x / tau)) - tau / break_even x mean(1 - exp(-x / tau))
 
-    rho' = rho x cut      if D > deficit_high      (then evidence from before says nothing)
-         = rho + step     if D < deficit_low and someone had to wait
-         = rho            otherwise
+and the law holds for the tau with the largest gain: for ever if tools are quick, not at all if
+they are slow and the engine has prefill to spare.  Then the gate lets go.
 
-Capacity is the engine's word.  If it does not tell, it is learned: reuse distances of prefixes that
-survived bound it from below, those of prefixes that did not from above (core/residency.py), and
-until something was evicted the guess doubles from `start_tokens` as long as everything survives.
+*How large the pool is.*  `capacity` is the smaller of what the engine says and what the reuse
+distances of prefixes that did and did not survive teach (core/residency.py): another tenant, wrong
+sizes or tokens that never get cached show there, in our own units.  If the engine says nothing, it
+is what they teach, and until something was evicted a guess that doubles from `start_tokens` as
+long as everything survives.
+
+*Slow feedback* on rho finds room that has come back since it was learned to be gone.  With the hit
+deficit D = 1 - H/H* of agents that came back within their hold and were not paused:
+
+    rho' = rho_low           if D > deficit_high        (evidence from before says nothing then)
+         = rho + step        if D < deficit_low and someone had to wait
+         = rho               otherwise
+
+never beyond rho_low x what the engine says.  This departs from a multiplicative cut: what a cut
+would have to find out by trying is measured by the distances.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from concur_agents.core.laws.law import LawState, Limit
 from concur_agents.core.snapshot import Snapshot
 
+_LEAST_GAPS = 8
+_TAUS = tuple(2.0**k for k in range(-3, 7))
+"""Candidate holds in break-even times; never and for ever are tried as well."""
+_LEAST_SHARE = 0.2
+"""Never believe that less than this is left of the pool the engine tells of."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkingSetState(LawState):
-    """rho, and the evidence gathered since it last moved."""
+    """rho, the pool, and the evidence gathered since rho was last looked at."""
 
     rho: float = 1.0
-    guess_tokens: float = 0.0
-    """Capacity in use: told, learned or still guessed [tokens]."""
+    pool_tokens: float = 0.0
+    """Capacity in use: told, learned or guessed [tokens]."""
     reusable_tokens: float = 0.0
     reused_tokens: float = 0.0
     was_bound: bool = False
@@ -55,87 +71,111 @@ class WorkingSetState(LawState):
 
 @dataclass(frozen=True, slots=True)
 class WorkingSet:
-    """See the top of this file."""
+    """See the top of this file.  No field needs tuning to a workload or an engine."""
 
     name: ClassVar[str] = "working_set"
     formula: ClassVar[str] = (
-        "pressure <= rho x capacity; idle claims fade over footprint x t_prefill x b / o; "
-        "AIMD on rho by hit deficit"
+        "pressure <= rho x capacity; idle claims fade with the tau of largest gain, "
+        "judged by break-even = t_prefill x tokens in calls"
     )
     needs_readings: ClassVar[bool] = False
 
-    rho_start: float = 0.95
-    """Share of the pool to fill before any feedback."""
-    rho_low: float = 0.3
-    """Floor: below this the pool is not the problem."""
-    rho_high: float = 1.1
-    """Ceiling: footprints are exact, so there is little to gain beyond the pool."""
+    rho_low: float = 0.95
+    """Share of the pool to fill: blocks are rounded up and outputs are only estimated."""
+    rho_high: float = 1.3
+    """Most that rho may exceed what was learned of the pool before it has to be learned anew."""
+    entry: float = 0.9
+    """Share of the limit up to which cold agents come in; the rest is for those inside to grow."""
     step: float = 0.02
-    """Added to rho per decision: ten decisions undo one cut."""
-    cut: float = 0.85
-    """Factor of a cut."""
+    """Added to rho per look."""
     deficit_low: float = 0.05
     """Grow below this: block rounding and retries cost a few percent even when all is well."""
     deficit_high: float = 0.15
-    """Cut above this."""
+    """Fall back above this."""
     interval_s: float = 10.0
-    """Least time between decisions about rho [s]: a few steps of every agent."""
-    overhead_share: float = 0.5
-    """o: share of a decode step that a larger batch amortises.  Wrong by 2x costs < 10 %."""
-    least_hold_s: float = 0.0
+    """Time between looks at rho [s]: a few steps of every agent."""
+    hold_scale: float = 0.5
+    """Factor on the break-even time, as a context that is no longer held often survives anyway.
+    Half or twice as much changes the makespan by a few percent."""
     start_tokens: float = 32_768.0
     """First guess when the engine tells no capacity [tokens]: a few agents."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.rho_low <= self.rho_high:
+            raise ValueError(f"rho_low must lie between 0 and rho_high, got {self.rho_low}")
+        if not 0 < self.entry <= 1:
+            raise ValueError(f"entry must be a share above 0, at most 1, got {self.entry}")
+        for name in ("interval_s", "hold_scale", "start_tokens"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
     def initial(self) -> WorkingSetState:
-        """No bound but the first guess of the pool; idle claims hold until a price is known."""
+        """The first guess of the pool; idle claims hold until prices and gaps are known."""
         return WorkingSetState(
-            Limit(tokens=self.start_tokens), rho=self.rho_start, guess_tokens=self.start_tokens
+            Limit(tokens=self.rho_low * self.start_tokens),
+            rho=self.rho_low,
+            pool_tokens=self.start_tokens,
         )
 
     def decide(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
-        """Follow the engine's size and speed at once, move rho on evidence."""
+        """Follow the pool and the prices at once, move rho on evidence."""
         state = replace(
             state,
-            guess_tokens=self._capacity(state, snapshot),
+            pool_tokens=self._pool(state, snapshot),
             reusable_tokens=state.reusable_tokens + snapshot.reusable_tokens,
             reused_tokens=state.reused_tokens + snapshot.reused_tokens,
             was_bound=state.was_bound or snapshot.was_bound,
             decided_s=snapshot.at_s if state.decided_s is None else state.decided_s,
         )
         state = self._feedback(state, snapshot)
-        return replace(
-            state,
-            limit=Limit(
-                tokens=state.rho * state.guess_tokens,
-                hold_s_per_token=self._hold_s_per_token(snapshot),
-            ),
-        )
-
-    def _capacity(self, state: WorkingSetState, snapshot: Snapshot) -> float:
+        tokens = state.rho * state.pool_tokens
         if snapshot.capacity_tokens is not None:
-            return snapshot.capacity_tokens
-        if snapshot.learned_tokens is not None:
-            return snapshot.learned_tokens
-        return max(state.guess_tokens, 2.0 * snapshot.proven_tokens)
+            tokens = min(tokens, self.rho_low * snapshot.capacity_tokens)
+        hold = self._hold_s_per_token(snapshot)
+        return replace(state, limit=Limit(math.inf, tokens, hold, self.entry * tokens))
+
+    def _pool(self, state: WorkingSetState, snapshot: Snapshot) -> float:
+        told, learned = snapshot.capacity_tokens, snapshot.learned_tokens
+        if told is not None:
+            return told if learned is None else min(told, max(learned, _LEAST_SHARE * told))
+        if learned is not None:
+            return learned
+        return max(state.pool_tokens, 2.0 * snapshot.proven_tokens)
 
     def _hold_s_per_token(self, snapshot: Snapshot) -> float:
-        price = snapshot.prefill_s_per_token
-        if price is None:
-            return float("inf")
-        return price * max(1.0, snapshot.reasoning_mean) / self.overhead_share
+        """The tau of largest gain, per token of mean footprint [s/token]."""
+        price, footprint = snapshot.prefill_s_per_token, snapshot.footprint_mean
+        if price is None or not footprint:
+            return math.inf
+        break_even_s = self.hold_scale * price * max(snapshot.reasoning_tokens_mean, footprint)
+        gaps, n = snapshot.gaps_s, len(snapshot.gaps_s)
+        if n < _LEAST_GAPS or not break_even_s > 0:
+            return break_even_s / footprint
+        best_gain, best_tau = 0.0, 0.0
+        for tau in (*(share * break_even_s for share in _TAUS), math.inf):
+            if tau == math.inf:
+                gain = 1.0 - sum(gaps) / n / break_even_s
+            else:
+                kept = sum([math.exp(-gap / tau) for gap in gaps]) / n
+                gain = kept - tau / break_even_s * (1.0 - kept)
+            if gain > best_gain:
+                best_gain, best_tau = gain, tau
+        return best_tau / footprint
 
     def _feedback(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
         assert state.decided_s is not None
         if snapshot.at_s - state.decided_s < self.interval_s:
             return state
-        if state.reusable_tokens <= 0.0:
-            return replace(state, reason="no_evidence", decided_s=snapshot.at_s, was_bound=False)
-        deficit = 1.0 - state.reused_tokens / state.reusable_tokens
         rho, reason, epoch_s = state.rho, "hold", state.epoch_s
-        if deficit > self.deficit_high:
-            rho, reason, epoch_s = max(self.rho_low, rho * self.cut), "cut", snapshot.at_s
-        elif deficit < self.deficit_low and state.was_bound and rho < self.rho_high:
-            rho, reason = min(self.rho_high, rho + self.step), "grow"
+        if state.reusable_tokens <= 0.0:
+            reason = "no_evidence"
+        else:
+            deficit = 1.0 - state.reused_tokens / state.reusable_tokens
+            if deficit > self.deficit_high:
+                reason = "cut" if rho > self.rho_low else "at_floor"
+                rho, epoch_s = self.rho_low, snapshot.at_s
+            elif deficit < self.deficit_low and state.was_bound and rho < self.rho_high:
+                rho, reason = min(self.rho_high, rho + self.step), "grow"
         return replace(
             state,
             rho=rho,
