@@ -170,7 +170,9 @@ def test_control_c_ends_it_without_a_traceback(endpoint: Endpoint) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        json.loads(process.stdout.readline())
+        first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
+    assert errors == ""
+    assert json.loads(first)["law"] == "working_set"
+    assert process.returncode == 0
