@@ -52,7 +52,7 @@ ARROWS = {
 """Which parts a part may import.  A part that is not named here is an adapter or a program."""
 
 NOT_FOR_ADAPTERS = {"sim", "bench", "cli"}
-PROGRAMS = {"cli", "replay", "testing", "__init__", "__main__"}
+PROGRAMS = {"cli", "demo", "replay", "testing", "__init__", "__main__"}
 """They stand on top of everything and may import all of it, lazily where it is an extra."""
 
 

@@ -305,6 +305,9 @@ def _uvicorn_server(door: Door, ready: Callable[[], None]) -> uvicorn.Server:
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=2,
+            # The default of 5 s is when clients drop idle connections, too: each would now and then
+            # send a call into one that is just being closed.
+            timeout_keep_alive=600,
         )
     )
 

@@ -1,0 +1,212 @@
+"""`concur demo`: one batch of agents ungoverned, capped and governed, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from concur_agents.demo import (
+    FITS_PROFILE,
+    ArmReport,
+    Course,
+    Progress,
+    Scenario,
+    Texts,
+    as_json,
+    make_scenario,
+    run_arm,
+    summarize,
+)
+from concur_agents.demo.picture import draw
+from concur_agents.sim.server import EmbeddedServer
+
+NAME = "concur-demo"
+"""Of the pictures, without their endings."""
+
+_SLOW = 1.15
+"""An arm that took longer than in virtual time by this factor was held up by the machine."""
+
+
+def demo_command(
+    law: str = typer.Option("working_set", help="The governed arm; `concur laws` lists them."),
+    arms: str = typer.Option(
+        "", help="All arms instead: none, fixed, fixed:N and laws, comma-separated."
+    ),
+    agents: int = typer.Option(64, min=1, help="How many agents."),
+    steps: int = typer.Option(32, min=0, help="End every agent after so many calls; 0: run whole."),
+    profile: str = typer.Option("h200-qwen3-32b", help="Engine: a name, or a path of a .toml."),
+    fits: bool = typer.Option(
+        False, "--fits", help=f"An engine that holds them all ({FITS_PROFILE}): is anything lost?"
+    ),
+    traces: str = typer.Option("miniswe-gemini3pro", help="Recording: a bundled one, or a file."),
+    seed: int = typer.Option(0, help="Of the draw of agents, tool times and texts."),
+    time_scale: float = typer.Option(
+        0.0, min=0.0, help="Engine seconds per real second; 0: so that all takes about a minute."
+    ),
+    out: Path = typer.Option(Path(), help=f"Folder for {NAME}.png and .svg."),
+    as_json_: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),
+) -> None:
+    """Run one batch of recorded agents ungoverned, capped and governed, and compare.
+
+    The engine is the embedded one, a process of its own on loopback; the agents are real
+    concurrent openai clients. Which agents run and what they ask for follows from the seed; they
+    run in real time, so the last digits differ from run to run.
+
+    The fixed cap is the KV pool over the mean final context: what fits on average.
+
+    With --json: scenario, machine, arms (one object each, with its series) and files.
+    """
+    # Waits of minutes are what is shown here, not news.
+    logging.getLogger("concur_agents").setLevel(logging.ERROR)
+    console = Console(stderr=as_json_)
+    with console.status("choosing agents and time scale"):
+        scenario = make_scenario(
+            arms=arms or ",".join(dict.fromkeys(("none", "fixed", law))),
+            profile=FITS_PROFILE if fits else profile,
+            traces=traces,
+            agents=agents,
+            max_steps=steps or None,
+            seed=seed,
+            time_scale=time_scale or None,
+        )
+    console.print(_introduction(scenario), highlight=False)
+    try:
+        courses = asyncio.run(_run(scenario, console))
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written")
+        raise typer.Exit(130) from None
+    files = _draw(scenario, courses, out, console)
+    if as_json_:
+        print(json.dumps(as_json(scenario, courses, _machine(), files), indent=1))
+        return
+    console.print(_table(summarize(scenario, courses)))
+    console.print(_remarks(scenario, courses), highlight=False)
+    for file in files:
+        console.print(f"wrote {file}", highlight=False)
+
+
+async def _run(scenario: Scenario, console: Console) -> list[Course]:
+    board = _Board()
+    courses = []
+    server = EmbeddedServer(scenario.profile, time_scale=scenario.time_scale, process=True)
+    texts = Texts(scenario.seed)
+    with server, Live(get_renderable=board.render, console=console, transient=True):
+        for arm in scenario.arms:
+            course = await run_arm(arm, scenario, server.url, texts, board.rows.append)
+            courses.append(course)
+            if not console.is_terminal:
+                minutes = course.makespan_s / 60
+                console.print(f"{arm.label}: {minutes:.1f} minutes on the engine's clock")
+    return courses
+
+
+class _Board:
+    """The live view: a line per arm that has begun."""
+
+    def __init__(self) -> None:
+        self.rows: list[Progress] = []
+
+    def render(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "engine time", "done", "active", "waiting", "cached"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for row in self.rows:
+            runs = row.makespan_s is None
+            elapsed_s = row.now_s if row.makespan_s is None else row.makespan_s
+            share = row.cached_tokens / row.prompt_tokens if row.prompt_tokens else 0.0
+            table.add_row(
+                row.arm.label,
+                f"{int(elapsed_s) // 60}:{int(elapsed_s) % 60:02d}",
+                f"{row.done}/{row.agents}",
+                str(row.active) if runs else "",
+                str(row.waiting) if runs else "",
+                f"{share:.0%}",
+                style="bold" if runs else "",
+            )
+        return table
+
+
+def _introduction(scenario: Scenario) -> str:
+    profile = scenario.profile
+    return (
+        f"{len(scenario.plans)} agents from {scenario.traces}, {scenario.calls:,} calls, on "
+        f"{profile.model} ({profile.name}).\n"
+        f"KV pool: {profile.capacity_tokens:,} tokens; all final contexts together: "
+        f"{scenario.final_tokens:,}, {scenario.oversubscription:.1f} pools.\n"
+        f"A simulated engine behind real HTTP and real openai clients; {scenario.time_scale:.0f} "
+        f"of its seconds in one of yours, about {scenario.expected_s + 5:.0f} s in all."
+    )
+
+
+def _table(reports: Sequence[ArmReport]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    headings = (
+        *("", "makespan s", "agents/min", "output tok/s", "cached", "hit deficit"),
+        *("mean active", "pauses", "worst wait s", "× ungoverned"),
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in reports:
+        table.add_row(
+            row.label,
+            f"{row.makespan_s:,.0f}",
+            f"{row.agents_per_min:.2f}",
+            f"{row.output_tokens_per_s:,.0f}",
+            f"{row.cached_share:.0%}",
+            f"{row.hit_deficit:.0%}",
+            f"{row.mean_active:.1f}",
+            str(row.pauses),
+            f"{row.worst_wait_s:,.0f}",
+            "-" if row.speedup is None else f"{row.speedup:.2f}",
+        )
+    return table
+
+
+def _remarks(scenario: Scenario, courses: Sequence[Course]) -> str:
+    reports = summarize(scenario, courses)
+    virtual = ", ".join(f"{row.virtual_makespan_s:,.0f}" for row in reports)
+    lines = [
+        "Seconds are the engine's. × ungoverned: how many times faster the whole batch was done.",
+        f"In virtual time, without HTTP and clients, the same takes {virtual} s.",
+    ]
+    slow = [row for row in reports if row.makespan_s > _SLOW * row.virtual_makespan_s]
+    if slow:
+        names = ", ".join(row.label for row in slow)
+        lines.append(
+            f"This machine was busy or slow: it held up {names} by more than {_SLOW - 1:.0%}. "
+            "A smaller --time-scale gives it more time."
+        )
+    return "\n".join(lines)
+
+
+def _draw(scenario: Scenario, courses: Sequence[Course], out: Path, console: Console) -> list[str]:
+    paths = [out / f"{NAME}.{ending}" for ending in ("png", "svg")]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with console.status("drawing"):
+            draw(scenario, courses, paths)
+    except ImportError as error:
+        console.print(f"no picture: {error}", markup=False)
+        return []
+    return [str(path) for path in paths]
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "load_1_min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "platform": sys.platform,
+    }
