@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or importing it asks the network
 pytest.importorskip("litellm", reason="needs openai below 3: scripts/test --env litellm")
 
 import litellm

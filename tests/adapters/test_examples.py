@@ -1,0 +1,64 @@
+"""Each example runs as a user would start it, against the simulated engine that it brings."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
+NEEDS = {
+    "langgraph_decorator.py": ["langchain", "langchain_openai", "langgraph"],
+    "langgraph_sub_agents.py": ["langchain", "langchain_openai", "langgraph"],
+    "mini_swe_agent_batch.py": ["minisweagent", "litellm"],
+    "openai_agents.py": ["agents"],
+    "pydantic_ai_limiter.py": ["pydantic_ai"],
+}
+SAYS = {
+    "drop_in_client.py": "issue-7: ",
+    "langgraph_decorator.py": "left issue-3",
+    "langgraph_sub_agents.py": "boss-1/expert#2 is part of boss-1",
+    "mini_swe_agent_batch.py": "issue-5: Submitted",
+    "openai_agents.py": "4 answers",
+    "pydantic_ai_limiter.py": "12 requests",
+    "swe_pool.py": "issue-5 ok tests passed",
+    "your_own_law.py": "tokens each",
+}
+
+
+def test_every_example_is_run_here() -> None:
+    assert set(EXAMPLES) == set(SAYS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    for module in NEEDS.get(name, []):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed in this environment")
+    environ = {k: v for k, v in os.environ.items() if k not in ("OPENAI_BASE_URL", "MODEL")}
+    environ |= {
+        "LANGSMITH_TRACING": "false",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or importing it asks the network
+        "MSWEA_GLOBAL_CONFIG_DIR": str(tmp_path),
+    }
+    ran = subprocess.run(
+        [sys.executable, str(FOLDER / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd=tmp_path,
+        env=environ,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert SAYS[name] in ran.stdout, ran.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_fits_on_a_page(name: str) -> None:
+    assert 20 <= len((FOLDER / name).read_text().splitlines()) <= 60
