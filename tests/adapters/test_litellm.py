@@ -1,6 +1,7 @@
 """LiteLLM and mini-swe-agent, which need openai 2: an environment of their own runs these."""
 
 import asyncio
+import gc
 import json
 import os
 import threading
@@ -38,9 +39,12 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(autouse=True)
-def hook() -> None:
+def hook() -> Iterator[None]:
     ca.install("litellm")
     ca.install("litellm")
+    yield
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    gc.collect()  # while the filters above hold
 
 
 def options(server: EmbeddedServer, route: str) -> dict[str, Any]:
