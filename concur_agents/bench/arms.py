@@ -12,6 +12,7 @@ laws and Regulator are worked on. A cap on agents never pauses anybody: for it t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -50,9 +51,15 @@ class LawArm:
 
     def within(self, scenario: Scenario) -> LawArm:
         """The same arm with what `scenario` says about its law on top."""
+        options = {**self.options, **scenario.laws.get(self.law, {})}
+        for option, factor in scenario.scales.get(self.law, {}).items():
+            as_is = options.get(option, getattr(make_law(self.law), option, None))
+            if not isinstance(as_is, int | float):
+                raise ConfigError(f"{scenario.name}: law {self.law!r} has no number {option!r}")
+            options[option] = as_is * factor
         return replace(
             self,
-            options={**self.options, **scenario.laws.get(self.law, {})},
+            options=options,
             regulator={**self.regulator, **scenario.regulator},
             wrong_price=self.wrong_price * scenario.wrong_price,
         )
@@ -80,7 +87,7 @@ class Outcome:
     seed: int
     arm: str
     metrics: Mapping[str, Any]
-    """What `Result.summary` says, the longest step, and how oversubscribed the pool was."""
+    """What `Result.summary` says, how long steps took, and how oversubscribed the pool was."""
     cap: int | None = None
     """The cap that was found best."""
     tried: Mapping[int, float] = field(default_factory=dict)
@@ -209,9 +216,9 @@ def _outcome(
     metrics = result.summary()
     for key in ("gate", "profile", "seed"):
         del metrics[key]
-    metrics["step_worst_s"] = max(
-        call.end_s - call.start_s for row in result.rows for call in row.calls
-    )
+    steps_s = sorted(call.end_s - call.start_s for row in result.rows for call in row.calls)
+    metrics["step_p50_s"] = steps_s[(len(steps_s) - 1) // 2]
+    metrics["step_p99_s"] = steps_s[math.ceil(0.99 * len(steps_s)) - 1]
     metrics["oversubscription"] = case.oversubscription
     return Outcome(
         scenario=scenario.name, seed=seed, arm=arm, metrics=metrics, cap=cap, tried=tried or {}

@@ -23,7 +23,9 @@ or a variant of others, in which something about the world or the law is differe
     of = ["miniswe-mid", "weka-mid"]
     measure = "tau_double"              # the figure that variant and original give together
     [working_set]                       # options of a law, by its name
-    overhead_share = 0.25
+    interval_s = 20
+    [scale.working_set]                 # the same, as multiples of what they are
+    hold_scale = 2.0
     [regulator]                         # options of the Regulator
     max_wait_s = 60
     wrong_price = 2.0                   # what the law believes about a prefill, times this
@@ -76,13 +78,15 @@ class Scenario:
     measure: str | None = None
     laws: Mapping[str, Options] = field(default_factory=dict)
     """Options of laws, by their names."""
+    scales: Mapping[str, Options] = field(default_factory=dict)
+    """Factors on options of laws, by their names."""
     regulator: Options = field(default_factory=dict)
     wrong_price: float = 1.0
 
     @property
     def alters_law(self) -> bool:
         """The law is not as a user gets it, so this one says nothing about how good the law is."""
-        return bool(self.laws or self.regulator) or self.wrong_price != 1.0
+        return bool(self.laws or self.scales or self.regulator) or self.wrong_price != 1.0
 
     @property
     def has_tenant(self) -> bool:
@@ -212,6 +216,7 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
     "kv_tokens": int,
     "arrival": str,
     "regulator": dict,
+    "scale": dict,
     "wrong_price": (int, float),
 }
 
@@ -253,6 +258,8 @@ class _File:
         known: dict[str, Any] = {**_VARIANT_KEYS, **dict.fromkeys(law_names(), dict)}
         keys = self.checked(self.keys, known, "", needed=("of", "measure"))
         laws = {law: keys.pop(law) for law in law_names() if law in keys}
+        of_laws = dict.fromkeys(law_names(), dict)
+        scales = self.checked(keys.pop("scale", {}), of_laws, "scale: ", needed=())
         faults = tuple(self.fault(fault) for fault in keys.pop("faults", ()))
         if keys["measure"] not in MEASURES:
             raise self.error(
@@ -271,6 +278,7 @@ class _File:
                 of=original,
                 faults=(*base.faults, *faults),
                 laws=laws,
+                scales=scales,
                 **{"family": "variants", "quick": False, **keys},
             )
             self.readable(variant)

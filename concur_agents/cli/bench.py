@@ -30,7 +30,7 @@ def bench_command(
         [], "--set", help="LAW.OPTION=VALUE or regulator.OPTION=VALUE."
     ),
     compare: str = typer.Option(
-        "", "--compare", help="Values of one option side by side: order=all, rho_start=0.8,0.9."
+        "", "--compare", help="Values of one option side by side: order=all, hold_scale=0.5,1."
     ),
     seeds: int = typer.Option(0, min=0, help="Draws per scenario; 0: three, quick one."),
     workers: int = typer.Option(0, min=0, help="Processes; 0: one per core."),
@@ -122,7 +122,7 @@ def _law(name: str, settings: Mapping[str, Mapping[str, Any]]) -> LawArm:
 
 
 def _compared(text: str, settings: Mapping[str, Mapping[str, Any]]) -> list[LawArm]:
-    """One arm per value of `order=a,b` or `rho_start=0.8,0.9`, all of the default law."""
+    """One arm per value of `order=a,b` or `hold_scale=0.5,1`, all of the default law."""
     option, found, values = text.partition("=")
     if not found or not values:
         raise ConfigError(

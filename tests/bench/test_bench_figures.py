@@ -15,7 +15,8 @@ def outcome(name: str, arm: str, makespan_s: float, seed: int = 1, **metrics: fl
     values = {
         "hit_deficit": 0.0,
         "pause_worst_s": 0.0,
-        "step_worst_s": 0.0,
+        "step_p50_s": 0.0,
+        "step_p99_s": 0.0,
         "useful_tokens_per_s": 1.0,
         "output_tokens_per_s": 1.0,
         "hit_rate": 1.0,
@@ -137,7 +138,7 @@ def test_a_wait_may_last_as_long_as_promised_and_one_step():
     variant = scenario("w@a", of="a", measure="max_wait", regulator={"max_wait_s": 60})
 
     def excess(pause_worst_s: float) -> Figure:
-        run = outcome("w@a", "law", 100.0, pause_worst_s=pause_worst_s, step_worst_s=5.0)
+        run = outcome("w@a", "law", 100.0, pause_worst_s=pause_worst_s, step_p99_s=5.0)
         return figure(Report([scenario("a"), variant], [run]), "max_wait_excess_s")
 
     assert excess(64.0).met is True

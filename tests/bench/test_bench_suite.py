@@ -121,12 +121,12 @@ def test_a_second_call_runs_only_what_is_new(suite: list[Scenario], tmp_path: Pa
             progress=lambda done, total: told.append((done, total)),
         )
 
-    first = run(law_arm("working_set"))
+    first = run(law_arm("cache_aimd"))
     assert told[0] == (0, 6)
-    again = run(law_arm("working_set"))
+    again = run(law_arm("cache_aimd"))
     assert told == [(6, 6)]
     assert again == first
-    run(law_arm("working_set", {"working_set": {"rho_start": 0.5}}))
+    run(law_arm("cache_aimd", {"cache_aimd": {"start": 2}}))
     assert told[0] == (4, 6)
 
 
@@ -168,6 +168,27 @@ def test_a_law_that_is_told_a_wrong_price_holds_idle_claims_for_another_time(
     one, other = (run_law(suite[0], case, 1, arm) for arm in (right, cheap))
 
     assert one.metrics["pauses"] != other.metrics["pauses"]
+
+
+def test_a_factor_multiplies_what_the_option_is(suite: list[Scenario]):
+    twice = """# Twice as many to start with.
+of = ["tiny"]
+measure = "tau_double"
+
+[scale.cache_aimd]
+start = 2.0
+"""
+    *_, variant = parse_suite({"tiny": TINY, "twice": twice})
+
+    assert variant.alters_law
+    assert law_arm("cache_aimd").within(variant).options == {"start": 8.0}
+    arm = law_arm("cache_aimd", {"cache_aimd": {"start": 3}}).within(variant)
+    assert arm.options == {"start": 6.0}
+    assert law_arm("fixed").within(variant).options == {}
+    typo = twice.replace("start =", "strat =")
+    *_, wrong = parse_suite({"tiny": TINY, "twice": typo})
+    with pytest.raises(ConfigError, match="has no number 'strat'"):
+        law_arm("cache_aimd").within(wrong)
 
 
 def test_options_that_a_law_does_not_take_are_refused_before_anything_runs(
