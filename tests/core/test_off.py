@@ -158,6 +158,30 @@ def test_a_paused_agent_that_asks_for_nothing_any_more_can_go_off(regulate, resi
     assert r.leave("b", 3.0) == []
 
 
+def test_off_while_a_branch_waits_it_goes_when_that_branch_gives_up(regulate, resize):
+    r = regulate(agents=2)
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        step(r, agent, 0.0)
+    resize(r, 1.0, agents=1)
+    assert r.begin_step("a", 1.0) == []
+    r.suspend("a", 2.0)
+    assert r.agent_state("a") == "paused"
+    r.withdraw_step("a", 3.0)
+    assert r.agent_state("a") == "off"
+
+
+def test_who_asks_to_come_back_is_named_beside_a_child_that_asks_too(regulate):
+    r = regulate(agents=1)
+    r.arrive("a", 0.0)
+    r.suspend("a", 1.0)
+    r.arrive("b", 1.0)
+    r.arrive("child", 2.0, parent="a")
+    assert r.begin_step("child", 2.0) == []
+    assert r.resume("a", 3.0) == []
+    assert sorted(r.leave("b", 4.0)) == ["a", "child"]
+
+
 def test_an_agent_off_counts_as_open(regulate):
     """It may hold a sandbox all the while."""
     r = regulate(max_started=1)
