@@ -147,9 +147,11 @@ async def run_arm(
                 async with asyncio.TaskGroup() as group:
                     for plan in scenario.plans:
                         group.create_task(batch.live(plan))
-            except* openai.APIError as errors:
-                error = errors.exceptions[0]
-                raise ConcurError(f"a call to the embedded server failed: {error}") from error
+            except ExceptionGroup as failed:
+                error = failed.exceptions[0]
+                if isinstance(error, openai.APIError):
+                    raise ConcurError(f"a call to the embedded server failed: {error}") from error
+                raise error from None
     course.makespan_s = progress.makespan_s = max(
         rows[-1].done_s for rows in course.calls.values()
     ) - min(rows[0].gate_s for rows in course.calls.values())
