@@ -100,6 +100,8 @@ class Account:
     place: Place = field(default_factory=Place)
     chain: Chain = ()
     """Names of the prefixes it shares."""
+    is_credited: bool = False
+    """Nobody named them: newcomers found as much in the cache."""
     ticket: int = 0
     """Valid queue entry; older entries of this account are void."""
 

@@ -20,6 +20,8 @@ _FADE = 0.99  # a memory of about 100 steps
 _PRIOR_RATIO = 200.0
 _PRIOR_STEPS = 0.5
 _N = 4
+_CELLS = tuple((i, j) for i in range(_N) for j in range(i, _N))
+"""Where the upper triangle of a symmetric matrix has its cells, row by row."""
 
 
 @dataclass(slots=True)
@@ -27,7 +29,7 @@ class CostEstimator:
     """Least squares over recent steps, old ones fading."""
 
     steps: int = 0
-    _xx: list[list[float]] = field(default_factory=lambda: [[0.0] * _N for _ in range(_N)])
+    _xx: list[float] = field(default_factory=lambda: [0.0] * len(_CELLS))
     _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
     _in_calls: float = 0.0
@@ -38,12 +40,23 @@ class CostEstimator:
         if step_s <= 0.0:
             return
         self.steps += 1
-        x = [1.0 / step_s, uncached / step_s, output / step_s, output * in_calls / step_s]
-        for i in range(_N):
-            row, xi = self._xx[i], x[i]
-            for j in range(i, _N):
-                row[j] = row[j] * _FADE + xi * x[j]
-            self._xy[i] = self._xy[i] * _FADE + xi
+        # Written out cell by cell: this runs at every step, a loop would take twice as long.
+        p = 1.0 / step_s
+        q, r, t = uncached * p, output * p, output * in_calls * p
+        xx, xy, fade = self._xx, self._xy, _FADE
+        self._xx = [
+            xx[0] * fade + p * p,
+            xx[1] * fade + p * q,
+            xx[2] * fade + p * r,
+            xx[3] * fade + p * t,
+            xx[4] * fade + q * q,
+            xx[5] * fade + q * r,
+            xx[6] * fade + q * t,
+            xx[7] * fade + r * r,
+            xx[8] * fade + r * t,
+            xx[9] * fade + t * t,
+        ]
+        self._xy = [xy[0] * fade + p, xy[1] * fade + q, xy[2] * fade + r, xy[3] * fade + t]
         gain = max(1.0 - _FADE, 1.0 / self.steps)
         price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
         self._simple += gain * (price - self._simple)
@@ -62,10 +75,11 @@ class CostEstimator:
         effective = (1.0 - _FADE ** min(self.steps, 2000)) / (1.0 - _FADE)
         half = 0.5 * _PRIOR_RATIO * self._simple
         prior = (0.0, self._simple, half, half / max(1.0, self._in_calls))
-        a = [[self._xx[min(i, j)][max(i, j)] for j in range(_N)] for i in range(_N)]
+        cells = dict(zip(_CELLS, self._xx, strict=True))
+        a = [[cells[min(i, j), max(i, j)] for j in range(_N)] for i in range(_N)]
         b = list(self._xy)
         for i in range(_N):
-            weight = _PRIOR_STEPS * self._xx[i][i] / effective + 1e-30
+            weight = _PRIOR_STEPS * a[i][i] / effective + 1e-30
             a[i][i] += weight
             b[i] += weight * prior[i]
         for i in range(_N):  # Gauss; the prior makes every pivot positive

@@ -79,6 +79,8 @@ class Ledger:
     """Agents that have sent something and not left."""
     _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_NEWCOMERS))
     """Cached tokens that recent first prompts found."""
+    _found: int = 0
+    """Their median; 0 while they are too few."""
 
     def need(self, account: Account) -> float:
         """Tokens `account` will hold at the end of its next step, shared ones left out."""
@@ -96,7 +98,10 @@ class Ledger:
             output = self.output.value
             if output is None:
                 output = _OUTPUT_TOKENS
-        return max(1.0, prompt + output + account.family_tokens - self.shared(account))
+        tokens = prompt + output + account.family_tokens
+        if account.chain:
+            tokens -= self.prefixes.shared(account.chain)
+        return max(1.0, tokens)
 
     def held(self, account: Account) -> float:
         """Tokens `account` holds while idle, shared ones left out."""
@@ -138,6 +143,8 @@ class Ledger:
                 self._compare(who, prompt, cached, counts)
             elif who.parent is None:
                 self._newcomers.append(cached)
+                if len(self._newcomers) >= _LEAST_NEWCOMERS:
+                    self._found = sorted(self._newcomers)[(len(self._newcomers) - 1) // 2]
         if who.started:
             grown = max(0.0, prompt - who.footprint)
             self.growth.add(grown)
@@ -160,6 +167,7 @@ class Ledger:
         """`account` holds the prefix named by `chain` from now on."""
         self.unshare(account)
         account.chain = tuple(chain)
+        account.is_credited = seen_cached
         self.prefixes.join(account.chain, seen_cached=seen_cached)
 
     def _credit(self, who: Account) -> None:
@@ -168,11 +176,13 @@ class Ledger:
         The median of the last few decides: the first of a burst come too early to find anything,
         and one that takes up an old conversation finds all of it.
         """
-        if who.chain or who.parent is not None or len(self._newcomers) < _LEAST_NEWCOMERS:
+        if who.parent is not None or (who.chain and not who.is_credited):
             return
-        common = sorted(self._newcomers)[(len(self._newcomers) - 1) // 2]
-        if _SLACK_TOKENS < common <= who.first_prompt:
-            self.share(who, ((("found cached", common), float(common)),), seen_cached=True)
+        found = self._found
+        if _SLACK_TOKENS < found <= who.first_prompt:
+            chain = ((("found cached", found), float(found)),)
+            if who.chain != chain:  # all follow the median, or several lengths would be charged
+                self.share(who, chain, seen_cached=True)
 
     def unshare(self, account: Account) -> None:
         """`account` no longer counts towards any shared prefix."""

@@ -71,7 +71,7 @@ class Queue:
         if opened is None or new is None:
             best = opened or new
         else:
-            best = opened if opened < new else new
+            best = min(new, opened)
         return best[4] if best is not None else None
 
     def oldest(self, *, opened: bool = False) -> Account | None:

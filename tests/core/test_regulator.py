@@ -224,6 +224,21 @@ def test_a_prefix_seen_cached_in_first_prompts_is_charged_once(regulate):
     assert r.view(0.0).pressure_tokens == pytest.approx(600 + 6 * 400)
 
 
+def test_found_prefixes_of_slightly_different_length_are_charged_as_one(regulate):
+    """Block rounding makes newcomers find a little more or less of the same prefix.
+
+    Found here: each length that had once been the median stayed charged beside the others.
+    """
+    r = regulate()
+    agents = letters(20)
+    for n, agent in enumerate(agents):
+        r.arrive(agent, 0.0)
+        step(r, agent, 0.0, Usage(900, 100, 592 + 16 * (n // 2 % 5)))
+    for agent in agents:
+        step(r, agent, 1.0, Usage(900, 100, 900))
+    assert 20 * 1_000 - 19 * 656 <= r.view(1.0).pressure_tokens <= 20 * 1_000 - 19 * 592
+
+
 # -- order -------------------------------------------------------------------------------------
 
 
