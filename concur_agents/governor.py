@@ -29,6 +29,7 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
+from concur_agents.config import OPTION_NAMES, governor_options, settings
 from concur_agents.context import _current
 from concur_agents.core import Law, LawState, Limit, Reading, Regulator, View, make_law
 from concur_agents.core.prefixes import Chain
@@ -223,6 +224,20 @@ class Governor(Doors):
         if record is not None:
             self.record(record)
         _governors.add(self)
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """A governor as the environment says: `CONCUR_URL` (else `OPENAI_BASE_URL`) and so on.
+
+        Args:
+            options: as for `Governor`; they go before the environment.
+
+        Raises:
+            ConfigError: a variable `CONCUR_*` is unknown, out of its range, or contradicts another;
+                `concur config` shows which are in effect.
+        """
+        known = {name: options.pop(name) for name in list(options) if name in OPTION_NAMES}
+        return cls(**governor_options(settings(known)), **options)
 
     def _begin_anew(self) -> None:
         """The state of one process: nobody is here and nothing has been read."""

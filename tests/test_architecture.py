@@ -47,7 +47,8 @@ ARROWS = {
     "sim": {"sim", "core"},
     "bench": {"bench", "sim", "core"},
     "record": {"core"},
-    **dict.fromkeys(GOVERNOR, GOVERNOR | {"probes", "core", "record"}),
+    "config": {"core"},
+    **dict.fromkeys(GOVERNOR, GOVERNOR | {"probes", "core", "record", "config"}),
 }
 """Which parts a part may import.  A part that is not named here is an adapter or a program."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Run one batch of agents ungoverned, capped and governed.",
     "watch": "Show an endpoint's signals and what a law would do.",
+    "run": "Run a program with its agents governed, without a change to its code.",
+    "config": "Show the effective options and where each came from.",
     "explain": "Say why agents waited, from a recording.",
     "report": "Make a page to look at from a recording.",
     "replay-law": "Put a recording through its law again, or through another.",

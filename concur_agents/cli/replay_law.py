@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from concur_agents.config import parse_options
 from concur_agents.core import make_law
 from concur_agents.errors import ConfigError
 from concur_agents.record import Call, Difference, Recording, replay
@@ -71,30 +72,6 @@ def replay_law_command(
     else:
         console.print(f"The first answer that differs: {_say(found.first)}", markup=False)
     console.print(f"[dim]{OPEN_LOOP}[/]")
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`["agents=8"]` as keywords for `make_law`.
-
-    Raises:
-        ConfigError: one of them is not name=value.
-    """
-    config: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign or not name.strip():
-            raise ConfigError(f"an option of a law is given as name=value, got {pair!r}")
-        config[name.strip()] = _value(text.strip())
-    return config
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _check(recording: Recording, *, as_json: bool) -> None:

@@ -31,7 +31,7 @@ from concur_agents.report.story import Spread, spread
 LEAST_REST_S = 0.001
 """A regulator that wants to be woken at once, again and again, is woken once a millisecond."""
 
-PATIENCE = 5.0
+PATIENCE = 50.0
 """A replay that takes so many times as long as the recording is broken off."""
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from concur_agents.cli.app import main
-from concur_agents.cli.replay_law import parse_options
-from concur_agents.core import make_law
-from concur_agents.record import Recording
+from concur_agents.config import parse_options
+from concur_agents.core import Regulator, make_law
+from concur_agents.record import Recording, record
 from concur_agents.report.story import spread, tell
 from concur_agents.report.what_if import what_if
 
@@ -92,13 +92,27 @@ def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys):
     assert "What the engine would have made of the other load is not known" in words
 
 
-def test_one_option_of_the_recorded_law_can_be_changed(batch, capsys):
-    code, said = concur(capsys, "replay-law", batch.path, "--set", "rho_start=0.5", "--json")
+def test_one_option_of_the_recorded_law_can_be_changed(tmp_path, capsys):
+    taped, recorder = record(Regulator(make_law("fixed", agents=2)), tmp_path / "run.jsonl")
+    with recorder:
+        for name in ("a", "b"):
+            taped.arrive(name, 0.0)
+        for name in ("a", "b"):
+            taped.leave(name, 10.0)
+    code, said = concur(capsys, "replay-law", recorder.path, "--set", "agents=1", "--json")
     found = json.loads(said)
     assert code == 0
-    assert found["other"]["law"] == "working_set"
-    assert found["other"]["waits"]["total_s"] > found["recorded"]["waits"]["total_s"]
-    assert found["first_difference"]["call"] == "tick"
+    assert found["recorded"]["waits"]["total_s"] == 0
+    assert found["other"]["law"] == "fixed"
+    assert found["other"]["waits"]["total_s"] == 10
+    assert found["other"]["lasts_s"] == 20
+    assert found["first_difference"] == {
+        "call": "arrive",
+        "now": 0.0,
+        "agent": "b",
+        "recorded": ["b"],
+        "replayed": [],
+    }
 
 
 @pytest.mark.parametrize(

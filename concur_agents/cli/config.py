@@ -1,0 +1,42 @@
+"""`concur config`: the effective options, and where each came from."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from concur_agents.cli.options import with_governor_options
+from concur_agents.config import Setting
+
+
+@with_governor_options
+def config_command(
+    found: dict[str, Setting],
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Show what `Governor.from_env()` and `concur run` would use, and where it is from.
+
+    Takes the same options as `concur run`. Exit code 2: something is unknown or contradicts. With
+    --json: an object by option, each with value, source and variable; secrets are not shown.
+    """
+    if as_json:
+        shown = {
+            name: {
+                "value": setting.shown if setting.option.secret else setting.value,
+                "source": setting.source,
+                "variable": setting.option.variable,
+            }
+            for name, setting in found.items()
+        }
+        print(json.dumps(shown, indent=2))
+        return
+    table = Table("option", "value", "from", "what it is", box=None, pad_edge=False)
+    for name, setting in found.items():
+        dim = "dim" if setting.source == "default" else ""
+        text = escape(setting.option.text)
+        table.add_row(name, escape(setting.shown), escape(setting.source), text, style=dim)
+    Console().print(table)

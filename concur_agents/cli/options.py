@@ -1,0 +1,45 @@
+"""The options of a governor as options of a command, from their one table."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from concur_agents.config import OPTIONS, Setting, settings
+
+
+def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command all of them; it gets the effective settings as its argument `found`."""
+    own = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(
+                None, option.flag, help=option.text, metavar=option.kind.upper(), show_default=False
+            ),
+            annotation=str | None,
+        )
+        for option in OPTIONS
+    ]
+    kept = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in own.parameters.values()
+        if parameter.name != "found"
+    ]
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {option.name: arguments.pop(option.name) for option in OPTIONS}
+        found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
+        command(found=found, **arguments)
+
+    parameters = [*kept, *added]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
+    del run.__wrapped__  # type: ignore[attr-defined]  # or its signature would be looked at
+    return run
