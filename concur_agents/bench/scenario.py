@@ -279,7 +279,7 @@ class _File:
                 faults=(*base.faults, *faults),
                 laws=laws,
                 scales=scales,
-                **{"family": "variants", "quick": False, **keys},
+                **{"family": "variants", **keys},
             )
             self.readable(variant)
             made.append(variant)

@@ -56,6 +56,7 @@ def bench_command(
     numbers = tuple(range(1, (seeds or (1 if quick else 3)) + 1))
     parsed = _parse_settings(settings)
     if compare:
+        suite = [scenario for scenario in suite if not scenario.alters_law]
         laws = _compared(compare, parsed)
         references: list[str] = []
     else:

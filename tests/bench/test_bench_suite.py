@@ -256,8 +256,7 @@ def test_the_tables_name_scenarios_goals_and_what_is_missed(
     assert concur("--scenarios", str(folder), "--quick", "--workers", "1") == 0
 
     shown = capsys.readouterr().out
-    assert "tiny" in shown
-    assert "deaf@tiny" not in shown
+    assert "deaf@tiny" in shown  # a variant of a quick one is quick
     assert "times as fast as the best fixed cap, worst scenario" in shown
     assert ">= 1.25" in shown
 
