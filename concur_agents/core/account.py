@@ -51,6 +51,8 @@ class Account:
 
     # history
     steps: int = 0
+    started: bool = False
+    """It has sent something: a step of its own has ended well."""
     work_tokens: float = 0.0
     """Output and new prompt tokens of all its steps: how far it has come."""
     output_mean: float | None = None
@@ -109,8 +111,3 @@ class Account:
     def is_active(self) -> bool:
         """Whether it holds a place."""
         return self.state is State.REASONING or self.state is State.ACTING
-
-    @property
-    def started(self) -> bool:
-        """Whether it has ever sent anything."""
-        return self.steps > 0

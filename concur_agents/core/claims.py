@@ -78,7 +78,8 @@ class Claims:
 
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
-        self.release(claim)
+        if claim.held or claim.fading is not None:
+            self.release(claim)
         claim.tokens = tokens
         claim.held = True
         self._held += 1
@@ -145,7 +146,8 @@ class Claims:
             return False
         if self._idle <= room:
             return True
-        passed = self._advance(now) - self._base
+        theta = self._theta if now <= self._at_s else self._advance(now)
+        passed = theta - self._base
         if passed * self._slope < self._idle:  # else the bounds are wide, and lose digits
             least = self._idle - passed * self._slope + self._lead
             if least > room:

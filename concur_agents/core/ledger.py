@@ -157,6 +157,7 @@ class Ledger:
         self.output.add(output)
         who.output_mean = _blend(who.output_mean, output)
         who.steps += 1
+        who.started = True
         who.last_prompt = prompt
         self._credit(who)
         who.generation = self.residency.generation

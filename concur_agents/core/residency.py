@@ -60,7 +60,8 @@ class Residency:
 
     def touch(self, place: Place, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
-        self.remove(place)
+        if place.position:
+            self.remove(place)
         if self._last + 1 >= len(self._tree):
             self._renumber()
         self._last += 1

@@ -88,12 +88,12 @@ class Window:
             if self.active > self.places:
                 return True
             if self.limit.tokens != math.inf:
-                room = self._room_beside(need)
-                if not self.claims.fits(room, now):  # its own claim counts twice so far
-                    room += self.claims.value(account.claim, now)
-                    if not self.claims.fits(room, now):
-                        return True
+                own = self.claims.value(account.claim, now)
+                if not self.claims.fits(self._room_beside(need) + own, now):
+                    return True
         # One that has just been let in runs a step before it makes room for the next overdue one.
+        if self.max_wait_s is None:
+            return False
         return account.has_begun and self._overdue(now) is not None
 
     def begin(self, account: Account) -> None:
@@ -131,7 +131,7 @@ class Window:
         while len(self.queue):
             if self.bound and self.active >= self.places:
                 break
-            head = self._overdue(now)
+            head = self._overdue(now) if self.max_wait_s is not None else None
             overdue = head is not None
             if head is None:
                 head = self.queue.head(new_allowed=self.may_open)

@@ -52,7 +52,7 @@ def test_an_agent_that_has_gone_cold_while_waiting_falls_behind():
     queue = Queue(warm_new_least, lambda account: account.agent in warm)
     for seq in (1, 2):
         waiting = account(seq, opened=True)
-        waiting.steps, waiting.idle_since_s = 1, float(seq)
+        waiting.started, waiting.idle_since_s = True, float(seq)
         queue.push(waiting)
     assert queue.head().agent == "a1"
     warm.discard("a1")
