@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def demo_command(
             seed=seed,
             time_scale=time_scale or None,
         )
-    console.print(_introduction(scenario), highlight=False)
+    console.print(_introduction(scenario), highlight=False, soft_wrap=True)
     try:
         courses = asyncio.run(_run(scenario, console))
     except KeyboardInterrupt:
@@ -91,8 +91,8 @@ def demo_command(
     if as_json_:
         print(json.dumps(as_json(scenario, courses, _machine(), files), indent=1))
         return
-    console.print(_table(summarize(scenario, courses)))
-    console.print(_remarks(scenario, courses), highlight=False)
+    console.print("", _table(summarize(scenario, courses)), "", sep="\n")
+    console.print(_remarks(scenario, courses), highlight=False, soft_wrap=True)
     for file in files:
         console.print(f"wrote {file}", highlight=False)
 
@@ -143,34 +143,33 @@ def _introduction(scenario: Scenario) -> str:
     return (
         f"{len(scenario.plans)} agents from {scenario.traces}, {scenario.calls:,} calls, on "
         f"{profile.model} ({profile.name}).\n"
-        f"KV pool: {profile.capacity_tokens:,} tokens; all final contexts together: "
-        f"{scenario.final_tokens:,}, {scenario.oversubscription:.1f} pools.\n"
-        f"A simulated engine behind real HTTP and real openai clients; {scenario.time_scale:.0f} "
-        f"of its seconds in one of yours, about {scenario.expected_s + 5:.0f} s in all."
+        f"KV cache: {profile.capacity_tokens:,} tokens. All final contexts together: "
+        f"{scenario.final_tokens:,}, {scenario.oversubscription:.1f} times that.\n"
+        f"The engine is simulated, HTTP and openai clients are real. {scenario.time_scale:.0f} of "
+        f"its seconds\npass in one of yours: about {scenario.expected_s + 5:.0f} s in all."
     )
 
 
 def _table(reports: Sequence[ArmReport]) -> Table:
+    """A column per arm, so that it fits into 80 characters."""
     table = Table(box=None, pad_edge=False)
-    headings = (
-        *("", "makespan s", "agents/min", "output tok/s", "cached", "hit deficit"),
-        *("mean active", "pauses", "worst wait s", "× ungoverned"),
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for row in reports:
-        table.add_row(
-            row.label,
-            f"{row.makespan_s:,.0f}",
-            f"{row.agents_per_min:.2f}",
-            f"{row.output_tokens_per_s:,.0f}",
-            f"{row.cached_share:.0%}",
-            f"{row.hit_deficit:.0%}",
-            f"{row.mean_active:.1f}",
-            str(row.pauses),
-            f"{row.worst_wait_s:,.0f}",
-            "-" if row.speedup is None else f"{row.speedup:.2f}",
-        )
+    table.add_column()
+    for report in reports:
+        governed = report.law not in (None, "fixed")
+        table.add_column(report.label, justify="right", style="bold" if governed else "")
+    rows: list[tuple[str, Callable[[ArmReport], str]]] = [
+        ("makespan, s", lambda arm: f"{arm.makespan_s:,.0f}"),
+        ("agents/min", lambda arm: f"{arm.agents_per_min:.2f}"),
+        ("output tokens/s", lambda arm: f"{arm.output_tokens_per_s:,.0f}"),
+        ("cached share", lambda arm: f"{arm.cached_share:.0%}"),
+        ("hit deficit", lambda arm: f"{arm.hit_deficit:.0%}"),
+        ("mean active agents", lambda arm: f"{arm.mean_active:.1f}"),
+        ("pauses", lambda arm: f"{arm.pauses:,}"),
+        ("worst wait, s", lambda arm: f"{arm.worst_wait_s:,.0f}"),
+        ("× ungoverned", lambda arm: "-" if arm.speedup is None else f"{arm.speedup:.2f}"),
+    ]
+    for name, cell in rows:
+        table.add_row(name, *(cell(report) for report in reports))
     return table
 
 
@@ -178,14 +177,14 @@ def _remarks(scenario: Scenario, courses: Sequence[Course]) -> str:
     reports = summarize(scenario, courses)
     virtual = ", ".join(f"{row.virtual_makespan_s:,.0f}" for row in reports)
     lines = [
-        "Seconds are the engine's. × ungoverned: how many times faster the whole batch was done.",
-        f"In virtual time, without HTTP and clients, the same takes {virtual} s.",
+        "Seconds are the engine's. Hit deficit: of what agents sent once more, the share that",
+        f"was not cached any more. In virtual time, without HTTP and clients: {virtual} s.",
     ]
     slow = [row for row in reports if row.makespan_s > _SLOW * row.virtual_makespan_s]
     if slow:
         names = ", ".join(row.label for row in slow)
         lines.append(
-            f"This machine was busy or slow: it held up {names} by more than {_SLOW - 1:.0%}. "
+            f"This machine is slow or busy: it held up {names} by more than {_SLOW - 1:.0%}.\n"
             "A smaller --time-scale gives it more time."
         )
     return "\n".join(lines)
