@@ -426,7 +426,6 @@ class Governor(Doors):
             places = [
                 (place.id, self._parent_of(place), place.priority)
                 for place in self._places.values()
-                if not place.away
             ]
             header = Header(
                 start_s=self._start_s,
@@ -485,7 +484,7 @@ class Governor(Doors):
         return self._look(look)
 
     def agent_state(self, agent: str) -> str | None:
-        """'queued', 'reasoning', 'acting' or 'paused'; None: no such agent, or it is off."""
+        """'queued', 'reasoning', 'acting', 'paused' or 'off'; None: no such agent."""
         return self._look(lambda _: self._regulator.agent_state(agent))
 
     def agent_stats(self, place: Place) -> AgentStats:
@@ -809,7 +808,8 @@ class Governor(Doors):
             if former is not None:
                 self._admit(self._close_call(former, now, End()), now)
             if place.away:
-                self._admit(self._return(place, now), now)
+                place.away = False
+                self._tell("off_ended", now, place)
             place.asked.append(turn)
             let_in = self._regulator.begin_step(
                 place.id, now, prompt_tokens=turn.prompt_tokens, prefix=prefix
@@ -833,7 +833,7 @@ class Governor(Doors):
 
         def decide(now: float) -> Iterable[str]:
             if turn.granted:
-                return self._close_call(turn, now, End())
+                return self._close_call(turn, now, End(sent=False))
             if turn not in place.asked:
                 return ()
             # The agent stays paused, for it is still alive: only this call of it has gone.
@@ -841,7 +841,7 @@ class Governor(Doors):
             self._waiting -= 1
             if not place.asked:
                 place.stop_waiting(now)
-            return self._regulator.end_step(place.id, now, None)
+            return self._regulator.withdraw_step(place.id, now)
 
         self._decide(decide)
 
@@ -887,7 +887,7 @@ class Governor(Doors):
                 return ()
             del self._places[place.id]
             self._tell("left", now, place)
-            return () if self._passing or place.away else self._regulator.leave(place.id, now)
+            return () if self._passing else self._regulator.leave(place.id, now)
 
         self._decide(decide)
 
@@ -904,7 +904,7 @@ class Governor(Doors):
                 for turn in asked:
                     self._release(turn)
                     if not self._passing:
-                        self._admit(self._regulator.end_step(member.id, now, None), now)
+                        self._admit(self._regulator.withdraw_step(member.id, now), now)
             return ()
 
         self._decide(decide)
@@ -913,11 +913,11 @@ class Governor(Doors):
         def decide(now: float) -> Iterable[str]:
             if self._passing or self._places.get(place.id) is not place or place.away:
                 return ()
-            if place.parent is not None or place.calls or place.asked:
-                return ()  # no place of its own, or one that is in use
+            if place.parent is not None or place.entering is not None:
+                return ()  # no place of its own, or not yet
             place.away = True
             self._tell("off_began", now, place)
-            return self._regulator.leave(place.id, now)
+            return self._regulator.suspend(place.id, now)
 
         self._decide(decide)
 
@@ -925,7 +925,9 @@ class Governor(Doors):
         def decide(now: float) -> Iterable[str]:
             if self._passing or place.left_s is not None or not place.away:
                 return ()
-            return self._return(place, now)
+            place.away = False
+            self._tell("off_ended", now, place)
+            return self._regulator.resume(place.id, now)
 
         self._decide(decide)
 
@@ -1010,6 +1012,9 @@ class Governor(Doors):
             del place.calls[turn.key]
         if place.left_s is not None:
             return ()
+        if not end.sent:
+            self._tell("step_withdrawn", now, place)
+            return () if self._passing else self._regulator.withdraw_step(place.id, now)
         usage = turn.usage if end.usage is None else end.usage
         place.note(usage)
         self._tell("step_ended", now, place, usage=usage)
@@ -1023,21 +1028,10 @@ class Governor(Doors):
             retry_after_s=end.retry_after_s,
         )
 
-    def _return(self, place: Place, now: float) -> Iterable[str]:
-        place.away = False
-        self._tell("off_ended", now, place)
-        return self._regulator.arrive(
-            place.id,
-            now,
-            prompt_tokens=place.footprint_tokens,
-            parent=self._parent_of(place),
-            priority=place.priority,
-        )
-
     def _parent_of(self, place: Place) -> str | None:
-        """Whose place it shares; None once that one has left or given its place back."""
+        """Whose place it shares; None once that one has left."""
         parent = place.parent
-        while parent is not None and (parent.left_s is not None or parent.away):
+        while parent is not None and parent.left_s is not None:
             parent = parent.parent
         return None if parent is None else parent.id
 

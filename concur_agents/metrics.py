@@ -142,6 +142,9 @@ class _Numbers:
             self._wait.labels(self._name, kind).observe(event.waited_s or 0.0)
         elif event.kind == "step_began":
             self._begun.setdefault(agent, []).append(event.at_s)
+        elif event.kind == "step_withdrawn":
+            if self._begun.get(agent):
+                self._begun[agent].pop()
         elif event.kind == "step_ended":
             begun = self._begun.get(agent)
             if begun:
@@ -181,7 +184,7 @@ class _Numbers:
         agents = GaugeMetricFamily(
             "concur_agents", "Agents that are here, by state.", labels=[LABEL, "state"]
         )
-        for state in ("reasoning", "acting", "paused", "queued"):
+        for state in ("reasoning", "acting", "paused", "queued", "off"):
             agents.add_metric([self._name, state], getattr(now, state))
         yield agents
         reading = now.last_reading

@@ -147,6 +147,8 @@ class _Spans:
                     start_time=at_ns,
                 )
             )
+        elif kind == "step_withdrawn" and life.steps:
+            life.steps.pop()  # never ended, so never exported
         elif kind == "step_ended" and life.steps:
             span = life.steps.pop(0)
             if event.usage is not None:

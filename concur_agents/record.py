@@ -60,7 +60,18 @@ MAX_BYTES = 256 * 2**20
 PARTS = 8
 """A recording is kept in up to so many files, and the oldest one makes room for a new one."""
 
-CALLS = ("arrive", "begin_step", "end_step", "leave", "tick", "advance", "ask")
+CALLS = (
+    "arrive",
+    "begin_step",
+    "end_step",
+    "withdraw_step",
+    "suspend",
+    "resume",
+    "leave",
+    "tick",
+    "advance",
+    "ask",
+)
 """The door of the Regulator; "ask" is a line of questions only."""
 
 QUESTIONS = ("view", "explain", "next_wake")
@@ -73,7 +84,7 @@ _MOST_QUESTIONS = 64
 Question: TypeAlias = tuple[str, float, str | None]
 """One of `QUESTIONS`, when [s], and about whom."""
 
-AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused"]
+AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +158,8 @@ class Standing:
     """Its calls in flight."""
     asked: int = 0
     """Its calls that wait."""
+    is_off: bool = False
+    """It has given its place back, as far as its calls allow."""
     steps: int = 0
     prompt_tokens: int = 0
     """Sum over its steps."""
@@ -221,6 +234,7 @@ class Roster:
                 since_s=now,
             )
         elif who is not None and line.name == "begin_step":
+            who.is_off = False
             if line.agent in line.let_in:
                 who.calls += 1
                 self._move(who, "reasoning", now, ended)
@@ -228,11 +242,19 @@ class Roster:
                 who.asked += 1
                 family = self.agents.get(who.parent or "", who)
                 self._move(who, "paused" if family.steps else "queued", now, ended)
-        elif who is not None and line.name == "end_step":
+        elif who is not None and line.name in ("end_step", "withdraw_step"):
             self._end(who, line.options.get("usage"), now, ended)
+        elif who is not None and line.name == "suspend":
+            who.is_off = True
+        elif who is not None and line.name == "resume":
+            who.is_off = False
+            if who.state == "off":
+                self._move(who, "paused" if who.steps else "queued", now, ended)
         elif who is not None and line.name == "leave":
             ended.append((who, who.state, who.since_s))
             del self.agents[who.id]
+        if who is not None and who.is_off and not who.calls and not who.asked:
+            self._move(who, "off", now, ended)
         for agent in line.let_in:
             let_in = self.agents.get(agent)
             if let_in is not None and let_in.state in ("queued", "paused"):
@@ -318,6 +340,18 @@ class Taped:
         """See `Regulator.end_step`."""
         options["usage"] = usage
         return self._pass_on("end_step", self.inner.end_step, now, agent, options)
+
+    def withdraw_step(self, agent: str, now: float) -> list[str]:
+        """See `Regulator.withdraw_step`."""
+        return self._pass_on("withdraw_step", self.inner.withdraw_step, now, agent, {})
+
+    def suspend(self, agent: str, now: float) -> list[str]:
+        """See `Regulator.suspend`."""
+        return self._pass_on("suspend", self.inner.suspend, now, agent, {})
+
+    def resume(self, agent: str, now: float) -> list[str]:
+        """See `Regulator.resume`."""
+        return self._pass_on("resume", self.inner.resume, now, agent, {})
 
     def advance(self, now: float) -> list[str]:
         """See `Regulator.advance`."""
@@ -1026,6 +1060,7 @@ def standing_of(
                     now,
                     calls=int(stands == "reasoning"),
                     asked=int(stands == "paused"),
+                    is_off=stands == "off",
                 )
             )
     return tuple(found)

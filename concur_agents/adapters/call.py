@@ -70,6 +70,14 @@ class Call:
         if self._owned:
             self.agent.close()
 
+    def withdraw(self) -> None:
+        """Nothing was sent in it: its gate was all that was wanted. As `end` otherwise."""
+        if self.over:
+            return
+        if self._step is not None and self.part_of is None:
+            self._step.withdraw()
+        self.end()
+
     def note(self, usage: Usage | None, *, overloaded: bool, retry_after_s: float) -> None:
         """A part of this call has ended (one try of several, or the only one); it goes on."""
         if self._step is None or self.over:

@@ -218,7 +218,7 @@ class RateLimiter(BaseRateLimiter):
             return self._may_run()
         call = calls.begin_sync(self._governor, "a rate-limited model", source="limiter")
         if call is not None:
-            call.end()
+            call.withdraw()
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
@@ -227,7 +227,7 @@ class RateLimiter(BaseRateLimiter):
             return self._may_run()
         call = await calls.begin(self._governor, "a rate-limited model", source="limiter")
         if call is not None:
-            call.end()
+            call.withdraw()
         return True
 
     def _may_run(self) -> bool:

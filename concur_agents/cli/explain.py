@@ -186,21 +186,28 @@ def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
         if line.agent != agent:
             continue
         if isinstance(line, Happening):
-            if line.kind == "off_began":
-                close()
-                rows.append((line.now, "[dim]gives its place back for a while[/]"))
             continue
         if line.error is not None:
             continue
         if line.name == "end_step":
             total += 1
             run.append((line.now, line.options.get("usage")))
-        elif line.name in ("arrive", "leave") or agent not in line.let_in:
+        elif line.name in _SAID:
             close()
-            if line.name != "begin_step":
-                rows.append((line.now, "arrives" if line.name == "arrive" else "leaves"))
+            rows.append((line.now, _SAID[line.name]))
+        elif agent not in line.let_in:
+            close()
     close()
     return rows
+
+
+_SAID = {
+    "arrive": "arrives",
+    "leave": "leaves",
+    "suspend": "[dim]gives its place back for a while[/]",
+    "resume": "[dim]asks for its place again[/]",
+}
+"""What a call of an agent is in a timeline."""
 
 
 def _numbers(wait: Wait) -> str:

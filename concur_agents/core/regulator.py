@@ -338,8 +338,9 @@ class Regulator:
         if root.state is State.OFF:
             self._off -= 1
             self._wait(root, now)
-        if not root.is_active:
-            root.waiters.setdefault(agent, 0)
+        if root.is_active:
+            return [agent, *self._fill(now)]
+        root.waiters.setdefault(agent, 0)
         return self._fill(now)
 
     def leave(self, agent: AgentId, now: float) -> list[AgentId]:

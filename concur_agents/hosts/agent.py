@@ -58,6 +58,7 @@ class End(NamedTuple):
     usage: Usage | None = None
     overloaded: bool = False
     retry_after_s: float = 0.0
+    sent: bool = True  # False: nothing was, so there is nothing to be learned from it
 
 
 class Turn:
@@ -122,7 +123,6 @@ class Place:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int | None = None
-    footprint_tokens: int | None = None
 
     def is_expelled(self) -> bool:
         """Whether it, or an agent whose place it shares, has been expelled."""
@@ -140,7 +140,6 @@ class Place:
             return
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
-        self.footprint_tokens = usage.prompt_tokens + usage.completion_tokens
         if usage.cached_tokens is not None:
             self.cached_tokens = (self.cached_tokens or 0) + usage.cached_tokens
 
@@ -229,7 +228,7 @@ class Agent:
 
     @property
     def state(self) -> str | None:
-        """'queued', 'reasoning', 'acting' or 'paused'; None: not there (yet, or any more)."""
+        """'queued', 'reasoning', 'acting', 'paused' or 'off'; None: not there yet, or any more."""
         return self._governor.agent_state(self.id)
 
     @property
@@ -409,19 +408,21 @@ class Agent:
 
     async def checkpoint(self) -> None:
         """An explicit boundary, for clients that are not governed: waits for the turn, no more."""
-        (await self.gate(source="checkpoint")).end()
+        (await self.gate(source="checkpoint")).withdraw()
 
     def checkpoint_sync(self) -> None:
         """As `checkpoint`, in a thread."""
-        self.gate_sync(source="checkpoint").end()
+        self.gate_sync(source="checkpoint").withdraw()
 
     # What is not a step
 
     def off(self) -> Off:
         """Gives the place back during a long tool call, as a block; also plain `with`.
 
-        On leaving the block the agent asks for a place again without waiting for it; it waits, if
-        it has to, at its next boundary. A nested agent has no place of its own to give.
+        On leaving the block the agent asks for its place again without waiting for it, and goes
+        before new agents while its prefix is probably still cached; it waits, if it has to, at its
+        next boundary. Whoever needs the place meanwhile keeps it or gets it again: a call in
+        flight, or an agent nested in this one. A nested agent has no place of its own to give.
         """
         return Off(self)
 
@@ -563,6 +564,12 @@ class Step:
         if turn is not None:
             end = End(self.usage, self._overloaded, self._retry_after_s)
             self._agent._governor._end(turn, end)
+
+    def withdraw(self) -> None:
+        """The call was not sent after all: neither a step nor a failure. As `end` otherwise."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._agent._governor._end(turn, End(sent=False))
 
     def _begin(self, make_waiter: Callable[[], Waiter]) -> Turn:
         self._agent._check_expelled()

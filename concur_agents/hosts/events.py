@@ -25,6 +25,7 @@ EventKind: TypeAlias = Literal[
     "resumed",  # it may go on; waited_s: how long the pause was
     "step_began",  # a call may leave; prompt_tokens as announced
     "step_ended",  # the call is over; usage as reported
+    "step_withdrawn",  # it was not sent after all: a checkpoint, or cancelled as its turn came
     "off_began",  # the agent gave its place back for a while
     "off_ended",  # it asks for a place again
     "tool_began",  # reason: the name of the tool

@@ -158,7 +158,6 @@ class Teller:
         self._open: dict[str, Wait] = {}
         self._entered: list[str] = []
         self._tools: dict[str, list[tuple[str, float]]] = {}
-        self._away: dict[str, float] = {}
         self._decisions: list[Decision] = []
         self.samples: list[Sample] = []
         self._now = header.now
@@ -216,8 +215,6 @@ class Teller:
         for who in self.roster.agents.values():
             if self._now > who.since_s:
                 lanes[who.id].segments.append(Segment(who.state, who.since_s, self._now))
-        for name, since_s in self._away.items():
-            lanes[name].segments.append(Segment("off", since_s, self._now))
         for wait in self._open.values():
             wait.to_s = self._now
             wait.last = len(self._entered)
@@ -251,12 +248,6 @@ class Teller:
                     begun.remove(item)
                     lane.tools.append(Segment(line.reason, item[1], line.now))
                     break
-        elif line.kind == "off_began":
-            self._away[line.agent] = line.now
-            self._done -= 1
-        elif line.kind == "off_ended" and line.agent in self._away:
-            since_s = self._away.pop(line.agent)
-            lane.segments.append(Segment("off", since_s, line.now))
 
     def _end_step(self, line: Call) -> None:
         assert line.agent is not None
@@ -286,7 +277,7 @@ class Teller:
             self._lanes[agent].segments.append(Segment(state, from_s, to_s))
 
     def _begin_waits(self, line: Call) -> None:
-        if line.name not in ("arrive", "begin_step") or line.agent in self._open:
+        if line.name not in ("arrive", "begin_step", "resume") or line.agent in self._open:
             return
         who = self.roster.agents.get(line.agent or "")
         if who is not None and who.state in ("queued", "paused"):
@@ -401,6 +392,10 @@ def ended_by(line: Call) -> str:
         return f"{line.agent} ended a step"
     if line.name == "tick":
         return f"the limit moved ({line.reason})" if line.reason else "a reading came"
+    if line.name == "withdraw_step":
+        return f"{line.agent} gave a step up"
+    if line.name == "suspend":
+        return f"{line.agent} gave its place back for a while"
     if line.name == "begin_step":
         return f"{line.agent} came to a boundary"
     if line.name == "arrive":

@@ -51,7 +51,7 @@ def test_a_boundary_brings_it_back_without_being_told(regulate):
     assert r.agent_state("a") == "reasoning"
     r.end_step("a", 4.0, STEP)
     assert r.agent_state("a") == "acting", "it is back for good"
-    assert r.resume("a", 5.0) == []
+    assert r.resume("a", 5.0) == ["a"]
 
 
 def test_it_comes_back_before_new_agents_while_its_prefix_is_warm(regulate, resize):
@@ -205,7 +205,7 @@ def test_suspend_and_resume_are_idempotent_and_say_what_cannot_be(regulate):
     r = regulate(agents=1)
     r.arrive("a", 0.0)
     r.arrive("b", 0.0)
-    assert r.resume("a", 0.0) == []
+    assert r.resume("a", 0.0) == ["a"], "it has its place already"
     assert r.agent_state("a") == "acting"
     r.suspend("a", 1.0)
     assert r.suspend("a", 1.0) == []

@@ -264,7 +264,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         family = self.home[self.some(data, [f.root for f in self.families if f.is_off and f.root])]
         family.is_off = family.out = False
         family.asks_back = not family.active
-        self.book(self.regulator.resume(family.root, self.now))
+        woken = self.regulator.resume(family.root, self.now)
+        self.book(woken[1:] if family.active else woken)
 
     @precondition(lambda self: self.home)
     @rule(data=st.data())

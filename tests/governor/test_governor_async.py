@@ -256,15 +256,68 @@ def test_off_gives_the_place_to_somebody_else_meanwhile(nobody_left):
     run(main())
 
 
-def test_off_with_a_call_in_flight_gives_nothing_back_since_the_place_is_in_use():
+def test_off_with_a_call_in_flight_gives_the_place_back_when_that_call_ends(nobody_left):
     async def main():
-        async with (
-            virtual_governor(limit=1) as gov,
-            gov.agent("a") as agent,
-            agent.step(),
-            agent.off(),
-        ):
-            assert gov.snapshot().active == 1
+        async with virtual_governor(limit=1) as gov:
+            async with gov.agent("a") as agent:
+                step = await agent.gate()
+                async with agent.off():
+                    assert gov.snapshot().active == 1
+                    step.end()
+                    assert gov.snapshot().active == 0
+                    assert (gov.snapshot().off, agent.state) == (1, "off")
+                assert agent.state == "acting"
+            nobody_left(gov)
+
+    run(main())
+
+
+def test_after_off_it_is_the_same_agent_and_goes_before_new_ones(nobody_left):
+    """Found by reading: it left and arrived anew, behind all who had come meanwhile."""
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            order = []
+            gov.on_event(lambda e: order.append(e.agent) if e.kind == "step_began" else None)
+
+            async def with_long_tool():
+                async with gov.agent("long") as agent:
+                    async with agent.step() as step:
+                        step.record(Usage(1000, 10, 0))
+                    async with agent.off():
+                        await asyncio.sleep(5)
+                        assert gov.snapshot().done_total == 0
+                        assert gov.explain("long") == "long: off, its place is free meanwhile"
+                    async with agent.step():
+                        await asyncio.sleep(1)
+
+            async def at(time_s, name):
+                await asyncio.sleep(time_s)
+                await live(gov, name, steps=1, step_s=9, tool_s=0)
+
+            await asyncio.gather(with_long_tool(), at(1, "second"), at(2, "third"))
+            assert order == ["long", "second", "long", "third"]
+            assert gov.snapshot().done_total == 3
+            nobody_left(gov)
+
+    run(main())
+
+
+def test_an_agent_nested_in_one_that_is_off_never_waits_for_its_parent(nobody_left):
+    """A place of its own would be out of reach: its parent is open, and waits for it."""
+
+    async def main():
+        async with virtual_governor(limit=1, max_started=1) as gov:
+            async with gov.agent("parent") as parent, parent.off():
+                other = asyncio.ensure_future(live(gov, "other", detached=True))
+                await asyncio.sleep(1)
+                async with gov.agent("child") as child:
+                    async with child.step():
+                        await asyncio.sleep(1)
+                    assert gov.snapshot().active == 1
+                assert (gov.snapshot().active, parent.state) == (0, "off")
+            await other
+            nobody_left(gov)
 
     run(main())
 
@@ -304,8 +357,12 @@ def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable):
             gov.agent("other"),
             gov.agent("a", detached=True) as agent,
         ):
+            events = record(gov, "step_began", "step_ended", "step_withdrawn")
             await agent.checkpoint()
             assert agent.state == "acting"
+            assert [e.kind for e in events] == ["step_began", "step_withdrawn"]
+            assert agent.stats.steps == 0
+            assert gov._regulator._ledger.evidence.failures == 0
             await asyncio.sleep(10)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(agent.checkpoint(), 3)
@@ -354,6 +411,30 @@ def test_granted_and_cancelled_in_the_same_tick_the_place_goes_to_the_next(nobod
             assert tasks[1].cancelled()
             assert tasks[2].result().steps == 2
             nobody_left(gov)
+
+    run(main())
+
+
+def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failure(timetable):
+    async def main():
+        async with (
+            virtual_governor(law=timetable((0, 2), (5, 1))) as gov,
+            gov.agent("a") as agent,
+            gov.agent("other", detached=True) as other,
+        ):
+            async with agent.step() as step:
+                step.record(Usage(100, 10, 0))
+            await asyncio.sleep(6)
+            call = asyncio.ensure_future(agent.checkpoint())
+            await asyncio.sleep(1)
+            assert agent.state == "paused"
+            other.close()
+            assert agent.state == "reasoning"
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            assert agent.state == "acting"
+            assert agent.stats.steps == 1
+            assert gov._regulator._ledger.evidence.failures == 0
 
     run(main())
 

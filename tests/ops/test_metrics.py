@@ -67,7 +67,7 @@ def busy():
 
 def test_gauges_are_those_of_the_snapshot(busy):
     found, snapshot = busy
-    for state in ("reasoning", "acting", "paused", "queued"):
+    for state in ("reasoning", "acting", "paused", "queued", "off"):
         assert found["concur_agents", ("state", state)] == getattr(snapshot, state)
     assert found["concur_pressure_tokens",] == pytest.approx(snapshot.pressure_tokens)
     assert found["concur_capacity_tokens",] == 10_000

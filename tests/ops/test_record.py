@@ -113,7 +113,9 @@ def test_a_recorded_governor_replays_to_the_bit(tmp_path, law, seed):
     )
     assert list(replay(recording)) == []
     calls = [line for line in recording if isinstance(line, Call)]
-    assert {call.name for call in calls} >= {"arrive", "begin_step", "end_step", "leave", "tick"}
+    names = {call.name for call in calls}
+    assert names >= {"arrive", "begin_step", "end_step", "withdraw_step", "leave", "tick"}
+    assert names >= {"suspend", "resume"}
     assert any(
         call.agent and call.agent not in call.let_in for call in calls if call.name == "begin_step"
     )
@@ -266,6 +268,34 @@ def test_a_roster_follows_the_regulator_agent_by_agent(batch):
             assert who.state == regulator.agent_state(who.id), (line, who)
             checked += 1
     assert checked > 1000
+
+
+def test_a_roster_follows_an_agent_through_its_breaks(tmp_path):
+    taped, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "r.jsonl")
+    with recorder:
+        taped.arrive("a", 0.0)
+        taped.begin_step("a", 1.0)
+        taped.suspend("a", 2.0)
+        taped.end_step("a", 3.0, Usage(900, 100, 0))
+        taped.arrive("b", 4.0)
+        taped.resume("a", 5.0)
+        taped.suspend("a", 6.0)
+        taped.begin_step("a", 7.0)
+        taped.withdraw_step("a", 8.0)
+        taped.suspend("a", 9.0)
+        taped.suspend("b", 10.0)
+        taped.resume("a", 11.0)
+        taped.begin_step("a", 12.0)
+        taped.withdraw_step("a", 13.0)
+    regulator, roster = make_regulator(Recording(recorder.path)), Roster()
+    states = []
+    for line in Recording(recorder.path):
+        apply(regulator, line)
+        roster.take(line)
+        for who in roster.agents.values():
+            assert who.state == regulator.agent_state(who.id), (line, who)
+        states.append(roster.agents["a"].state)
+    assert {"reasoning", "acting", "paused", "off"} == set(states)
 
 
 def test_an_earlier_recording_is_moved_aside_once(tmp_path):
