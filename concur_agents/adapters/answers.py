@@ -64,11 +64,10 @@ class Answer:
             self._remember(chunk)
         if not self._hide:
             return chunk
+        if not self._pending and b"[]" not in chunk and chunk.endswith(b"\n\n"):
+            return chunk  # whole events with something in them, as nearly all are
         text = self._pending + chunk
-        end = max(text.rfind(b"\n\n") + 2, text.rfind(b"\r\n\r\n") + 4)
-        if end < 4:  # neither was found; an event is longer than this
-            self._pending = text
-            return b""
+        end = _after_last_event(text, len(text))
         whole, self._pending = text[:end], text[end:]
         return _without_usage_event(whole)
 
@@ -95,22 +94,31 @@ class Answer:
             self._tail, self._tail_bytes = [kept], len(kept)
 
 
+def _after_last_event(text: bytes, before: int) -> int:
+    """Where the last event that is whole ends; 0: there is none."""
+    ends = (text.rfind(b"\n\n", 0, before), 2), (text.rfind(b"\r\n\r\n", 0, before), 4)
+    return max(at + length if at >= 0 else 0 for at, length in ends)
+
+
 def _without_usage_event(events: bytes) -> bytes:
-    if not _NO_CHOICES.search(events):
-        return events
     kept: list[bytes] = []
     start = 0
-    for end in [match.end() for match in _EVENT_END.finditer(events)] + [len(events)]:
-        event = events[start:end]
-        if not _only_tells_usage(event):
-            kept.append(event)
-        start = end
+    for match in _NO_CHOICES.finditer(events):
+        begin = _after_last_event(events, match.start())
+        ended = _EVENT_END.search(events, match.end())
+        end = len(events) if ended is None else ended.end()
+        if begin >= start and _only_tells_usage(events[begin:end]):
+            kept.append(events[start:begin])
+            start = end
+    if not kept:
+        return events
+    kept.append(events[start:])
     return b"".join(kept)
 
 
 def _only_tells_usage(event: bytes) -> bool:
     text = event.strip()
-    if not text.startswith(b"data:") or not _NO_CHOICES.search(text):
+    if not text.startswith(b"data:"):
         return False
     try:
         data = json.loads(text[5:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ class Extras:
     """(host, name of the field)"""
 
     def edit(self, request: Any, body: bytes, agent: Agent, *, stream: bool) -> Edit:
-        """The request with what may be added to its body; the one that was given can still be sent.
+        """Adds to a request what may be added to it.
 
         Its headers get the agent's id where an engine is watched: nobody refuses a header.
         """
@@ -49,36 +50,55 @@ class Extras:
         for name in list(added):
             if (host, name) in self.refused or f'"{name}"'.encode() in body:
                 del added[name]
-        if not added or not body.startswith(b"{") or body == b"{}":
-            return Edit(self, request, host, {})
-        extra = json.dumps(added, separators=(",", ":")).encode()
-        headers = request.headers.copy()
-        headers.pop("content-length", None)
-        if "stream_options" in added:
-            headers["accept-encoding"] = "identity"  # or the event we hide could not be seen
-        edited = type(request)(
-            request.method,
-            request.url,
-            headers=headers,
-            content=b"".join((extra[:-1], b",", memoryview(body)[1:])),
-            extensions=request.extensions,
-        )
-        return Edit(self, edited, host, added)
+        edit = Edit(self, request, host, added)
+        if added:
+            edit.apply(body)
+        return edit
 
 
 @dataclass(slots=True)
 class Edit:
-    """A request as it is sent, and what was added to it."""
+    """A request, and what was added to it.
+
+    It is changed in place: building another one costs more than all the rest of a call's
+    governing.
+    """
 
     extras: Extras
     request: Any
     host: str
     added: dict[str, object]
+    _before: tuple[Any, bytes, dict[str, str | None]] | None = None
 
     @property
     def hides_usage(self) -> bool:
         """Whether the answer holds an event that the user did not ask for."""
         return "stream_options" in self.added
+
+    def apply(self, body: bytes) -> None:
+        """Adds the fields to the front of the body."""
+        request = self.request
+        if not body.startswith(b"{") or body == b"{}" or not hasattr(request, "_content"):
+            self.added = {}
+            return
+        extra = json.dumps(self.added, separators=(",", ":")).encode()
+        content = b"".join((extra[:-1], b",", memoryview(body)[1:]))
+        headers = {"content-length": str(len(content))}
+        if self.hides_usage:
+            headers["accept-encoding"] = "identity"  # or the event we hide could not be seen
+        self._before = (
+            request.stream,
+            body,
+            {name: request.headers.get(name) for name in headers},
+        )
+        self._set(type(request.stream)(content), content, headers)
+
+    def undo(self) -> None:
+        """The request as the user wrote it."""
+        if self._before is not None:
+            self._set(*self._before)
+            self._before = None
+            self.added = {}
 
     def is_on_trial(self, status: int) -> bool:
         """Whether this answer may be about a field of ours that was never taken before."""
@@ -88,12 +108,21 @@ class Edit:
         return bool(new) and status in _REFUSED
 
     def was_refused(self, answer: bytes) -> bool:
-        """Whether it was; then the request is to be sent as the user wrote it."""
+        """Whether it was; then the request is now as the user wrote it, and is to be sent again."""
         named = [name for name in self.added if name.encode() in answer]
         self.extras.refused.update((self.host, name) for name in named)
         if named:
-            self.added = {}
+            self.undo()
         return bool(named)
+
+    def _set(self, stream: Any, content: bytes, headers: Mapping[str, str | None]) -> None:
+        self.request.stream = stream
+        self.request._content = content
+        for name, value in headers.items():
+            if value is None:
+                self.request.headers.pop(name, None)
+            else:
+                self.request.headers[name] = value
 
 
 def _asks_for_stream(body: bytes) -> bool:

@@ -135,7 +135,7 @@ class _SyncSend:
             return send(request, stream=stream, **options)
         try:
             edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
-            response = send(edit.request, stream=stream, **options)
+            response = send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 response.read()
                 if edit.was_refused(response.content):
@@ -144,7 +144,7 @@ class _SyncSend:
         except BaseException:
             call.end()
             raise
-        _watch(call, response, self._concur_tee, stream=stream, hide=edit.hides_usage)
+        _watch(call, response, self._concur_tee, hide=edit.hides_usage)
         return response
 
 
@@ -168,7 +168,7 @@ class _AsyncSend:
             return await send(request, stream=stream, **options)
         try:
             edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
-            response = await send(edit.request, stream=stream, **options)
+            response = await send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 await response.aread()
                 if edit.was_refused(response.content):
@@ -177,7 +177,7 @@ class _AsyncSend:
         except BaseException:
             call.end()
             raise
-        _watch(call, response, self._concur_tee, stream=stream, hide=edit.hides_usage)
+        _watch(call, response, self._concur_tee, hide=edit.hides_usage)
         return response
 
 
@@ -211,20 +211,27 @@ def _prompt(body: bytes) -> Prompt | None:
     return Prompt("body", len(body), body) if body else None
 
 
-def _watch(call: Call, response: Any, tee: Any, *, stream: bool, hide: bool) -> None:
+def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
     """Sees to it that the call ends with its answer, and learns what it used."""
     status = response.status_code
     if status in _OVERLOADED:
         call.end(overloaded=True, retry_after_s=_retry_after_s(response.headers))
     elif status >= 400:
         call.end()
-    elif stream and not response.is_closed:
-        encoding = response.headers.get("content-encoding", "")
-        is_sse = response.headers.get("content-type", "").startswith("text/event-stream")
-        answer = Answer(encoding, hide_usage=hide and is_sse)
-        response.stream = tee(response.stream, call, answer)
-    else:
+    elif hasattr(response, "_content"):  # it has been read: no stream, or an answer made in a test
         call.end(usage_in(response.content))
+        if hide:
+            answer = Answer(hide_usage=True)
+            response._content = answer.feed(response.content) + answer.finish()
+    else:
+        encoding, kind = "", ""
+        for name, value in response.headers.raw:  # looking one up by name costs ten times this
+            if name.lower() == b"content-encoding":
+                encoding = value.decode("latin-1").lower()
+            elif name.lower() == b"content-type":
+                kind = value.decode("latin-1").lower()
+        answer = Answer(encoding, hide_usage=hide and kind.startswith("text/event-stream"))
+        response.stream = tee(response.stream, call, answer)
 
 
 def _retry_after_s(headers: Any) -> float:

@@ -158,6 +158,37 @@ def test_a_dropped_stream_ends_its_call(gov: Governor, endpoint: Any) -> None:
         assert agent.state == "acting"
 
 
+def test_a_stream_that_has_been_read_already_is_understood(
+    gov: Governor, endpoint: Any, steps: list[Event]
+) -> None:
+    """Mock transports, in the tests of our users, answer with the whole body at once."""
+    endpoint._pieces = lambda text: None
+    respond = endpoint.library.Response
+
+    def whole(status: int, **how: Any) -> Any:
+        if "stream" in how:
+            del how["stream"]
+            how["content"] = endpoint.text
+        return respond(status, **how)
+
+    class Library:
+        Response = staticmethod(whole)
+
+    client = sync(gov, endpoint)
+    usage = {"prompt_tokens": 100, "completion_tokens": 7}
+    endpoint.text = (
+        b'data: {"id":"c","object":"chat.completion.chunk","created":0,"model":"m",'
+        b'"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+        + f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode()
+        + b"data: [DONE]\n\n"
+    )
+    endpoint.library = Library
+    with gov.agent("a"):
+        (chunk,) = client.chat.completions.create(**ASK, stream=True)
+    assert chunk.choices[0].delta.content == "hi"
+    assert [step.usage for step in steps] == [Usage(prompt_tokens=100, completion_tokens=7)]
+
+
 def test_parallel_calls_of_one_agent_are_in_flight_together(
     gov: Governor, endpoint: Any, steps: list[Event]
 ) -> None:
