@@ -1,0 +1,34 @@
+"""The pages about frameworks: each says what it must, and shows code that is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "frameworks").glob("*.md"))
+FRAMEWORKS = [page for page in PAGES if page.name != "index.md"]
+
+
+@pytest.mark.parametrize("page", FRAMEWORKS, ids=lambda page: page.stem)
+def test_each_page_has_the_diff_the_pauses_and_the_limits(page: Path) -> None:
+    text = page.read_text()
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert headings[0] == "Before, after"
+    assert "What is paused, when" in headings
+    assert headings[-1] == "Limits"
+    assert "```diff" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_included_files_and_linked_pages_exist(page: Path) -> None:
+    text = page.read_text()
+    for included in re.findall(r'--8<-- "(.*)"', text):
+        assert (ROOT / included).is_file(), included
+    for link in re.findall(r"\]\(([^)#:]+\.md)", text):
+        assert (page.parent / link).is_file(), link
+
+
+def test_the_index_lists_every_page() -> None:
+    text = (ROOT / "docs" / "frameworks" / "index.md").read_text()
+    assert all(f"({page.name})" in text for page in FRAMEWORKS)
