@@ -553,13 +553,15 @@ class Regulator:
         self._window.end(root, held, now)
         if root.started:
             self._ledger.residency.touch(root.place, held)
-        self._stay_off(root)
+        if root.is_off:
+            self._stay_off(root)
 
     def _fill(self, now: float) -> list[AgentId]:
-        if not len(self._window.queue):
+        admitted = self._window.fill(now)
+        if not admitted:
             return []
         woken: list[AgentId] = []
-        for root in self._window.fill(now):
+        for root in admitted:
             waiters, root.waiters = root.waiters, {}
             woken.extend(waiters or ([] if root.departed else [root.agent]))
             if any(waiters.values()):
