@@ -598,6 +598,7 @@ class _Simulation:
         self._hide_capacity = any(isinstance(fault, CapacityHidden) for fault in faults)
         self._hide_cached = any(isinstance(fault, CachedHidden) for fault in faults)
         self._stalled_polls = 0
+        self._wake_s = math.inf  # when the gate is woken, if nothing happens before
         # the series
         self._sample_s = 0.0 if record_series else math.inf
         self._samples: list[Sample] = []
@@ -622,14 +623,14 @@ class _Simulation:
         while self.unfinished:
             engine_s = engine.next_event_s()
             wake_s = gate.next_wake(self.now)
-            if wake_s is not None:
-                wake_s = max(wake_s, self.now + _TIMER_S)
+            if wake_s is not None:  # one that is planned is not put off by what happens before it
+                self._wake_s = min(self._wake_s, max(wake_s, self.now + _TIMER_S))
             self.now = min(
                 self._heap[0][0] if self._heap else math.inf,
                 self._poll_s,
                 self._sample_s,
                 math.inf if engine_s is None else engine_s,
-                math.inf if wake_s is None else wake_s,
+                self._wake_s,
             )
             for event in engine.advance(self.now):
                 if event.kind == "finished":
@@ -640,7 +641,8 @@ class _Simulation:
                 heapq.heappop(self._heap)[2]()
             if self._poll_s <= self.now:
                 self._poll()
-            if wake_s is not None and wake_s <= self.now:
+            if self._wake_s <= self.now:
+                self._wake_s = math.inf
                 self._let_in(gate.advance(self.now))
             if self._sample_s <= self.now:
                 self._sample()

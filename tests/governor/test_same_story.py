@@ -79,11 +79,16 @@ class Served:
 
     async def call(self, name, step):
         now = asyncio.get_running_loop().time()
-        self.engine.advance(now)
+        self._pass(now)
         self.engine.submit(Request(name, step.prompt, step.output, now))
         self._changed.set()
         future = self._calls[name] = asyncio.get_running_loop().create_future()
         return await future
+
+    def _pass(self, to_s):
+        finished = [e.request for e in self.engine.advance(to_s) if e.kind == "finished"]
+        for request in finished:
+            self._calls.pop(request.id).set_result(request)
 
     async def run(self):
         while True:
@@ -101,6 +106,7 @@ class Served:
 
     def read(self):
         now = asyncio.get_running_loop().time()
+        self._pass(now)
         at = self.engine.counters()
         return Reading(
             at_s=now,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -67,6 +68,33 @@ class Watching(Ungoverned):
     def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
         self.usages.append(usage)
         return []
+
+
+class Impatient(Ungoverned):
+    """Wants to be woken at once, always."""
+
+    def __init__(self) -> None:
+        self.woken_s: list[float] = []
+
+    def next_wake(self, now: float) -> float | None:
+        return now + 1e-6
+
+    def advance(self, now: float) -> list[str]:
+        self.woken_s.append(now)
+        return []
+
+
+def test_a_burst_of_events_does_not_put_a_due_wake_off() -> None:
+    """Found by reading: the millisecond between two wakes began anew with each event."""
+    plans = [
+        dataclasses.replace(plan, arrive_s=0.0005 * i)
+        for i, plan in enumerate(small(agents=20, steps=1))
+    ]
+    gate = Impatient()
+    simulate(plans, H100, gate)
+    gaps_s = [later - earlier for earlier, later in pairwise([0.0, *gate.woken_s])]
+    assert max(gaps_s) == pytest.approx(0.001), "not one is late, in the burst as after it"
+    assert min(gaps_s[1:]) == pytest.approx(0.001), "and no busy loop either"
 
 
 # --- against a real server -----------------------------------------------------------------------
