@@ -7,9 +7,12 @@ begun (LangChain's hook, say) is not begun again by the next one below it (the H
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from concur_agents.adapters import heartbeat, prompts
 from concur_agents.adapters.prompts import Prompt
@@ -97,6 +100,52 @@ class Call:
 
     def __del__(self) -> None:
         self.end()  # dropped by whoever made it: an abandoned stream
+
+
+class InFlight:
+    """Calls of frameworks that tell of their begin and their end apart, by an id of their own."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Hashable, tuple[Call, set[Hashable] | None]] = {}
+        self._by_task: WeakKeyDictionary[asyncio.Task[Any], set[Hashable]] = WeakKeyDictionary()
+
+    def add(self, key: Hashable, call: Call, *, in_task: bool = False) -> None:
+        """A call has begun; what is called inside of it, in this context, is part of it.
+
+        Args:
+            key: the framework's id for it.
+            call: the call.
+            in_task: it is over when the current task is, at the latest. Frameworks tell nobody of
+                a call that is cancelled.
+        """
+        call.enclose()
+        task = asyncio.current_task() if in_task else None
+        siblings = None if task is None else self._of(task)
+        if siblings is not None:
+            siblings.add(key)
+        self._calls[key] = (call, siblings)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._calls
+
+    def end(self, key: Hashable, usage: object = None, *, overloaded: bool = False) -> None:
+        """The call is over; saying so again, or of a call that is not known, does nothing."""
+        call, siblings = self._calls.pop(key, (None, None))
+        if siblings is not None:
+            siblings.discard(key)
+        if call is not None:
+            call.end(usage, overloaded=overloaded)
+
+    def _of(self, task: asyncio.Task[Any]) -> set[Hashable]:
+        keys = self._by_task.get(task)
+        if keys is None:
+            keys = self._by_task[task] = set()
+            task.add_done_callback(self._task_ended)
+        return keys
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        for key in list(self._by_task.pop(task, ())):
+            self.end(key)
 
 
 async def begin(

@@ -12,17 +12,14 @@ hands out coroutines or plain functions.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 from concur_agents._extras import missing_extra
 from concur_agents.adapters import call as calls
-from concur_agents.adapters.call import Call
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.context import current_agent
 from concur_agents.governor import Governor
@@ -67,39 +64,7 @@ class _WhenGoverned:
         return None if current_agent() is None else self._handler
 
 
-class _Calls:
-    """The calls in flight that LangChain knows by run id."""
-
-    def __init__(self) -> None:
-        self._by_run: dict[UUID, Call] = {}
-        self._by_task: WeakKeyDictionary[asyncio.Task[Any], set[UUID]] = WeakKeyDictionary()
-
-    def add(self, run_id: UUID, call: Call) -> None:
-        self._by_run[run_id] = call
-        call.enclose()
-
-    def add_to_task(self, run_id: UUID) -> None:
-        """LangChain tells nobody when a run is cancelled; the end of its task does."""
-        task = asyncio.current_task()
-        if task is None:
-            return
-        runs = self._by_task.get(task)
-        if runs is None:
-            runs = self._by_task[task] = set()
-            task.add_done_callback(self._task_ended)
-        runs.add(run_id)
-
-    def end(self, run_id: UUID, usage: object = None) -> None:
-        call = self._by_run.pop(run_id, None)
-        if call is not None:
-            call.end(usage)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        for run_id in self._by_task.pop(task, ()):
-            self.end(run_id)
-
-
-_calls = _Calls()
+_calls = calls.InFlight()
 
 
 class _Handler(BaseCallbackHandler):
@@ -152,8 +117,7 @@ class _Handler(BaseCallbackHandler):
                 agent.governor, _what(serialized), source="langchain", read=_reader(said)
             )
             if call is not None:
-                _calls.add(run_id, call)
-                _calls.add_to_task(run_id)
+                _calls.add(run_id, call, in_task=True)
 
     def _end(self, told: object, /, *, run_id: UUID, **_: Any) -> None:
         _calls.end(run_id, _usage(told) if isinstance(told, LLMResult) else None)

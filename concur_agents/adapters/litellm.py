@@ -15,7 +15,6 @@ from typing import Any
 
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import usage_in
-from concur_agents.adapters.call import Call
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.context import current_agent
 
@@ -43,7 +42,7 @@ class _Callback(CustomLogger):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: dict[str, Call] = {}
+        self._calls = calls.InFlight()
 
     # Asynchronous completions; these hooks are awaited.
 
@@ -54,7 +53,8 @@ class _Callback(CustomLogger):  # type: ignore[misc]
         call = await calls.begin(
             agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
         )
-        self._add(name, call)
+        if call is not None:
+            self._calls.add(name, call, in_task=True)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
@@ -86,7 +86,8 @@ class _Callback(CustomLogger):  # type: ignore[misc]
         call = calls.begin_sync(
             agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
         )
-        self._add(name, call)
+        if call is not None:
+            self._calls.add(name, call)
 
     def log_post_api_call(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -107,20 +108,11 @@ class _Callback(CustomLogger):  # type: ignore[misc]
 
     # Both
 
-    def _add(self, name: str, call: Call | None) -> None:
-        if call is not None:
-            self._calls[name] = call
-            call.enclose()
-
     def _end(self, kwargs: Any, usage: object) -> None:
-        call = self._calls.pop(_id(kwargs), None)
-        if call is not None:
-            call.end(usage)
+        self._calls.end(_id(kwargs), usage)
 
     def _fail(self, kwargs: Any, error: object) -> None:
-        call = self._calls.pop(_id(kwargs), None)
-        if call is not None:
-            call.end(overloaded=getattr(error, "status_code", None) in (429, 503))
+        self._calls.end(_id(kwargs), overloaded=getattr(error, "status_code", None) in (429, 503))
 
 
 def _id(kwargs: Any) -> str:

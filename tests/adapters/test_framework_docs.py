@@ -13,7 +13,7 @@ FRAMEWORKS = [page for page in PAGES if page.name != "index.md"]
 @pytest.mark.parametrize("page", FRAMEWORKS, ids=lambda page: page.stem)
 def test_each_page_has_the_diff_the_pauses_and_the_limits(page: Path) -> None:
     text = page.read_text()
-    headings = re.findall(r"^## (.*)$", text, re.M)
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert headings[0] == "Before, after"
     assert "What is paused, when" in headings
     assert headings[-1] == "Limits"

@@ -167,6 +167,19 @@ def test_the_hook_works_for_any_provider(gov: Governor, steps: list[Event]) -> N
     assert len(steps) == 3
 
 
+async def test_nothing_is_remembered_of_calls_that_are_over(gov: Governor) -> None:
+    """A task that lives for days makes millions of calls."""
+    from concur_agents.adapters.langchain import _calls
+
+    async with gov.agent("a"):
+        for _ in range(5):
+            await FakeListChatModel(responses=["x"]).ainvoke("hi")
+        task = asyncio.current_task()
+        assert task is not None
+        assert not _calls._by_task[task]
+    assert not _calls._calls
+
+
 def test_outside_of_agents_the_hook_is_not_there(gov: Governor, steps: list[Event]) -> None:
     FakeListChatModel(responses=["x"]).invoke("hi")
     assert not steps

@@ -132,6 +132,21 @@ async def test_a_failed_call_is_over(
     assert [step.usage is None for step in steps] == [True, False]
 
 
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_cancelled_call_is_over(route: str, gov: Governor, server: EmbeddedServer) -> None:
+    async with gov.agent("a") as agent:
+        slow = {**options(server, route), "max_tokens": 1000, "extra_body": {"ignore_eos": True}}
+        call = asyncio.create_task(litellm.acompletion(**slow))
+        while not server.stats.in_flight:
+            await asyncio.sleep(0.001)
+        assert agent.state == "reasoning"
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0)
+        assert agent.state == "acting"
+
+
 async def test_governed_sessions_are_no_second_step(
     gov: Governor, server: EmbeddedServer, steps: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
