@@ -10,7 +10,7 @@ event loops and an actor on another machine run the same one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from concur_agents.core.account import Account, AgentId, State
 from concur_agents.core.laws.law import Law, LawState, Limit
@@ -381,7 +381,7 @@ class Regulator:
             self.state = self.law.decide(self.state, snapshot)
         limit = self.state.limit
         if blind and limit.agents > self._blind_agents:
-            limit = Limit(self._blind_agents, limit.tokens, limit.hold_s_per_token)
+            limit = replace(limit, agents=self._blind_agents)
         self._window.resize(limit, now)
         return self._fill(now)
 
@@ -681,12 +681,10 @@ class Regulator:
             return f"{window.opened} of {window.max_started} agents open"
         if window.active >= window.places:
             return f"{window.active} of {window.places:.0f} agents active"
-        if window.limit.tokens != math.inf:
+        most = window.bound_on(account)
+        if most != math.inf:
             pressure, need = window.pressure(now), self._ledger.need(account)
-            return (
-                f"pressure {_k(pressure)} + {_k(need)} for its step, "
-                f"limit {_k(window.limit.tokens)} tokens"
-            )
+            return f"pressure {_k(pressure)} + {_k(need)} for its step, limit {_k(most)} tokens"
         return "about to be let in"
 
 

@@ -89,7 +89,7 @@ class Window:
                 return True
             if self.limit.tokens != math.inf:
                 own = self.claims.value(account.claim, now)
-                if not self.claims.fits(self._room_beside(need) + own, now):
+                if not self.claims.fits(self.limit.tokens - self._beside(need) + own, now):
                     return True
         # One that has just been let in runs a step before it makes room for the next overdue one.
         if self.max_wait_s is None:
@@ -187,6 +187,13 @@ class Window:
         self.bound = self.queue.head(new_allowed=self.may_open) is not None
         return taken
 
+    def bound_on(self, account: Account) -> float:
+        """Pressure up to which `account` may be let in [tokens]."""
+        limit = self.limit
+        if limit.enter_tokens < limit.tokens and not self.is_warm(account):
+            return limit.enter_tokens
+        return limit.tokens
+
     @property
     def may_open(self) -> bool:
         """Whether an agent that has never been let in may be."""
@@ -204,15 +211,12 @@ class Window:
 
     def _room_to_enter(self, account: Account) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens]."""
-        room = self._room_beside(self.ledger.need(account))
-        spare = self.limit.tokens - self.limit.enter_tokens
-        if not spare > 0.0 or self.is_warm(account):
-            return room
-        return room - spare
+        most = self.bound_on(account)
+        return most if most == math.inf else most - self._beside(self.ledger.need(account))
 
-    def _room_beside(self, need: float) -> float:
-        """Most that all claims may sum up to for a step of that need to fit [tokens]."""
-        return self.limit.tokens - self.ledger.prefixes.charged_tokens - need
+    def _beside(self, need: float) -> float:
+        """What a step of that need takes beside all claims [tokens]."""
+        return self.ledger.prefixes.charged_tokens + need
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1

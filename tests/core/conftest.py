@@ -5,6 +5,8 @@ import pytest
 
 from concur_agents.core import LawState, Limit, Regulator
 
+INF = float("inf")
+
 
 @dataclass
 class Scripted:
@@ -27,9 +29,9 @@ class Scripted:
 def regulate():
     """Makes a Regulator under a scripted limit: `regulate(agents=2, max_wait_s=60)`."""
 
-    def make(*, agents=float("inf"), tokens=float("inf"), hold=float("inf"), **options):
+    def make(*, agents=INF, tokens=INF, hold=INF, enter=INF, **options):
         readings = options.pop("needs_readings", False)
-        law = Scripted(Limit(agents, tokens, hold), needs_readings=readings)
+        law = Scripted(Limit(agents, tokens, hold, enter), needs_readings=readings)
         return Regulator(law, **options)
 
     return make

@@ -39,9 +39,10 @@ def test_the_safe_limit_never_raises_a_tighter_one(regulate):
     r = regulate(agents=3, tokens=70_000, needs_readings=True, blind_agents=8)
     r.tick(None, 60.0)
     assert (r.limit.agents, r.limit.tokens) == (3, 70_000)
-    r = regulate(tokens=70_000, needs_readings=True, blind_agents=8)
+    r = regulate(tokens=70_000, enter=60_000, needs_readings=True, blind_agents=8)
     r.tick(None, 60.0)
     assert (r.limit.agents, r.limit.tokens) == (8, 70_000)
+    assert r.limit.enter_tokens == 60_000
 
 
 def test_blind_agents_still_come_and_go(regulate):

@@ -187,6 +187,39 @@ def test_whoever_comes_back_to_a_full_house_waits(regulate):
     assert r.agent_state("a") == "reasoning"
 
 
+def test_new_agents_come_in_up_to_the_entry_bound_and_those_inside_grow_beyond_it(regulate):
+    r = regulate(tokens=3_000, enter=2_000)
+    assert [r.arrive(a, 0.0, prompt_tokens=FIRST) for a in "abc"] == [["a"], ["b"], []]
+    assert r.explain("c", 0.0) == (
+        "c: queued: pressure 2000 + 1000 for its step, limit 2000 tokens; 0 ahead"
+    )
+    for agent in "ab":
+        step(r, agent, 1.0)
+    assert r.begin_step("a", 2.0, prompt_tokens=1_500) == ["a"]
+
+
+def test_an_entry_bound_alone_bounds_who_comes_in(regulate):
+    """Found here: with `tokens` unbounded, infinity less infinity let nobody in beside another."""
+    r = regulate(enter=2_000)
+    assert [r.arrive(a, 0.0, prompt_tokens=FIRST) for a in "abc"] == [["a"], ["b"], []]
+
+
+@pytest.mark.parametrize(("restarts", "let_in"), [(0, ["a"]), (1, [])])
+def test_an_agent_comes_back_beyond_the_entry_bound_if_its_prefix_is_still_cached(
+    regulate, resize, restarts, let_in
+):
+    r = regulate(agents=2)
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        step(r, agent, 0.0)
+    resize(r, 1.0, agents=1)
+    assert r.begin_step("a", 1.0) == []
+    for n in range(restarts + 1):
+        counters = Reading(at_s=2.0, hit_tokens_total=9 - n, query_tokens_total=9 - n)
+        assert r.tick(counters, 2.0) == []
+    assert resize(r, 3.0, tokens=2_500, enter_tokens=1_500) == let_in
+
+
 def test_a_prefix_that_several_agents_hold_is_charged_once(regulate):
     r = regulate()
     prefix = (("system", 600.0),)

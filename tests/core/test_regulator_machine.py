@@ -27,6 +27,7 @@ limits = st.builds(
     Limit,
     agents=st.sampled_from([math.inf, 0, 1, 2, 4]),
     tokens=st.sampled_from([math.inf, 0, 4_000, 12_000]),
+    enter_tokens=st.sampled_from([math.inf, math.inf, 6_000]),
     hold_s_per_token=st.sampled_from([math.inf, 0.0, 0.001, 0.1]),
 )
 prompts = st.one_of(st.none(), st.integers(0, 5_000))
@@ -369,7 +370,10 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert window.active >= 1
         if window.active < self.places():
             need = self.regulator._ledger.need(head)
-            assert window.pressure(self.now) + need > window.limit.tokens / SLACK
+            most = window.limit.tokens
+            if not window.is_warm(head):
+                most = min(most, window.limit.enter_tokens)
+            assert window.pressure(self.now) + need > most / SLACK
 
     def teardown(self):
         if not hasattr(self, "regulator"):
