@@ -45,7 +45,7 @@ def busy():
                     step.record(Usage(tokens, 100, tokens // 2))
                 await asyncio.sleep(1)
             async with agent.step():
-                await asyncio.sleep(100)
+                await asyncio.sleep(15)
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -87,10 +87,11 @@ def test_counters_and_histograms_add_up(busy):
     assert steps >= 4
     assert found["concur_prompt_tokens_total",] >= 4000
     assert found["concur_cached_tokens_total",] == found["concur_prompt_tokens_total",] / 2
-    assert found["concur_output_tokens_total",] == 100 * steps
-    assert found["concur_steps_untold_total",] == 0
+    told = steps - found["concur_steps_untold_total",]
+    assert found["concur_output_tokens_total",] == 100 * told
+    assert steps > told > 2
     assert found["concur_step_seconds_count",] == steps
-    assert found["concur_step_seconds_sum",] == pytest.approx(10 * steps)
+    assert 10 * steps <= found["concur_step_seconds_sum",] <= 15 * steps
     assert found["concur_wait_seconds_count", ("kind", "queued")] >= 1
     assert found["concur_wait_seconds_count", ("kind", "paused")] >= 1
     assert found["concur_poll_failures_total",] == snapshot.poll_failures_total > 0

@@ -1,0 +1,349 @@
+"""`concur run`: programs that know nothing of us, whole, against a server that counts."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from concur_agents.adapters import call as calls
+from concur_agents.implicit import IDLE_S, ImplicitGovernor
+from concur_agents.record import Call, Recording, replay
+from concur_agents.testing import run as run_virtual
+
+
+class Server:
+    """An OpenAI-compatible answerer that counts calls in flight and tells who calls."""
+
+    def __init__(self):
+        self.most = self.now = self.calls = 0
+        lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["content-length"]))
+                with lock:
+                    server.now += 1
+                    server.calls += 1
+                    server.most = max(server.most, server.now)
+                time.sleep(0.05)
+                with lock:
+                    server.now -= 1
+                body = {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": "m",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": "stop",
+                            "message": {"role": "assistant", "content": "hi"},
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+                }
+                text = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+def run(tmp_path, program, *words, url="", limit="2", environ=None):
+    """Runs a program under `concur run` as from a shell; returns the finished process."""
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(program))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CONCUR_")}
+    code = "from concur_agents.cli.app import main; main()"
+    bound = ["--limit", limit] if limit else []
+    command = [sys.executable, "-c", code, "run", *bound, *words, "--", sys.executable, str(script)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=clean | {"MODEL_URL": url} | (environ or {}),
+    )
+
+
+ASK = """
+import os, openai
+options = {"base_url": os.environ["MODEL_URL"], "api_key": "-"}
+say = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+"""
+
+TASKS = (
+    ASK
+    + """
+import asyncio
+
+async def main():
+    client = openai.AsyncOpenAI(**options)
+    await client.chat.completions.create(**say)         # the conductor calls, too
+    async def agent():
+        for _ in range(3):
+            await client.chat.completions.create(**say)
+    await asyncio.gather(*(agent() for _ in range(6)))
+    await client.chat.completions.create(**say)
+
+asyncio.run(main())
+print("done")
+"""
+)
+
+
+def test_tasks_of_an_unchanged_program_are_agents(server, tmp_path):
+    record = tmp_path / "run.jsonl"
+    ran = run(tmp_path, TASKS, "--record", str(record), "--every", "0", url=server.url)
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
+    assert server.calls == 20
+    assert server.most == 2, "never more than the limit allows"
+    assert "concur: 7 agents, 20 steps" in ran.stderr
+    assert f"concur report {record}" in ran.stderr
+    recording = Recording(record)
+    assert list(replay(recording)) == []
+    arrived = [line.agent for line in recording if isinstance(line, Call) and line.name == "arrive"]
+    assert len(arrived) == len(set(arrived)) == 7
+
+
+def test_a_main_thread_that_waits_for_its_workers_does_not_keep_them_from_running(server, tmp_path):
+    """Under a limit of one this would be a dead-lock, of a program that ran well without us."""
+    program = (
+        ASK
+        + """
+from concurrent.futures import ThreadPoolExecutor
+
+client = openai.OpenAI(**options)
+ask = lambda *_: client.chat.completions.create(**say)
+ask()
+with ThreadPoolExecutor(4) as pool:
+    for _ in range(2):
+        list(pool.map(ask, range(8)))
+ask()
+"""
+    )
+    ran = run(tmp_path, program, "--every", "0", url=server.url, limit="1")
+    assert ran.returncode == 0, ran.stderr
+    assert server.calls == 18
+    assert server.most == 1
+
+
+def test_each_piece_of_work_of_a_thread_pool_is_an_agent(server, tmp_path):
+    program = (
+        ASK
+        + """
+from concurrent.futures import ThreadPoolExecutor
+
+client = openai.OpenAI(**options)
+
+def solve(issue):
+    for _ in range(2):
+        client.chat.completions.create(**say)
+
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(solve, range(10)))
+"""
+    )
+    ran = run(tmp_path, program, "--every", "0", url=server.url)
+    assert ran.returncode == 0, ran.stderr
+    assert (server.calls, server.most) == (20, 2)
+    assert "concur: 10 agents, 20 steps" in ran.stderr
+
+
+def test_a_worker_that_waits_for_work_gives_its_place_to_one_that_has_some():
+    """Workers at a queue: those who hold the places wait for those who hold the work."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        governor = ImplicitGovernor(limit=1, ungoverned="agent", clock=loop.time, background=False)
+        todo: asyncio.Queue[int] = asyncio.Queue()
+        done = []
+
+        async def worker():
+            while True:
+                item = await todo.get()
+                call = await calls.begin(governor, "a call", source="test")
+                await asyncio.sleep(1)
+                call.end()
+                done.append(item)
+                todo.task_done()
+
+        async def beat():
+            while True:
+                await asyncio.sleep(governor.beat() or 1.0)
+
+        tasks = [asyncio.ensure_future(worker()) for _ in range(3)]
+        beating = asyncio.ensure_future(beat())
+        for item in range(9):
+            todo.put_nowait(item)
+        await todo.join()
+        for task in (*tasks, beating):
+            task.cancel()
+        await asyncio.gather(*tasks, beating, return_exceptions=True)
+        assert sorted(done) == list(range(9))
+        assert governor.snapshot().active == 0, "cancelled tasks are gone"
+        governor.close()
+        return loop.time()
+
+    assert run_virtual(main()) < 9 + 3 * IDLE_S
+
+
+@pytest.mark.slow
+def test_runs_of_a_graph_are_agents(server, tmp_path):
+    pytest.importorskip("langgraph")
+    pytest.importorskip("langchain_openai")
+    program = (
+        ASK
+        + """
+import asyncio
+from langchain_openai import ChatOpenAI
+from langgraph.graph import MessagesState, StateGraph
+
+model = ChatOpenAI(model="m", **options)
+
+async def call(state):
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+graph = StateGraph(MessagesState)
+graph.add_node("a", call)
+graph.add_node("b", call)
+graph.add_edge("__start__", "a")
+graph.add_edge("a", "b")
+graph = graph.compile()
+
+async def main():
+    await asyncio.gather(*(
+        graph.ainvoke({"messages": ["hi"]}, {"configurable": {"thread_id": f"issue-{n}"}})
+        for n in range(5)
+    ))
+
+asyncio.run(main())
+"""
+    )
+    record = tmp_path / "run.jsonl"
+    ran = run(tmp_path, program, "--record", str(record), "--every", "0", url=server.url)
+    assert ran.returncode == 0, ran.stderr
+    assert (server.calls, server.most) == (10, 2)
+    arrived = {
+        line.agent for line in Recording(record) if isinstance(line, Call) and line.name == "arrive"
+    }
+    assert arrived == {f"issue-{n}" for n in range(5)}
+
+
+def test_a_synchronous_client_on_an_event_loop_passes_instead_of_stopping_it(server, tmp_path):
+    """It ran before, so it has to run under us; it is said that it is not governed."""
+    program = (
+        ASK
+        + """
+import asyncio
+client = openai.OpenAI(**options)
+other = openai.AsyncOpenAI(**options)
+
+async def holds():
+    await other.chat.completions.create(**say)
+    await asyncio.sleep(0.2)
+
+async def agent():
+    await asyncio.sleep(0.1)
+    client.chat.completions.create(**say)
+
+async def main():
+    await asyncio.gather(holds(), agent())
+
+asyncio.run(main())
+"""
+    )
+    ran = run(tmp_path, program, "--every", "0", url=server.url, limit="1")
+    assert ran.returncode == 0, ran.stderr
+    assert server.calls == 2
+    assert "a synchronous client is used on an event loop's thread" in ran.stderr
+
+
+def test_a_program_keeps_its_exit_code_its_streams_and_its_own_sitecustomize(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.MINE = 'kept'\n")
+    program = "import sys; print(MINE); print('oops', file=sys.stderr); sys.exit(7)"
+    ran = run(tmp_path, program, environ={"PYTHONPATH": str(tmp_path)})
+    assert (ran.returncode, ran.stdout) == (7, "kept\n")
+    assert ran.stderr.startswith("oops\n")
+    assert "no call was governed" in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_second_process_gets_a_recording_of_its_own(server, tmp_path):
+    program = (
+        ASK
+        + """
+import subprocess, sys
+client = openai.OpenAI(**options)
+client.chat.completions.create(**say)
+if len(sys.argv) == 1:
+    subprocess.run([sys.executable, __file__, "child"], check=True)
+"""
+    )
+    record = tmp_path / "run.jsonl"
+    ran = run(tmp_path, program, "--record", str(record), "--every", "0", url=server.url)
+    assert ran.returncode == 0, ran.stderr
+    assert server.calls == 2
+    assert len(list(tmp_path.glob("run*.jsonl"))) == 2
+    assert ran.stderr.count("1 agents, 1 steps") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "limit", "answer"),
+    [
+        ((), "", "needs something to go by"),
+        (("--law", "working_st"), "", "did you mean 'working_set'?"),
+        (("--max-wait-s", "never"), "2", "--max-wait-s is 'never'"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_starts(tmp_path, words, limit, answer):
+    ran = run(tmp_path, "print('started')", *words, limit=limit)
+    assert ran.returncode == 2
+    assert answer in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_a_program_that_is_not_there_is_one_line(tmp_path):
+    code = "from concur_agents.cli.app import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "run", "--limit", "1", "--", str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "cannot start" in ran.stderr
