@@ -101,7 +101,7 @@ async def _run(scenario: Scenario, console: Console) -> list[Course]:
     board = _Board()
     courses = []
     server = EmbeddedServer(scenario.profile, time_scale=scenario.time_scale, process=True)
-    texts = Texts(scenario.seed)
+    texts = Texts(scenario.plans, scenario.seed)
     with server, Live(get_renderable=board.render, console=console, transient=True):
         for arm in scenario.arms:
             course = await run_arm(arm, scenario, server.url, texts, board.rows.append)

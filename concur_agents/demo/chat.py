@@ -7,7 +7,7 @@ words, the same ones in every arm. Four characters are one token (`concur_agents
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import TypeAlias
 
 from concur_agents.sim.cache import Run
@@ -20,19 +20,24 @@ Message: TypeAlias = dict[str, str]
 
 
 class Texts:
-    """Spells content; shared by all arms, because spelling a million tokens takes a while."""
+    """Spells content. All of it is spelled beforehand, which takes a second that no arm shall pay.
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    Args:
+        plans: whose content.
+        seed: another one gives other words.
+    """
+
+    def __init__(self, plans: Iterable[AgentPlan], seed: int) -> None:
         self._spelled: dict[Run, str] = {}
+        for plan in plans:
+            said = {step.output for step in plan.steps}
+            for run in {run for step in plan.steps for run in step.prompt} - said:
+                if run not in self._spelled:
+                    self._spelled[run] = text_of_tokens(run.tokens, f"{seed}/{run.key!r}")
 
     def spell(self, run: Run) -> str:
         """A text of exactly `run.tokens` tokens, another one for every content."""
-        text = self._spelled.get(run)
-        if text is None:
-            text = text_of_tokens(run.tokens, f"{self._seed}/{run.key!r}")
-            self._spelled[run] = text
-        return text
+        return self._spelled[run]
 
 
 class Chat:

@@ -102,8 +102,8 @@ def _title(scenario: Scenario) -> str:
 
 
 def _legend(report: ArmReport, unit_s: float, unit: str) -> str:
-    faster = f", {report.speedup:.1f}× faster" if report.speedup and report.law else ""
-    return f"{report.label}: {report.makespan_s / unit_s:.0f} {unit}{faster}"
+    ratio = f", {report.speedup:.1f} × as fast" if report.speedup and report.law else ""
+    return f"{report.label}: {report.makespan_s / unit_s:.0f} {unit}{ratio}"
 
 
 def _is_governed(report: ArmReport) -> bool:

@@ -97,7 +97,7 @@ def test_messages_are_as_long_as_recorded_and_repeat_what_the_model_said():
         for plan in small_scenario().plans
         if any(before.output in step.prompt for before, step in pairwise(plan.steps))
     )
-    texts = Texts(seed=0)
+    texts = Texts([plan], seed=0)
     chat = Chat(plan, texts)
     repeated = 0
     for number, step in enumerate(plan.steps):
@@ -224,7 +224,7 @@ async def test_an_arm_whose_calls_are_not_counted_as_recorded_is_not_reported():
     scenario = small_scenario(agents=2, time_scale=1000.0)
     server = EmbeddedServer(SMALL, time_scale=1000.0, script=lambda _: Reply("too short"))
     with server, pytest.raises(ConcurError, match="would not do the same work"):
-        await run_arm(Arm("none", None), scenario, server.url, Texts(0))
+        await run_arm(Arm("none", None), scenario, server.url, Texts(scenario.plans, 0))
 
 
 async def test_a_governed_arm_lives_on_the_engines_clock():
@@ -234,7 +234,7 @@ async def test_a_governed_arm_lives_on_the_engines_clock():
     scenario = small_scenario(time_scale=200.0)
     arm = Arm("cache_aimd", make_law("cache_aimd", start=1, interval_s=5.0))
     with EmbeddedServer(SMALL, time_scale=200.0) as server:
-        course = await run_arm(arm, scenario, server.url, Texts(0))
+        course = await run_arm(arm, scenario, server.url, Texts(scenario.plans, 0))
     waits_s = [row.sent_s - row.gate_s for rows in course.calls.values() for row in rows]
     assert 5 < max(waits_s) < course.makespan_s
     # One agent at a time would take the sum of all lives; the law has grown well before that.
