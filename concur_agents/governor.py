@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from concur_agents.config import OPTION_NAMES, governor_options, settings
 from concur_agents.context import _current
-from concur_agents.core import Law, LawState, Limit, Reading, Regulator, View, make_law
-from concur_agents.core.prefixes import Chain
+from concur_agents.core import Chain, Law, LawState, Limit, Reading, Regulator, View, make_law
 from concur_agents.errors import (
     ClosedError,
     ConcurError,
@@ -41,6 +40,7 @@ from concur_agents.errors import (
     UngovernedError,
 )
 from concur_agents.hosts.agent import Agent, AgentStats, End, Place, Turn
+from concur_agents.hosts.checks import check_priority, check_tokens
 from concur_agents.hosts.doors import Doors
 from concur_agents.hosts.events import Dispatcher, Event, EventKind, Watcher
 from concur_agents.hosts.waiter import Waiter
@@ -327,10 +327,11 @@ class Governor(Doors):
         parent = None if detached else self.current_agent()
         place = Place(
             id=f"agent-{next(self._names)}" if id is None else id,
-            priority=priority,
+            priority=check_priority(priority),
             parent=None if parent is None else parent._place,
         )
-        return Agent(self, place, prompt_tokens=prompt_tokens, outer=_current.get())
+        first_tokens = check_tokens(prompt_tokens)
+        return Agent(self, place, prompt_tokens=first_tokens, outer=_current.get())
 
     def current_agent(self) -> Agent | None:
         """The innermost agent of this governor that this code runs in."""

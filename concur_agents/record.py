@@ -36,6 +36,7 @@ from typing import Any, Literal, TypeAlias
 
 from concur_agents._version import __version__
 from concur_agents.core import (
+    Chain,
     Law,
     LawState,
     Limit,
@@ -46,7 +47,6 @@ from concur_agents.core import (
     View,
     make_law,
 )
-from concur_agents.core.prefixes import Chain
 from concur_agents.errors import ConfigError, RecordingError
 
 logger = logging.getLogger("concur_agents")

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from concur_agents.core import Usage
+from concur_agents.core import Chain, Usage
 from concur_agents.hosts.agent import Agent
 
 TOKENS_PER_BYTE = 0.25
@@ -22,10 +22,6 @@ TOKENS_PER_BYTE = 0.25
 
 _HEAD_BYTES = 1024
 """A prompt that begins with the same bytes as the agent's former one has the same leading parts."""
-
-Chain = tuple[tuple[str, float], ...]
-"""Leading parts, shortest first: a name and the tokens from the start up to its end."""
-
 
 @dataclass(slots=True, eq=False)
 class Prompt:

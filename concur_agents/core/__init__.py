@@ -10,6 +10,7 @@ from concur_agents.core.account import AgentId
 from concur_agents.core.laws import law_formulas, law_names, make_law
 from concur_agents.core.laws.law import Law, LawState, Limit
 from concur_agents.core.order import ORDERS, Order
+from concur_agents.core.prefixes import Chain
 from concur_agents.core.reading import Reading, Usage
 from concur_agents.core.regulator import Regulator, View
 from concur_agents.core.snapshot import Snapshot
@@ -17,6 +18,7 @@ from concur_agents.core.snapshot import Snapshot
 __all__ = [
     "ORDERS",
     "AgentId",
+    "Chain",
     "Law",
     "LawState",
     "Limit",

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from concur_agents.context import _current
-from concur_agents.core import Usage
-from concur_agents.core.prefixes import Chain
+from concur_agents.core import Chain, Usage
 from concur_agents.errors import ConfigError, GateError
+from concur_agents.hosts.checks import check_chain, check_tokens, read_seconds
 from concur_agents.hosts.usage import read_usage
 from concur_agents.hosts.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter, running_loop
 
@@ -397,7 +397,7 @@ class Agent:
         """
         told = read_usage(usage)
         if step is None:
-            end = End(told, overloaded, retry_after_s)
+            end = End(told, overloaded, read_seconds(retry_after_s))
             self._governor._end_any(self._place, caller(), end)
             return
         if told is not None:
@@ -428,6 +428,8 @@ class Agent:
 
     def tool(self, name: str) -> Tool:
         """Times a tool call, as a block; also plain `with`. See `Governor.tool_times`."""
+        if not isinstance(name, str):
+            raise ConfigError(f"the name of a tool must be a string, got {name!r}")
         return Tool(self, name)
 
     # Waiting
@@ -501,8 +503,8 @@ class Step:
         source: str,
     ) -> None:
         self._agent = agent
-        self._prompt_tokens = prompt_tokens
-        self._prefix = prefix
+        self._prompt_tokens = check_tokens(prompt_tokens)
+        self._prefix = check_chain(prefix)
         self._source = source
         self._turn: Turn | None = None
         self._overloaded = False
@@ -543,7 +545,7 @@ class Step:
             retry_after_s: how long it asked to wait [s].
         """
         self._overloaded = True
-        self._retry_after_s = retry_after_s
+        self._retry_after_s = read_seconds(retry_after_s)
 
     async def begin(self) -> None:
         """Waits for the turn. `async with` does this."""

@@ -1,0 +1,79 @@
+"""Looks at what callers hand in, before it goes under the governor's lock.
+
+In there every exception is taken for a bug of ours, and the governor fails open for good: a wrong
+argument has to be its caller's error, here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import SupportsFloat
+
+from concur_agents.core import Chain
+from concur_agents.errors import ConfigError
+
+
+def check_tokens(tokens: int | None) -> int | None:
+    """The size of a prompt.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if tokens is None:
+        return None
+    if not _is_number(tokens) or not 0 <= tokens < math.inf:
+        raise ConfigError(f"prompt_tokens must be at least 0 tokens, or None, got {tokens!r}")
+    return int(tokens)
+
+
+def check_priority(priority: int) -> int:
+    """A priority.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if not _is_number(priority) or not math.isfinite(priority):
+        raise ConfigError(f"priority must be a number, got {priority!r}: higher goes first")
+    return int(priority)
+
+
+def check_chain(prefix: Chain | None) -> Chain | None:
+    """The leading parts of a prompt, as tuples.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    if prefix is None:
+        return None
+    try:
+        chain = tuple((name, tokens) for name, tokens in prefix)
+        names = {name for name, _ in chain}
+    except (TypeError, ValueError):
+        raise _bad_chain(prefix) from None
+    reached = 0.0
+    for _, tokens in chain:
+        if not _is_number(tokens) or not reached <= tokens < math.inf:
+            raise _bad_chain(prefix)
+        reached = float(tokens)
+    if len(names) != len(chain):
+        raise _bad_chain(prefix)
+    return tuple((name, float(tokens)) for name, tokens in chain)
+
+
+def read_seconds(told: object) -> float:
+    """A time [s] that somebody else told; 0 where it is none. Never raises."""
+    return float(told) if _is_number(told) and told > 0 else 0.0  # type: ignore[arg-type, operator]
+
+
+def _is_number(value: object) -> bool:
+    # Numbers of numpy's are none of `int` and `float`, and as good; the callers make them so.
+    return isinstance(value, int | float) or (
+        isinstance(value, SupportsFloat) and not isinstance(value, str | bytes)
+    )
+
+
+def _bad_chain(prefix: object) -> ConfigError:
+    return ConfigError(
+        "prefix must be (name, tokens from the start up to its end) of each leading part, shortest "
+        f"first, each name once, such as [('system prompt', 900)]; got {prefix!r:.200}"
+    )
