@@ -128,11 +128,13 @@ def test_a_simulated_batch_replays_to_the_bit(batch):
 
 
 def test_a_replay_tells_the_first_answer_that_differs(batch):
-    """The test of the test: a law with another constant is noticed."""
-    regulator = make_regulator(batch, make_law("working_set", rho_start=0.9))
-    first = next(iter(replay(batch, regulator)))
+    """The test of the test: another law is noticed, by whom it lets in and by where it stands."""
+    first = next(iter(replay(batch, make_regulator(batch, make_law("fixed", agents=1)))))
+    assert first.call.name == "arrive"
+    assert first.let_in == ()
+    first = next(iter(replay(batch, make_regulator(batch, make_law("fixed", agents=1000)))))
     assert first.call.tick is not None
-    assert first.state["rho"] == 0.9
+    assert first.state["limit"]["agents"] == 1000
 
 
 def test_infinities_and_errors_survive_the_way_through_json(tmp_path):
