@@ -23,6 +23,7 @@ TOKENS_PER_BYTE = 0.25
 _HEAD_BYTES = 1024
 """A prompt that begins with the same bytes as the agent's former one has the same leading parts."""
 
+
 @dataclass(slots=True, eq=False)
 class Prompt:
     """A prompt about to be sent.

@@ -30,10 +30,10 @@ def check_priority(priority: int) -> int:
     """A priority.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is no whole number.
     """
-    if not _is_number(priority) or not math.isfinite(priority):
-        raise ConfigError(f"priority must be a number, got {priority!r}: higher goes first")
+    if not _is_number(priority) or not math.isfinite(priority) or int(priority) != priority:
+        raise ConfigError(f"priority must be a whole number, got {priority!r}: higher goes first")
     return int(priority)
 
 

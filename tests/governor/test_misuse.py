@@ -77,11 +77,12 @@ def test_a_prefix_may_be_any_sequence_also_one_that_is_used_up():
     run(main())
 
 
-def test_a_priority_that_is_no_number(nobody_left):
+@pytest.mark.parametrize("priority", ["high", None, 0.5, math.inf])
+def test_a_priority_that_is_no_whole_number(priority):
     async def main():
         async with virtual_governor(limit=1) as gov:
-            with pytest.raises(ca.ConfigError, match="priority must be a number, got 'high'"):
-                gov.agent("a", priority="high")
+            with pytest.raises(ca.ConfigError, match="priority must be a whole number, got "):
+                gov.agent("a", priority=priority)
             async with gov.agent("b"):
                 pass
             assert not gov.snapshot().closed
