@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from concur_agents._version import __version__
 from concur_agents.core import (
@@ -742,8 +742,9 @@ class Recording:
                     if begun.endswith(b"\n"):
                         line = _parse(begun)
                         begun = b""
-                        if line is not None:
-                            yield line
+                        if line is None:
+                            raise RecordingError(f"{last} has a line that is not one of ours")
+                        yield line
                         continue
                     if self._has_moved(inode):
                         break
@@ -798,6 +799,15 @@ def _parse(raw: bytes) -> Line | None:
         return None
 
 
+T = TypeVar("T")
+
+
+def _make(kind: type[T], found: dict[str, Any]) -> T:
+    """An instance without what only another version knows of."""
+    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in found.items() if name in names})
+
+
 def _call_of(found: dict[str, Any]) -> Call:
     name, now = found.pop("call"), found.pop("now")
     agent, let_in = found.pop("agent", None), tuple(found.pop("let_in", ()))
@@ -810,15 +820,15 @@ def _call_of(found: dict[str, Any]) -> Call:
         view = found.pop("view")
         snapshot = found.pop("snapshot")
         told = found.get("reading")
-        reading = None if told is None else Reading(**_numbers(told))
+        reading = None if told is None else _make(Reading, _numbers(told))
         found["reading"] = reading
         limit = {key: math.inf if bound is None else bound for key, bound in view["limit"].items()}
         tick = Tick(
             state=found.pop("state"),
-            view=View(**{**_numbers(view), "limit": Limit(**limit)}),
+            view=_make(View, {**_numbers(view), "limit": _make(Limit, limit)}),
             snapshot=None
             if snapshot is None
-            else Snapshot(**{**_numbers(snapshot), "reading": reading}),
+            else _make(Snapshot, {**_numbers(snapshot), "reading": reading}),
             shadow=found.pop("shadow", None),
         )
     if "usage" in found and found["usage"] is not None:

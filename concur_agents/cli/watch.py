@@ -1,8 +1,9 @@
-"""`concur watch URL`: an endpoint's signals, live, and what a law would do about them.
+"""`concur watch`: an endpoint with what a law would do about it, or a governor by its recording.
 
-A dry run: nothing is governed and no request is sent but for the metrics page. The law is ticked
-with real readings, but it sees none of the endpoint's agents, so what it would do is shown for
-what the engine itself tells; laws that learn from their own agents' steps show their start.
+`concur watch URL` is a dry run: nothing is governed and no request is sent but for the metrics
+page. The law is ticked with real readings, but it sees none of the endpoint's agents, so what it
+would do is shown for what the engine itself tells; laws that learn from their own agents' steps
+show their start.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,6 +23,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents.cli.spark import spark
+from concur_agents.cli.watch_recording import watch_recording
 from concur_agents.core import Reading, Regulator, make_law
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes import HttpProbe
@@ -63,19 +68,38 @@ class Tick:
 
 
 def watch_command(
-    url: str = typer.Argument(help="The endpoint, with or without /v1."),
+    url: str = typer.Argument(
+        metavar="URL|RECORDING", help="An endpoint, or a file that a governor writes (record=)."
+    ),
     law: str = typer.Option("working_set", help="Law to run dry; `concur laws` lists them."),
     interval: float = typer.Option(1.0, min=0.05, help="Time between looks [s]."),
     count: int = typer.Option(0, min=0, help="Stop after so many looks; 0: until Ctrl-C."),
+    speed: float = typer.Option(
+        0.0, min=0.0, help="Recording: play it from its beginning, so many times as fast."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per look."),
 ) -> None:
-    """Show an endpoint's signals live, and what a law would do about them (dry run).
+    """Show an endpoint with what a law would do about it (dry run), or a governor at work.
 
-    A look that fails is shown and the next one is tried. With --json each line has the keys at_s,
-    ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting, preemptions_total,
-    law, limit_agents, limit_tokens and reason; null: not told, or not bounded. Exit code 1: not
+    A governor opens no port: start it with record="run.jsonl" and watch that file, live or later.
+
+    An endpoint: a look that fails is shown and the next one is tried. With --json each line has
+    the keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
+    preemptions_total, law, limit_agents, limit_tokens and reason; null: not told, or not bounded.
+    Exit code 1: not
     one look succeeded.
+
+    A recording: --json lines have the keys at_s, law, reasoning, acting, paused, queued, off,
+    pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens, limit_agents,
+    reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s, blind, closed and
+    waiting (agent, state, waited_s, why).
     """
+    if is_path(url):
+        with suppress(KeyboardInterrupt):
+            watch_recording(
+                Path(url), interval_s=interval, count=count, speed=speed, as_json=as_json
+            )
+        return
     with HttpProbe(url) as probe:
         looks = _looks(Watcher(probe, law), interval_s=interval, count=count)
         try:
@@ -84,6 +108,11 @@ def watch_command(
             return
     if not succeeded:
         raise typer.Exit(1)
+
+
+def is_path(text: str) -> bool:
+    """Whether this names a recording and not an endpoint."""
+    return "://" not in text and (Path(text).exists() or text.endswith(".jsonl"))
 
 
 class Watcher:
@@ -181,18 +210,20 @@ def _print_json(looks: Iterator[Tick]) -> bool:
 def _show_live(looks: Iterator[Tick], url: str) -> bool:
     last: Tick | None = None
     failures = 0
+    limits: list[float | None] = []
     console = Console()
     with Live(console=console, auto_refresh=False) as live:
         for tick in looks:
             failures = 0 if tick.ok else failures + 1
             last = tick if tick.ok else last
-            live.update(_table(tick, last, failures, url), refresh=True)
+            limits = [*limits[-60:], tick.limit_tokens or tick.limit_agents]
+            live.update(_table(tick, last, failures, url, spark(limits)), refresh=True)
     if not console.is_terminal:
         console.line()  # into a file or pipe, Live leaves the last line open
     return last is not None
 
 
-def _table(tick: Tick, last: Tick | None, failures: int, url: str) -> Table:
+def _table(tick: Tick, last: Tick | None, failures: int, url: str, limits: str) -> Table:
     """The screen: the endpoint as last seen, and the law as of now."""
     seen = last or tick
     table = Table(box=None, show_header=False, pad_edge=False, title=url, title_justify="left")
@@ -207,7 +238,7 @@ def _table(tick: Tick, last: Tick | None, failures: int, url: str) -> Table:
         ("waiting", _number(seen.waiting)),
         ("preemptions", _number(seen.preemptions_total)),
         ("law (dry run)", tick.law),
-        ("would allow", _limit(tick)),
+        ("would allow", f"{limits} {_limit(tick)}"),
         ("reason", tick.reason),
     ]
     for row in rows:

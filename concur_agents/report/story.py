@@ -169,6 +169,21 @@ class Teller:
             if who.state in ("queued", "paused"):
                 self._begin_wait(who)
 
+    @property
+    def start_s(self) -> float:
+        """When it began [s]."""
+        return self._header.now
+
+    @property
+    def pauses(self) -> int:
+        """Pauses so far."""
+        return self._pauses
+
+    @property
+    def overdue(self) -> int:
+        """Agents let in as overdue so far."""
+        return self._overdue
+
     def take(self, line: Line) -> None:
         """The next line."""
         self._now = max(self._now, line.now)

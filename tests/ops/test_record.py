@@ -430,6 +430,20 @@ def test_a_broken_line_is_named_and_a_torn_last_one_is_not_missed(tmp_path, batc
         list(Recording(path))
 
 
+def test_fields_that_only_another_version_knows_are_passed_over(tmp_path, batch):
+    """A recording is often looked at with a newer version than the one that made it."""
+    lines = [json.loads(line) for line in batch.path.read_text().splitlines()]
+    for line in lines:
+        for part in ("view", "snapshot", "reading"):
+            if line.get(part):
+                line[part]["of_tomorrow"] = 1
+        if "view" in line:
+            line["view"]["limit"]["of_tomorrow"] = None
+    path = tmp_path / "newer.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(Recording(path)) == list(batch)
+
+
 def test_what_was_decided_before_a_kill_is_on_disk(tmp_path):
     """The recording of a crash is the one that will be read."""
     path = tmp_path / "run.jsonl"

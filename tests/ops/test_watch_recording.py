@@ -1,0 +1,143 @@
+"""`concur watch RECORDING`: a governor at work, by the file that it writes."""
+
+import io
+import json
+import threading
+
+import pytest
+from rich.console import Console
+
+from concur_agents import Governor
+from concur_agents.cli.app import main
+from concur_agents.cli.spark import spark
+from concur_agents.cli.watch import is_path
+from concur_agents.cli.watch_recording import Frame, Screen, picture, pool_bar
+from concur_agents.core import Reading, Regulator, Usage, make_law
+from concur_agents.record import Recording, record
+
+
+def concur(*words):
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    code = left.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.fixture
+def half_way(tmp_path):
+    """One reasons, one acts with a context that has half faded, one waits for 30 s."""
+    taped, recorder = record(Regulator(make_law("fixed", agents=2)), tmp_path / "run.jsonl")
+    for name in ("reasons", "acts", "waits"):
+        taped.arrive(name, 0.0)
+    for name in ("reasons", "acts"):
+        taped.begin_step(name, 0.0)
+        taped.end_step(name, 5.0, Usage(4000, 0, 1000))
+    taped.begin_step("reasons", 6.0)
+    taped.tick(Reading(at_s=10.0, capacity_tokens=10_000), 10.0)
+    taped.advance(30.0)
+    recorder.close()
+    return Recording(recorder.path)
+
+
+def screen_of(recording):
+    screen = Screen(recording)
+    for line in recording:
+        screen.take(line)
+    return screen
+
+
+def test_a_frame_says_who_holds_what_and_who_waits_why(half_way):
+    frame = screen_of(half_way).frame()
+    assert (frame.at_s, frame.reasoning, frame.acting, frame.queued) == (30.0, 1, 1, 1)
+    assert frame.capacity_tokens == 10_000
+    assert frame.reasoning_tokens == 4000
+    assert frame.limit_agents == 2
+    assert frame.longest_wait_s == 30.0
+    (waiting,) = frame.waiting
+    assert (waiting.agent, waiting.state, waiting.waited_s) == ("waits", "queued", 30.0)
+    assert waiting.why.startswith("2 of 2 agents active; 0 ahead")
+
+
+def test_the_screen_shows_all_of_it(half_way):
+    screen = screen_of(half_way)
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(picture(screen.frame(), screen, "run.jsonl"))
+    text = console.export_text()
+    for piece in ("run.jsonl", "fixed", "of 10,000 tokens", "1 reasoning", "1 acting", "1 queued"):
+        assert piece in text
+    for piece in ("2 of 2 agents active", "waits", "30.0 s", "2.0 agents", "0 let in as overdue"):
+        assert piece in text
+
+
+def test_the_bar_is_the_pool():
+    """Its parts add up: what reasons, what acts, what has faded, what is free."""
+    numbers = dict.fromkeys(("reasoning", "acting", "paused", "queued", "off"), 1)
+    frame = Frame(
+        **numbers, at_s=0, law="x", reason="", pressure_tokens=500, capacity_tokens=1000,
+        reasoning_tokens=300, faded_tokens=100, limit_tokens=None, limit_agents=None,
+        hit_rate=None, hit_deficit=None, pauses_total=0, overdue_total=0, longest_wait_s=0,
+        blind=False, closed=False,
+    )  # fmt: skip
+    bar = str(pool_bar(frame, width=10)).splitlines()[0]
+    assert bar == "███▓▓▒░░░░ 50% of 1,000 tokens"
+
+
+def test_a_finished_recording_is_shown_to_its_end(batch, capsys):
+    assert concur("watch", batch.path, "--json", "--count", "1") == 0
+    frame = json.loads(capsys.readouterr().out)
+    assert set(frame) == set(Frame.__slots__)
+    assert frame["reasoning"] + frame["acting"] + frame["paused"] + frame["queued"] == 0
+    assert frame["pauses_total"] > 0
+
+
+def test_it_can_be_played_from_its_beginning(batch, capsys):
+    assert (
+        concur("watch", batch.path, "--json", "--speed", "200", "--interval", "0.1", "--count", "5")
+        == 0
+    )
+    frames = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    times = [frame["at_s"] for frame in frames]
+    assert times == sorted(times)
+    assert times[0] < times[-1]
+    assert any(frame["reasoning"] for frame in frames)
+
+
+def test_a_living_governor_can_be_watched_and_its_end_is_the_end(tmp_path, capsys):
+    path = tmp_path / "run.jsonl"
+    watching = threading.Thread(
+        target=concur, args=("watch", path, "--json", "--interval", "0.05"), daemon=True
+    )
+    with Governor(limit=1, record=path) as governor, governor.agent("a") as agent:
+        watching.start()
+        with agent.step():
+            said = ""
+            for _ in range(200):
+                watching.join(0.05)
+                said += capsys.readouterr().out
+                if '"reasoning": 1' in said:
+                    break
+    watching.join(20)
+    assert not watching.is_alive()
+    frames = [json.loads(line) for line in (said + capsys.readouterr().out).splitlines()]
+    assert any(frame["reasoning"] == 1 for frame in frames)
+    assert frames[-1]["closed"] is True
+
+
+def test_what_is_no_recording_is_one_line(tmp_path, capsys):
+    assert concur("watch", tmp_path / "nothing.jsonl") == 2
+    assert "cannot read the recording" in capsys.readouterr().err
+    (tmp_path / "x").write_text("hm")
+    assert concur("watch", tmp_path / "x") == 2
+    assert "is not a recording" in capsys.readouterr().err
+
+
+def test_addresses_and_paths_are_told_apart(tmp_path):
+    (tmp_path / "run").touch()
+    assert [is_path(text) for text in (str(tmp_path / "run"), "x.jsonl")] == [True, True]
+    assert [is_path(text) for text in ("http://h:1", "localhost:8000", "h")] == [False] * 3
+
+
+def test_a_flat_line_is_flat_and_a_cut_is_seen():
+    assert spark([]) == ""
+    assert len(set(spark([100.0] * 5))) == 1
+    assert spark([100, None, 50]) == "█ ▁"
