@@ -147,6 +147,14 @@ class Report:
             self._least(fits, arm, "ungoverned", "vs_ungoverned_fitting_worst", 0.99),
             self._least(own, arm, "ungoverned", "vs_ungoverned_worst", 0.97),
             self._mean(own, "free_tier", arm, "free_tier_distance_geomean", 1.25, "lower"),
+            self._mean(own, "free_tier", "best_fixed", "free_tier_vs_best_fixed_geomean", None),
+            self._mean(
+                thrashes,
+                "free_tier",
+                "ungoverned",
+                "free_tier_vs_ungoverned_thrashing_geomean",
+                None,
+            ),
         ]
         for measure, goal in _COST_GOALS.items():
             figures += self._costs(arm, measure, goal)
@@ -335,6 +343,8 @@ _TEXTS: Mapping[str, str] = {
     "vs_ungoverned_fitting_worst": "times as fast as ungoverned where the batch fits, worst",
     "vs_ungoverned_worst": "times as fast as ungoverned, worst scenario",
     "free_tier_distance_geomean": "times the makespan of the free-tier bound, geomean",
+    "free_tier_vs_best_fixed_geomean": "the bound over the best fixed cap: what could be won there",
+    "free_tier_vs_ungoverned_thrashing_geomean": "the bound over ungoverned where that thrashes",
     "capacity_unknown": "makespan without knowing the capacity / with",
     "max_wait": "makespan with max_wait_s / without",
     "max_wait_excess_s": "longest wait of a started agent beyond max_wait_s + one step [s]",
