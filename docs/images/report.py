@@ -1,0 +1,50 @@
+"""Draws report.png: the report of twelve recorded agents on a small pool, as a browser shows it.
+
+Usage: python docs/images/report.py [chromium]
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from concur_agents.core import Regulator, make_law
+from concur_agents.record import Recording, record
+from concur_agents.report.page import page
+from concur_agents.report.story import tell
+from concur_agents.sim.profile import load_profile
+from concur_agents.sim.runner import RegulatorGate, simulate
+from concur_agents.sim.traces import load_traces
+from concur_agents.sim.workload import plans_from_traces
+
+HERE = Path(__file__).parent
+
+
+def main(browser: str) -> None:
+    traces = load_traces("miniswe-gemini3pro", max_context=16_000, cut=True, tool_cap_s=20)
+    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=3000)
+    with tempfile.TemporaryDirectory() as folder:
+        law = make_law("working_set")
+        taped, recorder = record(Regulator(law, 0.0), Path(folder) / "run.jsonl")
+        with recorder:
+            simulate(plans_from_traces(traces, 12, 0), profile, RegulatorGate(taped), seed=0)
+        text = page(tell(Recording(recorder.path)), title="run.jsonl")
+        (Path(folder) / "report.html").write_text(text, encoding="utf-8")
+        subprocess.run(
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--window-size=1100,1960",
+                f"--screenshot={HERE / 'report.png'}",
+                f"file://{folder}/report.html",
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "chromium")
