@@ -51,4 +51,3 @@ async def test_sub_agents_share_the_place_of_their_agent_at_limit_one(
     assert server.stats.calls == 4, "the boss twice, and each of its two sub-agents once"
     ended = [event for event in events if event.kind == "step_ended"]
     assert len(ended) == 4
-    assert server.stats.max_in_flight == 2, "sub-agents of one agent run side by side"

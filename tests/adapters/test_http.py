@@ -83,18 +83,14 @@ async def test_cancelling_a_waiting_call_frees_its_turn(endpoint: Any) -> None:
     assert not endpoint.refuse
 
 
-def test_a_sync_call_that_must_wait_on_a_loop_thread_raises(endpoint: Any) -> None:
+async def test_a_sync_call_that_must_wait_on_a_loop_thread_raises(endpoint: Any) -> None:
     gov = Governor(limit=1)
     client = sync(gov, endpoint)
-
-    async def main() -> None:
-        async with gov.agent("mine") as mine:
-            leave = await paused_behind_another(gov, mine)
-            with pytest.raises(GateError, match="to_thread"):
-                client.chat.completions.create(**ASK)
-            leave.set()
-
-    asyncio.run(main())
+    async with gov.agent("mine") as mine:
+        leave = await paused_behind_another(gov, mine)
+        with pytest.raises(GateError, match="to_thread"):
+            client.chat.completions.create(**ASK)
+        leave.set()
 
 
 def test_a_refusal_for_lack_of_capacity_is_told_to_the_law(endpoint: Any) -> None:
@@ -189,15 +185,12 @@ def test_a_stream_that_has_been_read_already_is_understood(
     assert [step.usage for step in steps] == [Usage(prompt_tokens=100, completion_tokens=7)]
 
 
-def test_parallel_calls_of_one_agent_are_in_flight_together(
+async def test_parallel_calls_of_one_agent_are_in_flight_together(
     gov: Governor, endpoint: Any, steps: list[Event]
 ) -> None:
-    async def main() -> None:
-        client = asynchronous(gov, endpoint)
-        async with gov.agent("a"):
-            await asyncio.gather(*(client.chat.completions.create(**ASK) for _ in range(5)))
-
-    asyncio.run(main())
+    client = asynchronous(gov, endpoint)
+    async with gov.agent("a"):
+        await asyncio.gather(*(client.chat.completions.create(**ASK) for _ in range(5)))
     assert len(steps) == 5
 
 
