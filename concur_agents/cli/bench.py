@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from concur_agents.bench.arms import REFERENCES, LawArm
-from concur_agents.bench.figures import Report, geomean
+from concur_agents.bench.figures import Report
+from concur_agents.bench.page import cell, compared, comparison, page, verdict
 from concur_agents.bench.scenario import Scenario, load_suite, select
 from concur_agents.bench.suite import DEFAULT_ARMS, evaluate, law_arm
 from concur_agents.core import ORDERS, law_names
@@ -36,7 +39,7 @@ def bench_command(
     workers: int = typer.Option(0, min=0, help="Processes; 0: one per core."),
     scenarios: Path | None = typer.Option(None, help="Folder of scenario files of your own."),
     cache: Path | None = typer.Option(None, help="Folder that keeps outcomes between calls."),
-    out: Path | None = typer.Option(None, help="Folder for results.json and pictures."),
+    out: Path | None = typer.Option(None, help="Folder for results (.json, .md) and pictures."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, see docs/bench.md."),
     listing: bool = typer.Option(False, "--list", help="List the scenarios and stop."),
 ) -> None:
@@ -78,17 +81,38 @@ def bench_command(
         )
     report = Report(suite, outcomes)
     if out is not None:
-        _write(report, out)
+        words = _command(quick, only, law, arms, settings, compare, seeds)
+        _write(report, out, words, compare)
     if as_json:
         print(json.dumps(report.to_dict(), indent=1))
     elif compare:
-        _print_compared(console, report, laws)
+        _print_compared(console, report)
     else:
         _print_scenarios(console, report)
         for name in (arm.name for arm in laws if arm.law != "cache_aimd"):
             _print_figures(console, report, name)
     took_s = time.monotonic() - began_s
     Console(stderr=True).print(f"{len(outcomes)} outcomes in {took_s:.0f} s", style="dim")
+
+
+def _command(
+    quick: bool,
+    only: Sequence[str],
+    law: Sequence[str],
+    arms: str,
+    settings: Sequence[str],
+    compare: str,
+    seeds: int,
+) -> str:
+    """The call, as far as it decides what comes out."""
+    words = ["concur bench", *(["--quick"] if quick else [])]
+    several = {"--only": only, "--law": law, "--set": settings}
+    words += [
+        f"{option} {shlex.quote(word)}" for option, given in several.items() for word in given
+    ]
+    once = {"--arms": arms, "--compare": compare, "--seeds": str(seeds or "")}
+    words += [f"{option} {shlex.quote(word)}" for option, word in once.items() if word]
+    return " ".join(words)
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -177,17 +201,7 @@ def _print_scenarios(console: Console, report: Report) -> None:
     for arm in report.arms:
         table.add_column(arm, justify="right", no_wrap=True)
     for scenario in report.scenarios:
-        cells = []
-        for arm in report.arms:
-            outcomes = report.of(scenario, arm)
-            if not outcomes:
-                cells.append("")
-                continue
-            makespan_s = geomean(outcome.makespan_s for outcome in outcomes)
-            speedup = report.speedup(scenario, arm, "best_fixed")
-            cells.append(
-                f"{makespan_s:.0f}" if speedup is None else f"{speedup:.2f} ({makespan_s:.0f})"
-            )
+        cells = (cell(report, scenario, arm) for arm in report.arms)
         table.add_row(scenario.name, report.regime(scenario) or "", *cells)
     console.print(table)
 
@@ -201,43 +215,32 @@ def _print_figures(console: Console, report: Report, arm: str) -> None:
     table.add_column("scenarios", justify="right")
     table.add_column("worst", no_wrap=True)
     for figure in report.figures(arm):
-        if figure.value is None:
-            continue
-        sign = ">=" if figure.better == "higher" else "<="
-        table.add_row(
-            figure.text,
-            f"{figure.value:.3f}",
-            "" if figure.goal is None else f"{sign} {figure.goal:g}",
-            {None: "", True: "yes", False: "[bold]NO[/bold]"}[figure.met],
-            str(figure.scenarios),
-            figure.worst or "",
-        )
+        if figure.value is not None:
+            value, goal, met = verdict(figure)
+            table.add_row(figure.text, value, goal, met, str(figure.scenarios), figure.worst or "")
     console.print(table)
 
 
-def _print_compared(console: Console, report: Report, laws: Sequence[LawArm]) -> None:
+def _print_compared(console: Console, report: Report) -> None:
     """Makespans of each value over those of the first: below 1 is faster."""
-    first = laws[0].name
-    table = Table(title=f"makespan / makespan with {first}", box=None)
+    table = Table(title=f"makespan / makespan with {report.arms[0]}", box=None)
     table.add_column("scenario", no_wrap=True)
-    for law in laws:
-        table.add_column(law.name, justify="right", no_wrap=True)
-    columns: list[list[float]] = [[] for _ in laws]
-    for scenario in report.scenarios:
-        ratios = [report.speedup(scenario, first, law.name) for law in laws]
-        for column, ratio in zip(columns, ratios, strict=True):
-            column += [] if ratio is None else [ratio]
-        table.add_row(scenario.name, *("" if r is None else f"{r:.3f}" for r in ratios))
-    table.add_section()
-    table.add_row("geomean", *(f"{geomean(column):.3f}" for column in columns))
-    table.add_row("worst", *(f"{max(column):.3f}" for column in columns))
+    for arm in report.arms:
+        table.add_column(arm, justify="right", no_wrap=True)
+    for row in compared(report):
+        table.add_row(*row)
     console.print(table)
 
 
-def _write(report: Report, folder: Path) -> None:
+def _write(report: Report, folder: Path, command: str, compare: str) -> None:
     from concur_agents.bench.plots import draw_all
 
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.to_dict(), indent=1)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    draw_all(report, folder)
+    name = f"compare-{compare.partition('=')[0]}" if compare else "results"
+    if compare:
+        text = comparison(report, command)
+    else:
+        text = page(report, command, [path.name for path in draw_all(report, folder)])
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    record = json.dumps(report.to_dict(), indent=1)
+    (folder / f"{name}.json").write_text(record + "\n", encoding="utf-8")

@@ -247,7 +247,10 @@ def test_the_command_prints_one_json_object_with_every_goal(
     assert arms["best_fixed"]["runs"]["1"]["cap"] in range(1, 9)
     assert json.loads((out / "results.json").read_text()) == record
     assert (out / "tiny.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(out.glob("variants.png")) or (out / "variants.png").stat().st_size > 0
+    page = (out / "results.md").read_text()
+    assert "Written by `concur bench --seeds 1`" in page
+    assert "| times as fast as the best fixed cap, worst scenario |" in page
+    assert "![tiny.png](tiny.png)" in page
 
 
 def test_the_tables_name_scenarios_goals_and_what_is_missed(
@@ -258,13 +261,16 @@ def test_the_tables_name_scenarios_goals_and_what_is_missed(
     shown = capsys.readouterr().out
     assert "deaf@tiny" in shown  # a variant of a quick one is quick
     assert "times as fast as the best fixed cap, worst scenario" in shown
-    assert ">= 1.25" in shown
+    assert "at least 1.25" in shown
+    assert "max_wait_s + one step [s]" in shown  # no markup to the table
 
 
-def test_orders_are_compared_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_orders_are_compared_side_by_side(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     code = concur(
         "--scenarios", str(folder), "--only", "tiny", "--seeds", "2", "--workers", "1",
-        "--compare", "order=all",
+        "--compare", "order=all", "--out", str(tmp_path / "out"),
     )  # fmt: skip
 
     assert code == 0
@@ -275,6 +281,9 @@ def test_orders_are_compared_side_by_side(folder: Path, capsys: pytest.CaptureFi
     assert row[1] == "1.000"
     assert len(row) == len(heading.split())
     assert len(row) >= 5
+    page = (tmp_path / "out" / "compare-order.md").read_text()
+    assert "`concur bench --only tiny --compare order=all --seeds 2`" in page
+    assert "| tiny | 1.000 |" in page
 
 
 @pytest.mark.parametrize(
