@@ -217,7 +217,9 @@ def _print_figures(console: Console, report: Report, arm: str) -> None:
     for figure in report.figures(arm):
         if figure.value is not None:
             value, goal, met = verdict(figure)
-            table.add_row(figure.text, value, goal, met, str(figure.scenarios), figure.worst or "")
+            table.add_row(
+                escape(figure.text), value, goal, met, str(figure.scenarios), figure.worst or ""
+            )
     console.print(table)
 
 
