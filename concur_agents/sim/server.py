@@ -185,8 +185,9 @@ class EmbeddedServer:
             *("--host", self._host, "--port", str(self._port)),
         ]
         try:
+            # In a group of its own, or a Ctrl-C would end it before its clients.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
             )
             assert self._process.stdout is not None
             said = self._process.stdout.readline()
