@@ -27,32 +27,36 @@ class Extras:
     refused: set[tuple[str, str]] = field(default_factory=set)
     """(host, name of the field)"""
 
-    def edit(self, request: Any, body: bytes, agent: Agent, *, stream: bool) -> Edit:
+    def edit(self, request: Any, path: str, body: bytes, agent: Agent, *, stream: bool) -> Edit:
         """Adds to a request what may be added to it.
 
         Its headers get the agent's id where an engine is watched: nobody refuses a header.
         """
-        host = request.url.netloc.decode()
         added: dict[str, object] = {}
-        if stream and request.url.path.endswith("/completions") and _asks_for_stream(body):
+        if stream and path.endswith("/completions") and _asks_for_stream(body):
             added["stream_options"] = {"include_usage": True}
-        if agent.governor.probe is not None:
+        probe = agent.governor.probe
+        if probe is not None:
             # For routers that keep an agent on its replica; also the engine's log says who it was.
             request.headers.setdefault("x-session-id", agent.id)
-        engine = getattr(agent.governor.probe, "engine", None)
-        if engine == "vllm":
-            added["session_id"] = agent.id  # names the agent in its KV events
-            if agent.priority:
-                added["priority"] = -agent.priority  # it serves the lowest number first
-        elif engine == "sglang" and agent.priority:
-            # No session_id: its session cache keeps what nobody closes.
-            added["priority"] = agent.priority
+            engine = getattr(probe, "engine", None)
+            if engine == "vllm":
+                added["session_id"] = agent.id  # names the agent in its KV events
+                if agent.priority:
+                    added["priority"] = -agent.priority  # it serves the lowest number first
+            elif engine == "sglang" and agent.priority:
+                # No session_id: its session cache keeps what nobody closes.
+                added["priority"] = agent.priority
+        if not added:
+            return _NOTHING
+        host = request.url.netloc.decode()
         for name in list(added):
             if (host, name) in self.refused or f'"{name}"'.encode() in body:
                 del added[name]
+        if not added:
+            return _NOTHING
         edit = Edit(self, request, host, added)
-        if added:
-            edit.apply(body)
+        edit.apply(body)
         return edit
 
 
@@ -123,6 +127,9 @@ class Edit:
                 self.request.headers.pop(name, None)
             else:
                 self.request.headers[name] = value
+
+
+_NOTHING = Edit(Extras(), None, "", {})
 
 
 def _asks_for_stream(body: bytes) -> bool:

@@ -122,19 +122,20 @@ class _SyncSend:
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
-        if not _is_llm_call(request):
+        path = request.url.path
+        if request.method != "POST" or not path.endswith(_LLM_PATHS):
             return send(request, stream=stream, **options)
         body = _body(request)
         try:
             call = calls.begin_sync(
-                self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+                self._concur_governor, path, source="http", read=lambda: _prompt(body)
             )
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
             return send(request, stream=stream, **options)
         try:
-            edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
+            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 response.read()
@@ -155,19 +156,20 @@ class _AsyncSend:
 
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
-        if not _is_llm_call(request):
+        path = request.url.path
+        if request.method != "POST" or not path.endswith(_LLM_PATHS):
             return await send(request, stream=stream, **options)
         body = _body(request)
         try:
             call = await calls.begin(
-                self._concur_governor, _what(request), source="http", read=lambda: _prompt(body)
+                self._concur_governor, path, source="http", read=lambda: _prompt(body)
             )
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
             return await send(request, stream=stream, **options)
         try:
-            edit = self._concur_extras.edit(request, body, call.agent, stream=stream)
+            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = await send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 await response.aread()
@@ -190,14 +192,6 @@ def _for_openai(error: ConcurError) -> ConcurError:
 
 def _passing(kind: type[ConcurError]) -> type[ConcurError]:
     return type(kind.__name__, (kind, openai.OpenAIError), {"__module__": kind.__module__})
-
-
-def _is_llm_call(request: Any) -> bool:
-    return bool(request.method == "POST" and request.url.path.endswith(_LLM_PATHS))
-
-
-def _what(request: Any) -> str:
-    return f"POST {request.url.path}"
 
 
 def _body(request: Any) -> bytes:

@@ -208,7 +208,7 @@ class TestCallsOfNobody:
             client.chat.completions.create(**ASK)
             client.chat.completions.create(**ASK)
         (record,) = caplog.records
-        assert "POST /v1/chat/completions" in record.getMessage()
+        assert "/v1/chat/completions" in record.getMessage()
 
     def test_can_be_an_error(self, endpoint: Any) -> None:
         client = sync(Governor(limit=1, ungoverned="error"), endpoint)
