@@ -89,11 +89,10 @@ def demo_command(
             time_scale=time_scale or None,
         )
     cpu_s = time.process_time() - began_cpu_s
-    busy = min(_BUSIEST, (time.perf_counter() - began_s) / cpu_s) if cpu_s else 1.0
-    if busy > _BUSY and not time_scale:
-        scenario = dataclasses.replace(scenario, time_scale=scenario.time_scale / busy)
+    busy = (time.perf_counter() - began_s) / cpu_s if cpu_s and not time_scale else 1.0
+    scenario = slowed(scenario, busy)
     console.print(_introduction(scenario), highlight=False, soft_wrap=True)
-    if busy > _BUSY and not time_scale:
+    if busy > _BUSY:
         console.print("This machine is busy with other things, so it is given more time.")
     try:
         courses = asyncio.run(_run(scenario, console))
@@ -108,6 +107,13 @@ def demo_command(
     console.print(_remarks(scenario, courses), highlight=False, soft_wrap=True)
     for file in files:
         console.print(f"wrote {file}", highlight=False)
+
+
+def slowed(scenario: Scenario, busy: float) -> Scenario:
+    """The scenario for a machine on which a second of CPU time takes `busy` seconds."""
+    if busy <= _BUSY:
+        return scenario
+    return dataclasses.replace(scenario, time_scale=scenario.time_scale / min(busy, _BUSIEST))
 
 
 async def _run(scenario: Scenario, console: Console) -> list[Course]:

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import pytest
 
 from concur_agents.cli.app import main
+from concur_agents.cli.demo import slowed
 from concur_agents.core import Regulator, make_law
 from concur_agents.demo import Arm, Course, Texts, make_scenario, parse_arms, run_arm, summarize
 from concur_agents.demo.chat import Chat
@@ -89,6 +94,14 @@ def test_time_never_passes_faster_than_small_machines_can_call():
     scenario = make_scenario(agents=64, max_steps=8, profile="2xh100-qwen3-coder-30b")
     fastest_s = min(scenario.virtual_s) / scenario.time_scale
     assert scenario.calls / fastest_s < 141
+
+
+def test_time_passes_slower_on_a_busy_machine_but_not_for_ever():
+    """Clients that get no core would be what is measured; a minute must not become an hour."""
+    scenario = small_scenario()
+    assert slowed(scenario, busy=1.1) == scenario
+    assert slowed(scenario, busy=2.0).time_scale == scenario.time_scale / 2
+    assert slowed(scenario, busy=50.0).time_scale > scenario.time_scale / 3
 
 
 def test_messages_are_as_long_as_recorded_and_repeat_what_the_model_said():
@@ -217,6 +230,30 @@ def test_an_unknown_law_is_one_line_that_lists_the_laws(capsys):
     said = capsys.readouterr().err
     assert "no arm 'pid'" in said
     assert "working_set" in said
+
+
+def test_ctrl_c_ends_the_demo_and_its_server_at_once(tmp_path):
+    """The terminal sends it to all; a server that goes first would turn it into a failed call."""
+    program = (  # where tests run in the background, SIGINT is ignored and that is inherited
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from concur_agents.cli.app import main; main()"
+    )
+    words = ["demo", "--agents", "12", "--profile", "h100-qwen3-8b", "--time-scale", "1"]
+    demo = subprocess.Popen(
+        [sys.executable, "-c", program, *words, "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    while "of yours" not in demo.stdout.readline():
+        assert demo.poll() is None
+    time.sleep(2.0)  # into the first arm, or still before it: both have to end
+    os.killpg(demo.pid, signal.SIGINT)
+    said, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130, said
+    assert "interrupted; nothing was written" in said
+    assert not list(tmp_path.iterdir())
 
 
 async def test_an_arm_whose_calls_are_not_counted_as_recorded_is_not_reported():
