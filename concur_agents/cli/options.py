@@ -41,5 +41,5 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*kept, *added]
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
-    del run.__wrapped__  # type: ignore[attr-defined]  # or its signature would be looked at
+    del run.__wrapped__  # or its signature would be looked at
     return run

@@ -126,7 +126,7 @@ class Screen:
             (who for who in agents if who.state in ("paused", "queued")),
             key=lambda who: who.since_s,
         )
-        held = sum(who.footprint_tokens for who in self.agents if who.state == "reasoning")
+        held: float = sum(who.footprint_tokens for who in self.agents if who.state == "reasoning")
         idle = sum(who.footprint_tokens for who in self.agents if who.state == "acting")
         pressure = last.pressure_tokens if last else 0.0
         held = min(held, pressure)

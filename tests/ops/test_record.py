@@ -384,25 +384,28 @@ def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path):
         Governor(limit=1).record(tmp_path / "run.jsonl", max_bytes=10)
 
 
-def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path, caplog):
+def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path):
     """The file may grow to 4 KiB, as on a disk that fills up."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        with Governor(limit=1, record=tmp_path / "run.jsonl") as governor:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-            for n in range(300):
-                with governor.agent(f"a{n}") as agent, agent.step():
-                    pass
-            governor._recorder.flush()
-            assert governor.snapshot().done_total == 300
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, former)
-    assert "recording to" in caplog.text
-    assert "ends here" in caplog.text
-    assert list(Recording(tmp_path / "run.jsonl"))
+    pytest.importorskip("resource")
+    path = tmp_path / "run.jsonl"
+    code = (
+        "import resource, signal\n"
+        "from concur_agents import Governor\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"with Governor(limit=1, record={str(path)!r}) as governor:\n"
+        "    for n in range(300):\n"
+        "        with governor.agent(f'a{n}') as agent, agent.step():\n"
+        "            pass\n"
+        "    governor._recorder.flush()\n"
+        "    assert governor.snapshot().done_total == 300\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert f"recording to {path} ends here: " in ran.stderr
+    assert list(Recording(path))
 
 
 @pytest.mark.parametrize(
@@ -525,3 +528,14 @@ def test_a_reader_can_follow_a_recording_that_is_being_written_and_turned_over(t
                 seen += 1
     assert seen == 800
     assert (tmp_path / "run.jsonl.1").exists()
+
+
+def test_every_call_of_the_regulator_goes_over_the_tape():
+    """A new one that slipped by would make recordings that replay to something else."""
+    public = {
+        name
+        for name, member in vars(Regulator).items()
+        if callable(member) and not name.startswith("_")
+    }
+    changes_nothing = {"agent_state"}
+    assert public - changes_nothing <= vars(Taped).keys()
