@@ -55,8 +55,10 @@ class Snapshot:
     """Recent times from the end of an agent's call to its next boundary: quantiles, rising [s]."""
     prefill_s_per_token: float | None
     """Estimated engine time per uncached prompt token [s]."""
-    s_per_output_token: float | None
-    """Step time over output tokens since the last snapshot [s]; None: no steps."""
+    step_s: float
+    """Time of the steps that ended well since the last snapshot, summed [s]."""
+    output_tokens: float
+    """Their output, summed."""
     steps: int
     """Steps that ended well since the last snapshot."""
     failures: int

@@ -8,10 +8,14 @@ from typing import Any
 
 from concur_agents.core.laws.cache_aimd import CacheAimd
 from concur_agents.core.laws.fixed import Fixed
+from concur_agents.core.laws.gradient import Gradient
 from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.laws.minimum import Minimum
 from concur_agents.core.laws.working_set import WorkingSet
 
-_LAWS: dict[str, type[Any]] = {law.name: law for law in (WorkingSet, Fixed, CacheAimd)}
+_LAWS: dict[str, type[Any]] = {
+    law.name: law for law in (WorkingSet, Fixed, CacheAimd, Gradient, Minimum)
+}
 
 
 def law_names() -> list[str]:
@@ -27,6 +31,8 @@ def law_formulas() -> dict[str, str]:
 def make_law(name: str, **config: Any) -> Law:
     """A law by name, its config as keywords: `make_law("fixed", agents=8)`.
 
+    The two laws of `minimum` may be names, too: `make_law("minimum", second="cache_aimd")`.
+
     Raises:
         ValueError: unknown name or option (the nearest one is named), or a value out of range.
     """
@@ -37,6 +43,8 @@ def make_law(name: str, **config: Any) -> Law:
     for key in config:
         if key not in known:
             raise ValueError(f"law {name!r} has no option {key!r}{_nearest(key, known)}")
+    if law is Minimum:
+        config = {k: make_law(v) if isinstance(v, str) else v for k, v in config.items()}
     made: Law = law(**config)
     return made
 
@@ -50,9 +58,11 @@ def _nearest(word: str, known: list[str]) -> str:
 __all__ = [
     "CacheAimd",
     "Fixed",
+    "Gradient",
     "Law",
     "LawState",
     "Limit",
+    "Minimum",
     "WorkingSet",
     "law_formulas",
     "law_names",

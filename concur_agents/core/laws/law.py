@@ -57,8 +57,11 @@ class Law(Protocol):
     name: ClassVar[str]
     formula: ClassVar[str]
     """One line a user reads in `concur laws`."""
-    needs_readings: ClassVar[bool]
-    """Whether the law is lost without metrics: after a long silence the safe limit then applies."""
+
+    @property
+    def needs_readings(self) -> bool:
+        """Whether the law is lost without metrics: after a long silence the safe limit applies."""
+        ...
 
     def initial(self) -> LawState:
         """The state before anything is known."""

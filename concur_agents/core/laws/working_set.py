@@ -29,6 +29,9 @@ sizes or tokens that never get cached show there, in our own units.  If the engi
 is what they teach, and until something was evicted a guess that doubles from `start_tokens` as
 long as everything survives.
 
+If responses do not tell cached tokens either, nothing can be learned of the cache, and the latency
+gradient (gradient.py) stands in.
+
 *Slow feedback* on rho finds room that has come back since it was learned to be gone.  With the hit
 deficit D = 1 - H/H* of agents that came back within their hold and were not paused:
 
@@ -46,12 +49,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from concur_agents.core.laws.gradient import Gradient, GradientState
 from concur_agents.core.laws.law import LawState, Limit
 from concur_agents.core.snapshot import Snapshot
 
 _LEAST_GAPS = 8
 _TAUS = tuple(2.0**k for k in range(-3, 7))
 """Candidate holds in break-even times; never and for ever are tried as well."""
+_LEAST_SILENT_STEPS = 8
+"""Steps without a word on cached tokens before latency stands in."""
+_GRADIENT = Gradient()
 _LEAST_SHARE = 0.2
 """Never believe that less than this is left of the pool the engine tells of."""
 
@@ -67,6 +74,10 @@ class WorkingSetState(LawState):
     reused_tokens: float = 0.0
     was_bound: bool = False
     decided_s: float | None = None
+    by_latency: GradientState | None = None
+    """Where the latency gradient stands while it stands in; None: it does not."""
+    steps: int = 0
+    """Steps that told nothing of the cache, so far without any that did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,10 @@ class WorkingSet:
 
     def decide(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
         """Follow the pool and the prices at once, move rho on evidence."""
+        if snapshot.capacity_tokens is None and not snapshot.cached_known:
+            return self._by_latency(state, snapshot)
+        if state.by_latency is not None:
+            state = replace(state, by_latency=None, reason="cache_told")
         state = replace(
             state,
             pool_tokens=self._pool(state, snapshot),
@@ -133,6 +148,15 @@ class WorkingSet:
             tokens = min(tokens, self.rho_low * snapshot.capacity_tokens)
         hold = self._hold_s_per_token(snapshot)
         return replace(state, limit=Limit(math.inf, tokens, hold, self.entry * tokens))
+
+    def _by_latency(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
+        """Neither the pool's size nor cached tokens are told: latency has to do."""
+        state = replace(state, steps=state.steps + snapshot.steps)
+        if state.steps < _LEAST_SILENT_STEPS:
+            return state
+        before = state.by_latency or _GRADIENT.initial()
+        now = _GRADIENT.decide(before, snapshot)
+        return replace(state, limit=now.limit, reason=f"latency_{now.reason}", by_latency=now)
 
     def _pool(self, state: WorkingSetState, snapshot: Snapshot) -> float:
         told, learned = snapshot.capacity_tokens, snapshot.learned_tokens
