@@ -875,11 +875,9 @@ class Governor(Doors):
             if place.left_s is not None:
                 return ()
             place.stop_waiting(now)
-            if place.parent is not None:  # its calls count for the place it shares
-                for turn in list(place.calls.values()):
-                    self._admit(self._close_call(turn, now, End()), now)
+            for turn in list(place.calls.values()):
+                self._admit(self._close_call(turn, now, End()), now)
             place.left_s = now
-            place.calls.clear()
             if place.entering is not None:
                 self._release(place.entering)
                 place.entering = None

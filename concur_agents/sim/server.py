@@ -39,6 +39,7 @@ from concur_agents.sim.text import DeterministicModel, Script
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import ASGIApp
 
     from concur_agents.sim.door import Door, ServerStats
 
@@ -63,6 +64,8 @@ class EmbeddedServer:
         seed: of the replies.
         model: name of the model; default: the profile's.
         script: decides replies in place of the model; not with ``process``.
+        middleware: put around the ASGI application: an engine that fails, say; not with
+            ``process``.
         process: run it in a process of its own, so that it shares no interpreter with its clients.
 
     Raises:
@@ -81,18 +84,23 @@ class EmbeddedServer:
         seed: int = 0,
         model: str | None = None,
         script: Script | None = None,
+        middleware: Callable[[ASGIApp], ASGIApp] | None = None,
         process: bool = False,
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         _check(time_scale, metrics)
-        if process and script is not None:
-            raise ConfigError("a script cannot be sent to another process; leave process=True away")
+        for what, given in (("script", script), ("middleware", middleware)):
+            if process and given is not None:
+                raise ConfigError(
+                    f"a {what} cannot be sent to another process; leave process=True away"
+                )
         self.model = model or self.profile.model
         self._time_scale = time_scale
         self._metrics: Kind = metrics
         self._host = host
         self._port = port
         self._replies = DeterministicModel(seed=seed, script=script)
+        self._middleware = middleware
         self._own_process = process
         self._url: str | None = None
         self._door: Door | None = None
@@ -162,7 +170,8 @@ class EmbeddedServer:
         )
         listener = _listen(self._host, self._port)
         ready = threading.Event()
-        self._uvicorn = server = _uvicorn_server(door, ready.set)
+        app = door.app if self._middleware is None else self._middleware(door.app)
+        self._uvicorn = server = _uvicorn_server(door, app, ready.set)
         self._thread = threading.Thread(
             target=server.run, args=([listener],), name="concur-embedded-server", daemon=True
         )
@@ -224,7 +233,9 @@ def serve(
         profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
     )
     listener = _listen(host, port)
-    server = _uvicorn_server(door, lambda: ready(_url(listener)) if ready is not None else None)
+    server = _uvicorn_server(
+        door, door.app, lambda: ready(_url(listener)) if ready is not None else None
+    )
     with contextlib.suppress(KeyboardInterrupt):
         server.run([listener])
 
@@ -282,7 +293,7 @@ def _door(
     return Door(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
 
 
-def _uvicorn_server(door: Door, ready: Callable[[], None]) -> uvicorn.Server:
+def _uvicorn_server(door: Door, app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -299,10 +310,11 @@ def _uvicorn_server(door: Door, ready: Callable[[], None]) -> uvicorn.Server:
 
     return Server(
         uvicorn.Config(
-            door.app,
+            app,
             log_config=None,
             log_level="warning",
             access_log=False,
+            interface="asgi3",  # and no guess at what a middleware of the user's is
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=2,

@@ -642,6 +642,22 @@ def test_a_nested_agent_that_leaves_in_the_middle_of_a_call_does_not_pin_its_par
     run(main())
 
 
+def test_a_step_that_its_agent_leaves_open_has_ended_for_those_who_watch(nobody_left):
+    """Found by reading: a step began and never ended, and a span of it was never closed."""
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            events = record(gov, "step_began", "step_ended", "left")
+            async with gov.agent("a") as agent:
+                step = await agent.gate()
+            step.end()
+            assert [e.kind for e in events] == ["step_began", "step_ended", "left"]
+            assert agent.stats.steps == 1
+            nobody_left(gov)
+
+    run(main())
+
+
 def test_a_detached_agent_takes_a_place_of_its_own(nobody_left):
     async def main():
         async with virtual_governor(limit=1) as gov:
