@@ -15,6 +15,8 @@ from concur_agents.bench.scenario import Scenario
 __all__ = ["draw_all", "draw_family"]
 
 _COLUMNS = 3
+_CAPS = (1, 2, 3, 4, *(step * 2**power for power in range(1, 10) for step in (3, 4)))
+"""Where the axis of caps may have a tick."""
 _COLORS = {
     "ungoverned": "tab:red",
     "best_request": "tab:purple",
@@ -86,6 +88,8 @@ def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[
             panel.axhline(level, color=color, linestyle=_style(arm), lw=1.4)
     panel.set_title(scenario.name, fontsize="medium")
     panel.set_xscale("log", base=2)
+    first, last = panel.get_xlim()
+    panel.set_xticks([cap for cap in _CAPS if first <= cap <= last], minor=False)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.set_xlabel("cap on agents")
     panel.set_ylim(bottom=0)
