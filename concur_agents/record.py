@@ -201,7 +201,7 @@ class Header:
             RecordingError: it is not one of ours.
         """
         try:
-            return make_law(self.law["name"], **_numbers(self.law["config"] or {}))
+            return _law_of(self.law)
         except (ValueError, TypeError, KeyError) as error:
             raise RecordingError(
                 f"the recorded law {self.law.get('name')!r} cannot be made here ({error}): "
@@ -467,17 +467,28 @@ class Taped:
 
 
 def describe_law(law: Law) -> dict[str, Any]:
-    """A law for the header of a recording."""
+    """A law for the header of a recording; a law within a law is described the same way."""
     config: dict[str, Any] | None = None
     thing: object = law  # a protocol does not say that it is a dataclass
     if is_dataclass(thing):
-        config = {item.name: getattr(thing, item.name) for item in fields(thing)}
+        values = {item.name: getattr(thing, item.name) for item in fields(thing)}
+        config = {
+            name: describe_law(value) if isinstance(value, Law) else _plain(value)
+            for name, value in values.items()
+        }
         try:
-            config = _plain(config)
             json.dumps(config)
         except (TypeError, ValueError):
             config = None  # a law of the user's own
     return {"name": law.name, "config": config}
+
+
+def _law_of(described: dict[str, Any]) -> Law:
+    config = {
+        name: _law_of(value) if isinstance(value, dict) else value
+        for name, value in _numbers(described["config"] or {}).items()
+    }
+    return make_law(described["name"], **config)
 
 
 class Recorder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def replay_law_command(
         return
     config = parse_options(options)
     if not law:
-        config = {**(recorded.header.law["config"] or {}), **config}
+        own: Any = recorded.header.make_law()
+        config = {item.name: getattr(own, item.name) for item in fields(own)} | config
     try:
         other = make_law(law or recorded.header.law["name"], **config)
     except ValueError as error:

@@ -53,9 +53,7 @@ def test_every_command_that_the_docs_name_exists():
 
 
 @pytest.mark.parametrize(
-    "code",
-    re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "testing.md").read_text()),
-    ids=["places", "probe"],
+    "code", re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "testing.md").read_text())
 )
 def test_the_examples_of_the_page_on_testing_run(code):
     names = {}
