@@ -13,7 +13,7 @@ __all__ = ["cell", "compared", "comparison", "page", "verdict"]
 
 def page(report: Report, command: str, pictures: Sequence[str]) -> str:
     """A page that says what was run, what came out and which goals were met."""
-    laws = [arm for arm in report.arms if arm not in REFERENCES]
+    laws = [arm for arm in report.arms if arm not in (*REFERENCES, "cache_aimd")]
     lines = [
         "# What `concur bench` found",
         "",
@@ -30,7 +30,7 @@ def page(report: Report, command: str, pictures: Sequence[str]) -> str:
 
 def verdict(figure: Figure) -> tuple[str, str, str]:
     """Value, goal and whether it is met, as words."""
-    value = "not run" if figure.value is None else f"{figure.value:.3f}"
+    value = "" if figure.value is None else f"{figure.value:.3f}"
     sign = "at least" if figure.better == "higher" else "at most"
     goal = "" if figure.goal is None else f"{sign} {figure.goal:g}"
     return value, goal, {None: "", True: "yes", False: "NO"}[figure.met]
@@ -79,11 +79,9 @@ def comparison(report: Report, command: str) -> str:
 def _goals(figures: Sequence[Figure]) -> list[str]:
     rows = ["| figure | value | goal | met | scenarios | worst |", "|---|---|---|---|---|---|"]
     for figure in figures:
-        value, goal, met = verdict(figure)
-        rows.append(
-            f"| {figure.text} | {value} | {goal} | {met} | {figure.scenarios} "
-            f"| {figure.worst or ''} |"
-        )
+        if figure.value is not None:
+            cells = (figure.text, *verdict(figure), str(figure.scenarios), figure.worst or "")
+            rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
