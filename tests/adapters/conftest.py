@@ -170,3 +170,13 @@ def steps(gov: Governor) -> list[Event]:
     ended: list[Event] = []
     gov.on_event(lambda event: ended.append(event) if event.kind == "step_ended" else None)
     return ended
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A simulated engine whose answers take some 10 ms: calls overlap, and hundreds can be made."""
+    pytest.importorskip("uvicorn")
+    from concur_agents.sim.server import EmbeddedServer
+
+    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as running:
+        yield running

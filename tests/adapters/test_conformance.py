@@ -8,7 +8,7 @@ governor (a client, a hook, a wrapped graph) is what differs.
 import asyncio
 import importlib.util
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -399,13 +399,6 @@ async def framework(request: pytest.FixtureRequest) -> AsyncIterator[Framework]:
             pytest.skip(f"{module} is not installed in this environment")
     yield chosen
     await chosen.close()
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedServer]:
-    # An answer takes some 10 ms: long enough for calls to overlap, short enough to run hundreds.
-    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model=MODEL) as server:
-        yield server
 
 
 def as_agent(framework: Framework, gov: Governor, run: Any) -> Callable[[str], Awaitable[Any]]:

@@ -1,6 +1,5 @@
 """Deep agents: their sub-agents are part of them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ TASK = " ".join(
     f'CALL:task{{"description": "{what}", "subagent_type": "general-purpose"}}'
     for what in ("look left", "look right")
 )
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as server:
-        yield server
 
 
 async def test_sub_agents_share_the_place_of_their_agent_at_limit_one(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,23 +41,33 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
     for module in NEEDS.get(name, []):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed in this environment")
+    said = run(name, tmp_path)
+    assert SAYS[name] in said, said
+
+
+def test_an_example_runs_against_the_engine_it_is_given(server: Any, tmp_path: Path) -> None:
+    assert "issue-7: " in run("drop_in_client.py", tmp_path, server.url)
+    assert server.stats.calls == 24
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
     environ = {k: v for k, v in os.environ.items() if k not in ("OPENAI_BASE_URL", "MODEL")}
     environ |= {
         "LANGSMITH_TRACING": "false",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or importing it asks the network
-        "MSWEA_GLOBAL_CONFIG_DIR": str(tmp_path),
+        "MSWEA_GLOBAL_CONFIG_DIR": str(folder),
     }
     ran = subprocess.run(
-        [sys.executable, str(FOLDER / name)],
+        [sys.executable, str(FOLDER / name), *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
-        cwd=tmp_path,
+        cwd=folder,
         env=environ,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert SAYS[name] in ran.stdout, ran.stdout
+    return ran.stdout
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -50,12 +50,6 @@ def without_its_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()  # while the filter above holds
 
 
-@pytest.fixture
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as server:
-        yield server
-
-
 async def evaluate(
     gov: Governor, server: EmbeddedServer, inner: Any, folder: Path, **how: Any
 ) -> Any:

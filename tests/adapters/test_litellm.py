@@ -32,12 +32,6 @@ ASK: Any = [{"role": "user", "content": "hi"}]
 ROUTES = ["openai/looker", "hosted_vllm/looker"]
 
 
-@pytest.fixture
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def hook() -> Iterator[None]:
     ca.install("litellm")
