@@ -81,6 +81,9 @@ DEFAULT_LAW = "working_set"
 LONG_WAIT_S = 60.0
 """A wait beyond this is logged with its reason, and again each time it has doubled."""
 
+LAST_LONG_WAIT_S = 7 * 86_400.0
+"""Beyond this it has been said often enough."""
+
 SHORTEST_REST_S = 0.001
 """A claim that fades a hair later than computed is not worth a busy loop."""
 
@@ -729,6 +732,8 @@ class Governor(Doors):
                     why = self._regulator.explain(place.id, now)
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
+            if self._long_wait_s > LAST_LONG_WAIT_S:
+                return None
             return max(1.0, self._long_wait_s - longest_s)
 
         look_again_s = self._look(look)

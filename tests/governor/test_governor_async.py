@@ -834,6 +834,18 @@ def test_a_long_wait_is_logged_with_its_reason(caplog):
     assert "waiter" in lines[0]
 
 
+def test_a_dead_lock_ends_a_test_in_virtual_time():
+    """Found here: time went on for ever, from one look at the long wait to the next."""
+
+    async def main():
+        async with virtual_governor(limit=1) as gov, gov.agent("a"):
+            async with gov.agent("b", detached=True):
+                pass
+
+    with pytest.raises(RuntimeError, match="dead-lock"):
+        run(main())
+
+
 def test_status_line_and_explanation_can_be_read():
     async def main():
         async with virtual_governor(limit=1) as gov:
