@@ -838,9 +838,12 @@ def test_a_dead_lock_ends_a_test_in_virtual_time():
     """Found here: time went on for ever, from one look at the long wait to the next."""
 
     async def main():
-        async with virtual_governor(limit=1) as gov, gov.agent("a"):
-            async with gov.agent("b", detached=True):
-                pass
+        async with (
+            virtual_governor(limit=1) as gov,
+            gov.agent("a"),
+            gov.agent("b", detached=True),
+        ):
+            pass
 
     with pytest.raises(RuntimeError, match="dead-lock"):
         run(main())
