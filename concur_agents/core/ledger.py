@@ -20,6 +20,8 @@ _FIRST_PROMPT_TOKENS = 2048.0
 """Assumed first prompt while no agent has shown one."""
 _OUTPUT_TOKENS = 256.0
 """Assumed output of a step while none has ended."""
+_GROWTH = 10.0
+"""How many times its first prompt an agent is assumed to grow to while none has left."""
 _GAPS, _QUANTILES = 256, 32
 _NEWCOMERS, _LEAST_NEWCOMERS = 16, 4
 
@@ -75,6 +77,8 @@ class Ledger:
     recent_reused: float = 0.0
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     """Recent times from the end of an agent's call to its next boundary [s]."""
+    _finals: deque[float] = field(default_factory=lambda: deque(maxlen=_NEWCOMERS))
+    """Footprints of the last agents as they left."""
     started: int = 0
     """Agents that have sent something and not left."""
     _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_NEWCOMERS))
@@ -106,6 +110,19 @@ class Ledger:
     def held(self, account: Account) -> float:
         """Tokens `account` holds while idle, shared ones left out."""
         return max(1.0, account.footprint + account.family_tokens - self.shared(account))
+
+    def grown(self, newcomer: Account) -> float:
+        """What `newcomer` may come to hold in the end [tokens].
+
+        What a quarter of the last few exceeded as they left, and at least twice what the open ones
+        hold now, since the first to leave are the short ones.  While none has left, several times
+        its first prompt.
+        """
+        if self._finals:
+            large = sorted(self._finals)[3 * len(self._finals) // 4]
+            return max(large, 2.0 * self.footprint_mean)
+        prompt = newcomer.expected_prompt or self.first_prompt.value or _FIRST_PROMPT_TOKENS
+        return _GROWTH * prompt
 
     def begin(self, account: Account, in_calls: float) -> None:
         """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""
@@ -197,6 +214,8 @@ class Ledger:
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
+        if account.started and account.parent is None:
+            self._finals.append(account.footprint)
         self.unshare(account)
         self.residency.leave_behind(account.place)
         self._set_footprint(account, 0.0)

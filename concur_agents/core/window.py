@@ -134,7 +134,7 @@ class Window:
             head = self._overdue(now) if self.max_wait_s is not None else None
             overdue = head is not None
             if head is None:
-                head = self.queue.head(new_allowed=self.may_open)
+                head = self._next()
             if head is None:  # all who wait are new, and no more may be open: not the limit's doing
                 break
             if not self._has_room(head, now):
@@ -173,7 +173,7 @@ class Window:
             oldest = (self.queue.oldest(), self.queue.oldest(opened=True))
             dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
             wakes.extend(due for due in dues if due > now)
-        head = self._overdue(now) or self.queue.head(new_allowed=self.may_open)
+        head = self._overdue(now) or self._next()
         if head is not None and self.active < self.places:
             fades = self.claims.seconds_until(self._room_to_enter(head), now)
             if fades is not None:
@@ -200,6 +200,15 @@ class Window:
         return self.max_started is None or self.opened < self.max_started
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _next(self) -> Account | None:
+        """Who goes first while nobody is overdue."""
+        head = self.queue.head(new_allowed=self.may_open)
+        if head is None or head.opened or not self.active or self.limit.tokens == math.inf:
+            return head
+        if self._may_rotate(head):
+            return head
+        return self.queue.head(new_allowed=False)
 
     def _has_room(self, account: Account, now: float) -> bool:
         if not self.active:
@@ -247,14 +256,20 @@ class Window:
     def _may_rotate(self, newcomer: Account) -> bool:
         """Whether opening one more agent keeps the cost of rotating all open ones small.
 
-        Every open agent that does not fit has to come back within `max_wait_s`, cold: one prefill
-        of everything per `max_wait_s`.
+        With a bound on waiting every open agent that does not fit has to come back within
+        `max_wait_s`, cold: one prefill of everything per `max_wait_s`.  So only as many are
+        opened as fit when they have grown, or cost little to rotate.
         """
-        price = self.ledger.cost.prefill_s_per_token
-        if price is None or self.max_wait_s is None:
+        if self.max_wait_s is None:
             return True
-        tokens = self.ledger.footprint_tokens + self.ledger.need(newcomer)
+        ledger = self.ledger
+        price = ledger.cost.prefill_s_per_token
+        tokens = ledger.footprint_tokens + ledger.need(newcomer)
+        if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
+            tokens = max(tokens, (self.opened + 1) * ledger.grown(newcomer))
         pool = self.pool_tokens()
         if pool is not None and tokens <= pool:
             return True
+        if price is None:
+            return pool is None
         return tokens * price <= _ROTATION_SHARE * self.max_wait_s

@@ -1,6 +1,6 @@
 """Bounded waiting: the overdue go first, by rotation, and the limit holds all the while."""
 
-from concur_agents.core import Usage
+from concur_agents.core import Reading, Usage
 
 STEP = Usage(900, 100, 0)
 
@@ -153,3 +153,15 @@ def test_without_a_bound_nobody_is_ever_overdue(regulate):
     step(r, "a", 1e9)
     assert r.view(1e9).overdue_total == 0
     assert r.view(1e9).longest_wait_s == 1e9
+
+
+def test_under_a_bound_on_waiting_only_as_many_are_opened_as_fit_when_grown(regulate):
+    """Once open, all would have to take turns: 10 times the first prompt each, in 25,000 tokens.
+
+    Without a bound on waiting everyone fits while small, and is let in.
+    """
+    for max_wait_s, let_in in ((60.0, ["a", "b"]), (None, ["a", "b", "c", "d"])):
+        r = regulate(tokens=24_000, max_wait_s=max_wait_s)
+        r.tick(Reading(at_s=0.0, capacity_tokens=25_000), 0.0)
+        inside = [who for who in "abcd" if r.arrive(who, 1.0, prompt_tokens=1_000) == [who]]
+        assert inside == let_in

@@ -363,10 +363,14 @@ class RegulatorMachine(RuleBasedStateMachine):
         window = self.window
         if not len(window.queue):
             return
-        head = window._overdue(self.now) or window.queue.head(new_allowed=window.may_open)
-        if head is None:
-            assert window.max_started is not None
-            assert window.opened >= window.max_started
+        head = window._overdue(self.now) or window._next()
+        if head is None:  # all who wait are new, and none may be opened
+            if window.may_open:
+                assert window.max_wait_s is not None
+                assert not window._may_rotate(window.queue.head())
+            else:
+                assert window.max_started is not None
+                assert window.opened >= window.max_started
             return
         assert window.active >= 1
         if window.active < self.places():
