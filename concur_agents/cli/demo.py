@@ -41,8 +41,8 @@ _BUSY, _BUSIEST = 1.2, 2.5
 """Real time over CPU time while choosing: beyond the first, somebody else has the cores, and time
 passes that much slower. Clients that get no core would be what is measured."""
 
-_SLOW = 1.15
-"""An arm that took longer than in virtual time by this factor was held up by the machine."""
+_STALLED = 0.02
+"""Share of an arm's real time from which on a held up machine is worth a word."""
 
 
 def demo_command(
@@ -199,13 +199,12 @@ def _remarks(scenario: Scenario, courses: Sequence[Course]) -> str:
         "Seconds are the engine's. Hit deficit: of what agents sent once more, the share that",
         f"was not cached any more. In virtual time, without HTTP and clients: {virtual} s.",
     ]
-    slow = [row for row in reports if row.makespan_s > _SLOW * row.virtual_makespan_s]
-    if slow:
-        names = ", ".join(row.label for row in slow)
-        lines.append(
-            f"This machine is slow or busy: it held up {names} by more than {_SLOW - 1:.0%}.\n"
-            "A smaller --time-scale gives it more time."
-        )
+    lines += [
+        f"The machine held up the clients for {row.stalled_s:.1f} of {row.real_s:.0f} real seconds "
+        f"in {row.label}, which is slower for it."
+        for row in reports
+        if row.stalled_s > _STALLED * row.real_s
+    ]
     return "\n".join(lines)
 
 

@@ -25,11 +25,14 @@ from concur_agents.governor import Governor
 from concur_agents.hosts.events import Event
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
-__all__ = ["CallRow", "Course", "Progress", "run_arm"]
+__all__ = ["CallRow", "Course", "Progress", "counting_stalls", "run_arm"]
 
 
 _PATIENCE_S = 600.0
 """Longest that a call may take [s]: on a busy machine even connecting takes its time."""
+
+_NAP_S, _LATE_S = 0.05, 0.1
+"""Every so often it is looked whether the clients are held up, and from when on that counts [s]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Course:
     calls: dict[str, list[CallRow]] = field(default_factory=dict)  # by agent
     pauses: int = 0
     makespan_s: float = 0.0
+    stalled_s: float = 0.0  # real time in which the machine did not let the clients run
 
     def note(self, event: Event) -> None:
         """Count what the governor says it does."""
@@ -144,7 +148,7 @@ async def run_arm(
             watch(progress)
             batch = _Batch(scenario, gate, client, texts, course, progress)
             try:
-                async with asyncio.TaskGroup() as group:
+                async with counting_stalls(course), asyncio.TaskGroup() as group:
                     for plan in scenario.plans:
                         group.create_task(batch.live(plan))
             except ExceptionGroup as failed:
@@ -286,6 +290,24 @@ async def _beat(governor: Governor, time_scale: float) -> None:
             async with asyncio.timeout(None if rest_s is None else rest_s / time_scale):
                 await due.wait()
         due.clear()
+
+
+@asynccontextmanager
+async def counting_stalls(course: Course) -> AsyncIterator[None]:
+    """Nothing here computes for long, so a nap that ends late was held up by the machine."""
+
+    async def nap() -> None:
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(_NAP_S)
+            late_s = time.monotonic() - began_s - _NAP_S
+            course.stalled_s += late_s if late_s > _LATE_S else 0.0
+
+    napping = asyncio.create_task(nap())
+    try:
+        yield
+    finally:
+        napping.cancel()
 
 
 def _reusable_tokens(plan: AgentPlan, block_size: int) -> list[int]:

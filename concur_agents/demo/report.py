@@ -29,6 +29,8 @@ class ArmReport:
     """The same batch in the virtual-time simulator: no HTTP, no clients, no machine [s]."""
     real_s: float
     """Real time that it took [s]."""
+    stalled_s: float
+    """Real time in which the machine did not let the clients run [s]; it makes the arm slower."""
     agents_per_min: float
     output_tokens_per_s: float
     cached_share: float
@@ -152,6 +154,7 @@ def _report(scenario: Scenario, course: Course, virtual_s: float) -> ArmReport:
         speedup=None,
         virtual_makespan_s=virtual_s,
         real_s=course.makespan_s / scenario.time_scale,
+        stalled_s=course.stalled_s,
         agents_per_min=60 * len(course.calls) / course.makespan_s,
         output_tokens_per_s=output_tokens / course.makespan_s,
         cached_share=cached_tokens / prompt_tokens,

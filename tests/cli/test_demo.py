@@ -1,5 +1,6 @@
 """`concur demo`: what it decides before the run, what it counts after it, and the whole of it."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ from concur_agents.cli.demo import slowed
 from concur_agents.core import Regulator, make_law
 from concur_agents.demo import Arm, Course, Texts, make_scenario, parse_arms, run_arm, summarize
 from concur_agents.demo.chat import Chat
-from concur_agents.demo.course import CallRow
+from concur_agents.demo.course import CallRow, counting_stalls
 from concur_agents.demo.picture import draw
 from concur_agents.demo.report import series_of
 from concur_agents.errors import ConcurError, ConfigError
@@ -262,6 +263,16 @@ async def test_an_arm_whose_calls_are_not_counted_as_recorded_is_not_reported():
     server = EmbeddedServer(SMALL, time_scale=1000.0, script=lambda _: Reply("too short"))
     with server, pytest.raises(ConcurError, match="would not do the same work"):
         await run_arm(Arm("none", None), scenario, server.url, Texts(scenario.plans, 0))
+
+
+async def test_a_machine_that_does_not_let_the_clients_run_is_told_of():
+    """Its arm is slower for it, and nobody would know why."""
+    course = Course(Arm("none", None))
+    async with counting_stalls(course):
+        await asyncio.sleep(0.01)
+        time.sleep(0.4)  # as if another program had the core
+        await asyncio.sleep(0.01)
+    assert 0.3 < course.stalled_s < 5
 
 
 async def test_a_governed_arm_lives_on_the_engines_clock():
