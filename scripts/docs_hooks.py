@@ -23,5 +23,4 @@ def _is_on_site(folder, target):
     if "://" in target or target.startswith(("#", "mailto:")):
         return True
     path = (folder / target.partition("#")[0]).resolve()
-    hidden = DOCS / "benchmarks" in (path, *path.parents) or path.suffix == ".py"
-    return path.is_relative_to(DOCS) and not hidden
+    return path.is_relative_to(DOCS) and path.suffix in (".md", ".png", ".svg")
