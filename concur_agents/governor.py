@@ -1083,22 +1083,16 @@ class Governor(Doors):
             # A finaliser struck while this thread held the lock; it is done before the release.
             self._deferred.put(act)
             return
-        with self._lock:
-            now = self._clock()
-            try:
-                self._holder = me
-                self._ever_decided = True
-                self._admit(act(now), now)
-                while not self._deferred.empty():
-                    self._admit(self._deferred.get_nowait()(now), now)
-                nudge = self._is_due_earlier(now)
-            except ConcurError:
-                raise
-            except Exception as bug:
-                self._fail(bug, now)
-                nudge = False
-            finally:
-                self._holder = 0
+        try:
+            with self._lock:
+                self._holder = me  # before any call, for at a call the collector may strike
+                try:
+                    nudge = self._decide_now(act)
+                finally:
+                    self._holder = 0
+        except ConcurError:
+            self._catch_up()
+            raise
         while self._to_wake:  # shared, so that whom Ctrl-C keeps us from waking is woken by others
             try:
                 turn = self._to_wake.popleft()
@@ -1116,7 +1110,26 @@ class Governor(Doors):
                 exc_info=self._bug,
             )
         self._dispatcher.deliver()
-        if not self._deferred.empty():  # it struck between the last look and the release
+        self._catch_up()
+
+    def _decide_now(self, act: Callable[[float], Iterable[str]]) -> bool:
+        """The part under the lock; returns whether the poller is to be told."""
+        now = self._clock()
+        try:
+            self._ever_decided = True
+            self._admit(act(now), now)
+            while not self._deferred.empty():
+                self._admit(self._deferred.get_nowait()(now), now)
+            return self._is_due_earlier(now)
+        except ConcurError:
+            raise
+        except Exception as bug:
+            self._fail(bug, now)
+            return False
+
+    def _catch_up(self) -> None:
+        """Does what finalisers left to be done that struck while this thread held the lock."""
+        if not self._deferred.empty():
             self._decide(lambda _: ())
 
     def _look(self, look: Callable[[float], T]) -> T:
@@ -1124,12 +1137,15 @@ class Governor(Doors):
         me = threading.get_ident()
         if self._holder == me:
             return look(self._clock())
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 self._holder = me
-                return look(self._clock())
-            finally:
-                self._holder = 0
+                try:
+                    return look(self._clock())
+                finally:
+                    self._holder = 0
+        finally:
+            self._catch_up()
 
     def _is_due_earlier(self, now: float) -> bool:
         """Whether the poller has to be told (or started)."""

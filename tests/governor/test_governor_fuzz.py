@@ -53,6 +53,9 @@ class Lives:
         elif what == 2 and depth == 0:
             async with agent.off():
                 await asyncio.sleep(self.rng.random() * 3)
+                if self.rng.random() < 0.4:  # what needs the place takes it again
+                    await self.do_something(agent, family, self.rng.randint(0, 1))
+                    await asyncio.sleep(self.rng.random())
         elif what == 3:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.call(agent, family), self.rng.random())

@@ -247,6 +247,57 @@ def test_an_agent_dropped_while_the_lock_is_held_leaves_and_does_not_dead_lock(n
     nobody_left(gov)
 
 
+def test_an_agent_dropped_in_the_first_moment_of_the_lock_does_not_dead_lock(nobody_left):
+    """Found by reading: from Python 3.12 on the collector strikes at calls, the clock's included,
+    and that one was made before the lock knew who held it.
+    """
+    dropped = []
+
+    def clock():
+        dropped.clear()  # its finaliser runs here and now
+        return time.monotonic()
+
+    gov = ca.Governor(limit=1, clock=clock)
+    agent = gov.agent("dropped")
+    agent.open_sync()
+    dropped.append(agent)
+    del agent
+    in_thread(lambda: gov._decide(lambda _: ())).join(10)
+    assert not dropped
+    assert not gov._lock.locked()
+    nobody_left(gov)
+
+
+def test_an_agent_dropped_while_another_is_refused_leaves_at_once(nobody_left):
+    """Found by reading: it stayed until the next decision, whenever that was."""
+    gov = ca.Governor(limit=1)
+    agent = gov.agent("dropped")
+    agent.open_sync()
+
+    def refuse(now):
+        nonlocal agent
+        agent = None
+        raise ca.ConfigError("no")
+
+    with pytest.raises(ca.ConfigError, match="no"):
+        gov._decide(refuse)
+    nobody_left(gov)
+
+
+def test_an_agent_dropped_while_somebody_looks_leaves_at_once(nobody_left):
+    """Found by reading, as the one before."""
+    gov = ca.Governor(limit=1)
+    agent = gov.agent("dropped")
+    agent.open_sync()
+
+    def look(now):
+        nonlocal agent
+        agent = None
+
+    gov._look(look)
+    nobody_left(gov)
+
+
 def test_a_waiter_whose_loop_was_closed_is_passed_over(nobody_left):
     gov = ca.Governor(limit=1)
     holder = gov.agent("holder")
