@@ -268,7 +268,7 @@ class Governor(Doors):
         self._dispatcher = Dispatcher()
         # Touched only by whoever beats:
         self._beating = threading.Lock()
-        self._backoff = Backoff(self._poll_interval_s)
+        self._backoff = Backoff(self._poll_interval_s, jitter=self._background)
         self._poll_at_s = -math.inf
         self._long_wait_s = LONG_WAIT_S
         self._last_reading: Reading | None = None

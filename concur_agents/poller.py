@@ -73,14 +73,19 @@ def _run(ref: weakref.ref[Governor], mailbox: queue.SimpleQueue[bool]) -> None:
 
 
 class Backoff:
-    """How long to wait between readings: the interval, and longer after each failure in a row."""
+    """How long to wait between readings: the interval, and longer after each failure in a row.
 
-    def __init__(self, interval_s: float) -> None:
+    Args:
+        interval_s: between two readings that succeed [s].
+        jitter: wait a little longer at random after a failure: many governors may watch one
+            server, and they should not all come back at once.
+    """
+
+    def __init__(self, interval_s: float, *, jitter: bool = True) -> None:
         self._interval_s = interval_s
-        # Many governors may watch one server: they should not all come back at once. (Not
-        # `wait_exponential_jitter`: tenacity renamed its first argument within our range.)
-        jitter = wait_random(0, interval_s / 4)
-        self._wait = wait_exponential(interval_s, max(LONGEST_BACKOFF_S, interval_s)) + jitter
+        # Not `wait_exponential_jitter`: tenacity renamed its first argument within our range.
+        spread = wait_random(0, interval_s / 4 if jitter else 0)
+        self._wait = wait_exponential(interval_s, max(LONGEST_BACKOFF_S, interval_s)) + spread
         self._state = RetryCallState(Retrying(), None, (), {})
 
     def after(self, failures: int) -> float:

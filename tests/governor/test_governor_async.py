@@ -920,6 +920,20 @@ def test_an_outage_holds_the_limit_backs_off_and_ends_without_a_trace(caplog):
     assert caplog.text.count("cannot read the engine") == 1
 
 
+def test_in_virtual_time_an_outage_is_the_same_story_each_time():
+    """Found by reading: the readings that follow a failed one came after a random time."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        probe = ScriptedProbe(lambda now: None if now < 40 else Reading(at_s=now), loop.time)
+        async with virtual_governor(probe=probe, law="working_set") as gov, gov.agent("a"):
+            events = record(gov, "poll_failed", "polled")
+            await asyncio.sleep(60)
+            return [(event.kind, event.at_s) for event in events]
+
+    assert run(main()) == run(main())
+
+
 def test_long_blind_the_safe_limit_applies_and_nobody_is_stuck():
     async def main():
         probe = ScriptedProbe([None], loop_time())
