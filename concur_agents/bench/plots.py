@@ -67,7 +67,7 @@ def draw_family(report: Report, family: str, scenarios: Sequence[Scenario], path
         for arm, color in colors.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{family}: makespan by cap on agents, geometric mean of seeds")
+    figure.suptitle(f"{family}: makespan by cap on agents; levels are geometric means of the seeds")
     figure.savefig(path, dpi=110)
 
 
