@@ -23,7 +23,7 @@ _FITS_DEFICIT = 0.02
 _THRASHES_DEFICIT = 0.5
 """Ungoverned, most of what could have been cached was computed again ..."""
 _THRASHES_LOSS = 2.0
-"""... and that cost time: so many times the makespan under the best fixed cap."""
+"""... and that cost time: so many times the makespan of the free-tier bound."""
 
 _MEANS = (
     "useful_tokens_per_s",
@@ -119,9 +119,10 @@ class Report:
         return geomean(values) if values else None
 
     def regime(self, scenario: Scenario) -> Regime | None:
-        """What happens without any limit; None: ungoverned or the best fixed cap did not run."""
+        """What happens without any limit; None: ungoverned or nothing to compare it with ran."""
         ungoverned = self.of(scenario, "ungoverned")
-        loss = self.speedup(scenario, "best_fixed", "ungoverned")
+        could = "free_tier" if self.of(scenario, "free_tier") else "best_fixed"
+        loss = self.speedup(scenario, could, "ungoverned")
         if not ungoverned or loss is None:
             return None
         deficit = _mean(outcome.metrics["hit_deficit"] for outcome in ungoverned)
