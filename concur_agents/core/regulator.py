@@ -205,10 +205,10 @@ class Regulator:
             root.expected_prompt = prompt_tokens
         if who is root:
             root.is_off = False
-        if root.state is State.OFF:
-            self._off -= 1
-            self._wait(root, now)
         if not root.is_active:
+            if root.state is State.OFF:
+                self._off -= 1
+                self._wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
         if not root.in_flight and root.started:
