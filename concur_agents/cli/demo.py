@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -10,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,6 @@ def demo_command(
 
     With --json: scenario, machine, arms (one object each, with its series) and files.
     """
-    # Waits of minutes are what is shown here, not news.
-    logging.getLogger("concur_agents").setLevel(logging.ERROR)
     console = Console(stderr=as_json_)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     with console.status("choosing agents and time scale"):
@@ -95,7 +94,8 @@ def demo_command(
     if busy > _BUSY:
         console.print("This machine is busy with other things, so it is given more time.")
     try:
-        courses = asyncio.run(_run(scenario, console))
+        with _quiet():
+            courses = asyncio.run(_run(scenario, console))
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")
         raise typer.Exit(130) from None
@@ -114,6 +114,18 @@ def slowed(scenario: Scenario, busy: float) -> Scenario:
     if busy <= _BUSY:
         return scenario
     return dataclasses.replace(scenario, time_scale=scenario.time_scale / min(busy, _BUSIEST))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Waits of minutes are what is shown here, not news for the log."""
+    logger = logging.getLogger("concur_agents")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 async def _run(scenario: Scenario, console: Console) -> list[Course]:
