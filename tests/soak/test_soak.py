@@ -26,7 +26,7 @@ from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.text import text_of_tokens
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 AGENTS = 64
 POOL_BLOCKS = 2_000  # of 16 tokens, as many as eight agents come to hold
@@ -239,7 +239,7 @@ async def run_batch(
 
 async def settled(condition: Any) -> None:
     """What was abandoned needs a moment to notice."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -264,7 +264,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
         ) as governor:
             governor.on_event(lambda event: happened.update([event.kind]))
             agents = Agents(governor, server)
-            async with asyncio.timeout(80):
+            async with asyncio.timeout(240):
                 outcomes = await run_batch(agents, batch, flaky, journal)
             await settled(lambda: not governor.snapshot().active)
             await settled(lambda: governor.snapshot().poll_error is None)
