@@ -33,9 +33,12 @@ if TYPE_CHECKING:
         TraceError,
         UngovernedError,
     )
-    from concur_agents.governor import Governor, GovernorSnapshot
-    from concur_agents.hosts.agent import Agent, AgentStats, Step
+    from concur_agents.governor import Governor
+    from concur_agents.hosts.agent import Agent
     from concur_agents.hosts.events import Event
+    from concur_agents.hosts.place import AgentStats
+    from concur_agents.hosts.snapshot import GovernorSnapshot
+    from concur_agents.hosts.step import Step
     from concur_agents.pool import AgentPool, AgentTask, Outcome, run_agents
 
 _HOMES = {
@@ -44,19 +47,19 @@ _HOMES = {
     "Outcome": "concur_agents.pool",
     "run_agents": "concur_agents.pool",
     "Agent": "concur_agents.hosts.agent",
-    "AgentStats": "concur_agents.hosts.agent",
+    "AgentStats": "concur_agents.hosts.place",
     "ClosedError": "concur_agents.errors",
     "ConcurError": "concur_agents.errors",
     "ConfigError": "concur_agents.errors",
     "Event": "concur_agents.hosts.events",
     "GateError": "concur_agents.errors",
     "Governor": "concur_agents.governor",
-    "GovernorSnapshot": "concur_agents.governor",
+    "GovernorSnapshot": "concur_agents.hosts.snapshot",
     "JournalError": "concur_agents.errors",
     "ProbeError": "concur_agents.errors",
     "Reading": "concur_agents.core",
     "RecordingError": "concur_agents.errors",
-    "Step": "concur_agents.hosts.agent",
+    "Step": "concur_agents.hosts.step",
     "TraceError": "concur_agents.errors",
     "UngovernedError": "concur_agents.errors",
     "Usage": "concur_agents.core",

@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from concur_agents.core.prefixes import Chain
 from concur_agents.errors import GateError
 from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent, Step
+from concur_agents.hosts.agent import Agent
+from concur_agents.hosts.step import Step
 
 logger = logging.getLogger("concur_agents")
 

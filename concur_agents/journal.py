@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from concur_agents.errors import JournalError
-from concur_agents.hosts.agent import AgentStats
+from concur_agents.hosts.place import AgentStats
 
 logger = logging.getLogger("concur_agents")
 

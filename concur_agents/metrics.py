@@ -27,8 +27,9 @@ from prometheus_client.registry import Collector
 from concur_agents._version import __version__
 from concur_agents.core import Limit
 from concur_agents.errors import ConfigError
-from concur_agents.governor import Governor, GovernorSnapshot
+from concur_agents.governor import Governor
 from concur_agents.hosts.events import Event
+from concur_agents.hosts.snapshot import GovernorSnapshot
 
 WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 STEP_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)

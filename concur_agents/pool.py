@@ -37,7 +37,8 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 from concur_agents.errors import ClosedError, ConfigError, JournalError
 from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent, AgentStats
+from concur_agents.hosts.agent import Agent
+from concur_agents.hosts.place import AgentStats
 from concur_agents.hosts.waiter import running_loop
 from concur_agents.journal import Journal
 from concur_agents.progress import Progress, Reporter, default_reporter

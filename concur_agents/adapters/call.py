@@ -18,7 +18,8 @@ from concur_agents.adapters import heartbeat, prompts
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent, Step
+from concur_agents.hosts.agent import Agent
+from concur_agents.hosts.step import Step
 from concur_agents.hosts.usage import read_usage
 
 _enclosing: ContextVar[Call | None] = ContextVar("concur_agents_call", default=None)

@@ -1,4 +1,4 @@
-"""The handles a user holds: an agent, one of its steps, and the blocks inside it.
+"""The handle a user holds: an agent. What it does in its life is in `step`.
 
 A handle is thin. What the governor knows of an agent is its `Place`, which changes only under the
 governor's lock; the handle refers to the place and not the other way round, so a handle that is
@@ -8,172 +8,23 @@ dropped without leaving can be collected, and then leaves.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Token
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from concur_agents.context import _current
-from concur_agents.core import Chain, Usage
 from concur_agents.errors import ConfigError, GateError
-from concur_agents.hosts.checks import check_chain, check_tokens, read_seconds
+from concur_agents.hosts.checks import read_seconds
+from concur_agents.hosts.place import AgentStats, End, Place, Turn
+from concur_agents.hosts.step import Off, Step, Tool, caller
 from concur_agents.hosts.usage import read_usage
 from concur_agents.hosts.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter, running_loop
 
 if TYPE_CHECKING:
+    from concur_agents.core import Chain
     from concur_agents.governor import Governor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentStats:
-    """What one agent has done so far.
-
-    Attributes:
-        queued_s: time [s] from its arrival until it was let in.
-        paused_s: time [s] it stood at boundaries after that.
-        running_s: its life [s] without the two.
-        pauses: how often it was paused.
-        steps: LLM calls that have ended.
-        prompt_tokens: sum over its steps, where the server said so.
-        completion_tokens: sum over its steps, where the server said so.
-        cached_tokens: sum over its steps; None: no response ever told.
-    """
-
-    queued_s: float
-    paused_s: float
-    running_s: float
-    pauses: int
-    steps: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None
-
-
-class End(NamedTuple):
-    """How a call ended."""
-
-    usage: Usage | None = None
-    overloaded: bool = False
-    retry_after_s: float = 0.0
-    sent: bool = True  # False: nothing was, so there is nothing to be learned from it
-
-
-class Turn:
-    """One wait for a turn: at the entry (`entry` true), or before one call.
-
-    Guarded by the governor's lock, except for `waiter`, which its owner waits on.
-    """
-
-    __slots__ = (
-        "entry",
-        "granted",
-        "joined",
-        "key",
-        "open",
-        "place",
-        "prompt_tokens",
-        "source",
-        "usage",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        place: Place,
-        *,
-        entry: bool = False,
-        key: Hashable = None,
-        source: str = "",
-        prompt_tokens: int | None = None,
-    ) -> None:
-        self.place = place
-        self.entry = entry
-        self.key = key  # the task or thread that makes the call
-        self.source = source  # which layer asked: "step", "http", ...
-        self.prompt_tokens = prompt_tokens
-        self.granted = False
-        self.open = False  # the call is in flight
-        self.joined: Turn | None = None  # the enclosing call that this one is part of
-        self.usage: Usage | None = None  # what parts of it have used
-        self.waiter: Waiter | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Place:
-    """What a governor knows of one agent from its arrival to its leaving."""
-
-    id: str
-    priority: int
-    parent: Place | None
-    arrived_s: float = 0.0
-    left_s: float | None = None
-    away: bool = False  # the place is given back for a while (`off`)
-    expelled: bool = False  # its gates raise (`expel`)
-    entering: Turn | None = None
-    asked: list[Turn] = field(default_factory=list)  # its calls that wait at a boundary
-    calls: dict[Hashable, Turn] = field(default_factory=dict)  # its calls in flight, by caller
-    waiting_since_s: float | None = None
-    queued_s: float = 0.0
-    paused_s: float = 0.0
-    pauses: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int | None = None
-
-    def is_expelled(self) -> bool:
-        """Whether it, or an agent whose place it shares, has been expelled."""
-        place: Place | None = self
-        while place is not None:
-            if place.expelled:
-                return True
-            place = place.parent
-        return False
-
-    def note(self, usage: Usage | None) -> None:
-        """Adds up what a step used."""
-        self.steps += 1
-        if usage is None:
-            return
-        self.prompt_tokens += usage.prompt_tokens
-        self.completion_tokens += usage.completion_tokens
-        if usage.cached_tokens is not None:
-            self.cached_tokens = (self.cached_tokens or 0) + usage.cached_tokens
-
-    def stop_waiting(self, now: float) -> float:
-        """Books the wait that ends now as queue or pause; returns how long it was [s]."""
-        if self.waiting_since_s is None:
-            return 0.0
-        waited = now - self.waiting_since_s
-        self.waiting_since_s = None
-        if self.entering is not None:
-            self.queued_s += waited
-        else:
-            self.paused_s += waited
-        return waited
-
-    def stats(self, now: float) -> AgentStats:
-        """The sums up to now."""
-        end = now if self.left_s is None else self.left_s
-        queued, paused = self.queued_s, self.paused_s
-        if self.waiting_since_s is not None:
-            if self.entering is not None:
-                queued += end - self.waiting_since_s
-            else:
-                paused += end - self.waiting_since_s
-        return AgentStats(
-            queued_s=queued,
-            paused_s=paused,
-            running_s=max(0.0, end - self.arrived_s - queued - paused),
-            pauses=self.pauses,
-            steps=self.steps,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-        )
 
 
 class Agent:
@@ -274,7 +125,7 @@ class Agent:
 
     def close(self) -> None:
         """Leaves: the place goes to the next. Never blocks; calling it again does nothing."""
-        self._governor._leave(self._place)
+        self._governor._desk.leave(self._place)
 
     def expel(self) -> None:
         """Cancels what cannot be cancelled otherwise: an agent in a thread.
@@ -283,7 +134,7 @@ class Agent:
         also those that wait. A call in flight is not interrupted; the place is held until it
         leaves.
         """
-        self._governor._expel(self._place)
+        self._governor._desk.expel(self._place)
 
     @contextmanager
     def active(self) -> Iterator[Agent]:
@@ -398,7 +249,7 @@ class Agent:
         told = read_usage(usage)
         if step is None:
             end = End(told, overloaded, read_seconds(retry_after_s))
-            self._governor._end_any(self._place, caller(), end)
+            self._governor._desk.end_any(self._place, caller(), end)
             return
         if told is not None:
             step.usage = told
@@ -443,9 +294,9 @@ class Agent:
         turn = Turn(self._place, entry=True)
         self._entered = True
         try:
-            self._governor._enter(turn, make_waiter, self._prompt_tokens)
+            self._governor._desk.enter(turn, make_waiter, self._prompt_tokens)
         except BaseException:  # refused; or Ctrl-C, wherever that struck
-            self._governor._leave(self._place)
+            self._governor._desk.leave(self._place)
             raise
         return turn
 
@@ -454,14 +305,14 @@ class Agent:
         try:
             await turn.waiter.wait()
         except BaseException:  # also when the turn was granted in this very tick
-            self._governor._withdraw(turn)
+            self._governor._desk.withdraw(turn)
             raise
         self._check_expelled()
 
     def _wait_sync(self, turn: Turn) -> None:
         assert isinstance(turn.waiter, ThreadWaiter)
         if running_loop() is not None:
-            self._governor._withdraw(turn)
+            self._governor._desk.withdraw(turn)
             raise GateError(
                 f"agent {self.id!r} has to wait for its turn, but an event loop runs in this "
                 "thread and a synchronous wait would stop everything on it: use `async with` "
@@ -471,197 +322,10 @@ class Agent:
         try:
             turn.waiter.wait()
         except BaseException:  # Ctrl-C
-            self._governor._withdraw(turn)
+            self._governor._desk.withdraw(turn)
             raise
         self._check_expelled()
 
     def _check_expelled(self) -> None:
         if self._place.is_expelled():
             raise asyncio.CancelledError(f"agent {self.id!r} was cancelled")
-
-
-class Step:
-    """One LLM call with all its retries. Made by `Agent.step` and `Agent.gate`."""
-
-    __slots__ = (
-        "_agent",
-        "_overloaded",
-        "_prefix",
-        "_prompt_tokens",
-        "_retry_after_s",
-        "_source",
-        "_turn",
-        "usage",
-    )
-
-    def __init__(
-        self,
-        agent: Agent,
-        prompt_tokens: int | None,
-        prefix: Chain | None,
-        *,
-        source: str,
-    ) -> None:
-        self._agent = agent
-        self._prompt_tokens = check_tokens(prompt_tokens)
-        self._prefix = check_chain(prefix)
-        self._source = source
-        self._turn: Turn | None = None
-        self._overloaded = False
-        self._retry_after_s = 0.0
-        self.usage: Usage | None = None
-        """What was recorded for it."""
-
-    @property
-    def agent(self) -> Agent:
-        """Whose step it is."""
-        return self._agent
-
-    def record(self, usage: object) -> None:
-        """Says what the call used: it makes footprints exact.
-
-        Args:
-            usage: the `usage` of a chat completion, completion or response of the openai client,
-                the whole response, a dictionary with the same names, LangChain's
-                `usage_metadata`, or a `concur_agents.core.Usage`. None is ignored, since streams
-                may end without.
-
-        Raises:
-            ConfigError: it holds no token counts.
-        """
-        told = read_usage(usage)
-        if told is not None:
-            self.usage = told
-        elif usage is not None:
-            raise ConfigError(
-                f"no token counts in {usage!r:.200}: record() takes the `usage` of an OpenAI "
-                "response, a dictionary with prompt_tokens and completion_tokens, or a Usage"
-            )
-
-    def refused(self, retry_after_s: float = 0.0) -> None:
-        """Says that the endpoint refused the call for lack of capacity (429, 503).
-
-        Args:
-            retry_after_s: how long it asked to wait [s].
-        """
-        self._overloaded = True
-        self._retry_after_s = read_seconds(retry_after_s)
-
-    async def begin(self) -> None:
-        """Waits for the turn. `async with` does this."""
-        loop = asyncio.get_running_loop()
-        turn = self._begin(lambda: LoopWaiter(loop))
-        if turn.waiter is not None:
-            await self._agent._wait(turn)
-
-    def begin_sync(self) -> None:
-        """Waits for the turn. Plain `with` does this."""
-        turn = self._begin(ThreadWaiter)
-        if turn.waiter is not None:
-            self._agent._wait_sync(turn)
-
-    def end(self) -> None:
-        """The call is over. From any thread, never blocks; calling it again does nothing."""
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            end = End(self.usage, self._overloaded, self._retry_after_s)
-            self._agent._governor._end(turn, end)
-
-    def withdraw(self) -> None:
-        """The call was not sent after all: neither a step nor a failure. As `end` otherwise."""
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            self._agent._governor._end(turn, End(sent=False))
-
-    def _begin(self, make_waiter: Callable[[], Waiter]) -> Turn:
-        self._agent._check_expelled()
-        turn = self._turn = Turn(
-            self._agent._place,
-            key=caller(),
-            source=self._source,
-            prompt_tokens=self._prompt_tokens,
-        )
-        self._agent._governor._begin(turn, make_waiter, self._prefix)
-        return turn
-
-    async def __aenter__(self) -> Self:
-        await self.begin()
-        return self
-
-    def __enter__(self) -> Self:
-        self.begin_sync()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.end()
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-
-class _Block:
-    """A block that is the same in sync and async code, since neither end of it waits."""
-
-    __slots__ = ("_agent",)
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-
-    def _start(self) -> None:
-        raise NotImplementedError
-
-    def _stop(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> None:
-        self._start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    async def __aenter__(self) -> None:
-        self._start()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop()
-
-
-class Off(_Block):
-    """The agent is away and its place is free. Made by `Agent.off`."""
-
-    __slots__ = ()
-
-    def _start(self) -> None:
-        self._agent._governor._go_off(self._agent._place)
-
-    def _stop(self) -> None:
-        self._agent._governor._come_back(self._agent._place)
-
-
-class Tool(_Block):
-    """The agent runs a tool. Made by `Agent.tool`."""
-
-    __slots__ = ("_began_s", "_name")
-
-    def __init__(self, agent: Agent, name: str) -> None:
-        super().__init__(agent)
-        self._name = name
-        self._began_s = 0.0
-
-    def _start(self) -> None:
-        self._began_s = self._agent._governor._tool_began(self._agent._place, self._name)
-
-    def _stop(self) -> None:
-        self._agent._governor._tool_ended(self._agent._place, self._name, self._began_s)
-
-
-def caller() -> Hashable:
-    """Tells calls made one after the other from calls made in parallel: the task, else the thread.
-
-    An id and no reference: should it be reused, its first owner is gone and so is his call.
-    """
-    if running_loop() is not None:
-        task = asyncio.current_task()
-        if task is not None:
-            return id(task)
-    return -threading.get_ident()

@@ -98,13 +98,13 @@ def test_a_refusal_for_lack_of_capacity_is_told_to_the_law(endpoint: Any) -> Non
     endpoint.refuse = [(429, {"retry-after-ms": "1"}, {"error": {"message": "busy"}})]
     client = sync(gov, endpoint, max_retries=1)
     seen: list[Any] = []
-    end_step = gov._regulator.end_step
+    end_step = gov._desk.roster.regulator.end_step
 
     def spy(agent: str, now: float, usage: Any, **told: Any) -> Any:
         seen.append((usage is not None, told))
         return end_step(agent, now, usage, **told)
 
-    gov._regulator.end_step = spy  # type: ignore[method-assign]
+    gov._desk.roster.regulator.end_step = spy  # type: ignore[method-assign]
     with gov.agent("a"):
         assert client.chat.completions.create(**ASK).choices
     assert seen == [
@@ -326,13 +326,13 @@ class TestPromptSizes:
         self, gov: Governor, endpoint: Any
     ) -> None:
         chains: list[Any] = []
-        begin_step = gov._regulator.begin_step
+        begin_step = gov._desk.roster.regulator.begin_step
 
         def spy(agent: str, now: float, **told: Any) -> Any:
             chains.append(told["prefix"])
             return begin_step(agent, now, **told)
 
-        gov._regulator.begin_step = spy  # type: ignore[method-assign]
+        gov._desk.roster.regulator.begin_step = spy  # type: ignore[method-assign]
         client = sync(gov, endpoint)
         for task in ("one", "two"):
             with gov.agent(task):

@@ -318,13 +318,13 @@ class TestInterrupts:
     ) -> None:
         graph = self.graph(gov)
         asked: list[Any] = []
-        arrive = gov._regulator.arrive
+        arrive = gov._desk.roster.regulator.arrive
 
         def spy(agent: str, now: float, **told: Any) -> Any:
             asked.append((agent, told["priority"], told["prompt_tokens"]))
             return arrive(agent, now, **told)
 
-        gov._regulator.arrive = spy  # type: ignore[method-assign]
+        gov._desk.roster.regulator.arrive = spy  # type: ignore[method-assign]
         assert graph.invoke(HI, thread("t"))["__interrupt__"]
         assert gov.snapshot().active == 0
         reply = graph.invoke(Command(resume="yes"), thread("t"))

@@ -366,7 +366,7 @@ def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable):
             assert agent.state == "acting"
             assert [e.kind for e in events] == ["step_began", "step_withdrawn"]
             assert agent.stats.steps == 0
-            assert gov._regulator._ledger.evidence.failures == 0
+            assert gov._desk.roster.regulator._ledger.evidence.failures == 0
             await asyncio.sleep(10)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(agent.checkpoint(), 3)
@@ -438,7 +438,7 @@ def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failur
             await asyncio.gather(call, return_exceptions=True)
             assert agent.state == "acting"
             assert agent.stats.steps == 1
-            assert gov._regulator._ledger.evidence.failures == 0
+            assert gov._desk.roster.regulator._ledger.evidence.failures == 0
 
     run(main())
 
@@ -992,7 +992,7 @@ def test_closing_lets_everybody_through_and_refuses_new_agents(nobody_left):
                 async with gov.agent("late"):
                     pass
             assert gov.snapshot().closed
-            assert not gov._places
+            assert not gov._desk.roster.places
 
     run(main())
 

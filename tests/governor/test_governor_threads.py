@@ -243,7 +243,7 @@ def test_an_agent_dropped_while_the_lock_is_held_leaves_and_does_not_dead_lock(n
         agent = None  # its finaliser runs here and now
         return ()
 
-    gov._decide(under_the_lock)
+    gov._desk.decide(under_the_lock)
     nobody_left(gov)
 
 
@@ -262,9 +262,9 @@ def test_an_agent_dropped_in_the_first_moment_of_the_lock_does_not_dead_lock(nob
     agent.open_sync()
     dropped.append(agent)
     del agent
-    in_thread(lambda: gov._decide(lambda _: ())).join(10)
+    in_thread(lambda: gov._desk.decide(lambda _: ())).join(10)
     assert not dropped
-    assert not gov._lock.locked()
+    assert not gov._desk._lock.locked()
     nobody_left(gov)
 
 
@@ -280,7 +280,7 @@ def test_an_agent_dropped_while_another_is_refused_leaves_at_once(nobody_left):
         raise ca.ConfigError("no")
 
     with pytest.raises(ca.ConfigError, match="no"):
-        gov._decide(refuse)
+        gov._desk.decide(refuse)
     nobody_left(gov)
 
 
@@ -294,7 +294,7 @@ def test_an_agent_dropped_while_somebody_looks_leaves_at_once(nobody_left):
         nonlocal agent
         agent = None
 
-    gov._look(look)
+    gov._desk.look(look)
     nobody_left(gov)
 
 

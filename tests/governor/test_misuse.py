@@ -72,7 +72,7 @@ def test_a_prefix_may_be_any_sequence_also_one_that_is_used_up():
             ):
                 async with agent.step(2_000, prefix=prefix) as step:
                     step.record(Usage(2_000, 0))
-            assert gov._regulator._ledger.prefixes.charged_tokens == 900
+            assert gov._desk.roster.regulator._ledger.prefixes.charged_tokens == 900
 
     run(main())
 
@@ -112,7 +112,7 @@ def test_a_retry_after_that_is_none_is_no_time(nobody_left):
                     step = await agent.gate()
                     step.refused(said)
                     step.end()
-            evidence = gov._regulator._ledger.evidence
+            evidence = gov._desk.roster.regulator._ledger.evidence
             assert (evidence.overloads, evidence.retry_after_s) == (8, 0.0)
             assert not gov.snapshot().closed
             nobody_left(gov)

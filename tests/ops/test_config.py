@@ -120,7 +120,7 @@ def test_a_governor_is_made_from_the_environment(monkeypatch, tmp_path):
     with Governor.from_env(max_wait_s=7, clock=lambda: 1.0) as governor:
         assert governor.law == make_law("cache_aimd", interval_s=2.5, start=8)
         assert governor.snapshot().shadow.law == "working_set"
-        assert governor._max_wait_s == 7
+        assert governor._desk.roster._max_wait_s == 7
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -367,7 +367,7 @@ def test_watching_a_governor_in_which_nothing_happens_does_not_pile_up(tmp_path)
     with Governor(limit=1, record=tmp_path / "run.jsonl") as governor:
         for _ in range(1000):
             governor.snapshot()
-        assert len(governor._taped._asked) <= 64
+        assert len(governor._tape.taped._asked) <= 64
     assert list(replay(Recording(tmp_path / "run.jsonl"))) == []
 
 
@@ -404,7 +404,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path):
         "    for n in range(300):\n"
         "        with governor.agent(f'a{n}') as agent, agent.step():\n"
         "            pass\n"
-        "    governor._recorder.flush()\n"
+        "    governor._tape.recorder.flush()\n"
         "    assert governor.snapshot().done_total == 300\n"
     )
     ran = subprocess.run(
@@ -465,7 +465,7 @@ def test_what_was_decided_before_a_kill_is_on_disk(tmp_path):
         "    for _ in range(100):\n"
         "        with agent.step():\n"
         "            pass\n"
-        "    gov._recorder.flush()\n"
+        "    gov._tape.recorder.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)

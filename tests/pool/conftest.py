@@ -47,9 +47,9 @@ def assert_nobody_left_behind(governor: Governor) -> None:
     view = governor.snapshot()
     assert (view.active, view.reasoning, view.acting, view.paused, view.queued) == (0, 0, 0, 0, 0)
     assert view.pressure_tokens == pytest.approx(0)
-    assert governor._waiting == 0
-    assert not governor._places
-    assert not governor._regulator._accounts
+    assert governor._desk.roster.waiting == 0
+    assert not governor._desk.roster.places
+    assert not governor._desk.roster.regulator._accounts
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from concur_agents import AgentPool, ConfigError, JournalError
-from concur_agents.hosts.agent import AgentStats
+from concur_agents.hosts.place import AgentStats
 from concur_agents.journal import Journal
 from concur_agents.testing import run, virtual_governor
 

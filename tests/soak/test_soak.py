@@ -302,9 +302,9 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             assert (view.footprint_tokens, view.longest_wait_s) == (0.0, 0.0)
             assert view.pressure_tokens == pytest.approx(0.0)
             assert not view.closed, "no bug of ours came up"
-            assert not governor._places
-            assert governor._waiting == 0
-            assert not governor._regulator._accounts
+            assert not governor._desk.roster.places
+            assert governor._desk.roster.waiting == 0
+            assert not governor._desk.roster.regulator._accounts
             assert sum(server.stats.in_flight_by_agent.values()) == 0
     assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
     ours = ("concur", "agent ")

@@ -1,0 +1,230 @@
+"""The desk: the one lock in front of a roster, for all threads and event loops of a process.
+
+Whoever wants something stands here for a moment: decide under the lock, without waiting and without
+calling anybody else's code; then act (wake, deliver events, log) outside of it. Whatever frees a
+place (leaving, ending, cancelling) never blocks and never fails, and works from any thread, even
+from a finaliser that strikes while this very thread holds the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from concur_agents.errors import ConcurError
+
+if TYPE_CHECKING:
+    from concur_agents.core import Chain
+    from concur_agents.hosts.events import Dispatcher
+    from concur_agents.hosts.place import End, Place, Turn
+    from concur_agents.hosts.roster import Roster
+    from concur_agents.hosts.waiter import Waiter
+
+logger = logging.getLogger("concur_agents")
+
+T = TypeVar("T")
+
+
+class Desk:
+    """Lets decisions about a roster happen one at a time, and carries them out.
+
+    Args:
+        roster: what it guards; from now on nobody else calls it.
+        dispatcher: delivers what the roster tells.
+        clock: monotonic time [s].
+        always_beats: somebody has to beat as soon as an agent is here, and not only when one waits.
+        nudge: somebody has to beat earlier than thought, or for the first time. It must not be what
+            keeps its owner alive.
+        forked: this process was forked from one that had agents; said once, with the first agent.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        dispatcher: Dispatcher,
+        *,
+        clock: Callable[[], float],
+        always_beats: bool,
+        nudge: Callable[[], object],
+        forked: bool,
+    ) -> None:
+        self.roster = roster
+        self.clock = clock
+        self.used = False
+        """Whether there has been any decision."""
+        self._dispatcher = dispatcher
+        self._always_beats = always_beats
+        self._nudge = nudge
+        self._fork_to_tell = forked
+        self._lock = threading.Lock()
+        self._holder = 0  # the thread that holds the lock, to notice finalisers striking inside it
+        self._deferred: queue.SimpleQueue[Callable[[float], Iterable[str]]] = queue.SimpleQueue()
+        self._awake = False  # whoever beats has been asked to begin
+        self._due_s = math.inf  # when the next beat is meant to be
+
+    # What an agent's handles ask for
+
+    def enter(
+        self, turn: Turn, make_waiter: Callable[[], Waiter], prompt_tokens: int | None
+    ) -> None:
+        """Takes a place. `turn.waiter` is set if there is something to wait for."""
+        self.decide(lambda now: self.roster.enter(turn, make_waiter, prompt_tokens, now))
+        if self._fork_to_tell:
+            self._fork_to_tell = False
+            logger.info(
+                "this process was forked: its governor counts its own agents alone, not those of "
+                "the process it came from"
+            )
+
+    def begin(self, turn: Turn, make_waiter: Callable[[], Waiter], prefix: Chain | None) -> None:
+        """Stands at a boundary. `turn.waiter` is set if there is something to wait for."""
+        self.decide(lambda now: self.roster.begin(turn, make_waiter, prefix, now))
+
+    def withdraw(self, turn: Turn) -> None:
+        """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
+        self.decide(lambda now: self.roster.withdraw(turn, now))
+
+    def end(self, turn: Turn, end: End) -> None:
+        """A call is over."""
+        self.decide(lambda now: self.roster.end(turn, end, now))
+
+    def end_any(self, place: Place, key: Hashable, end: End) -> None:
+        """A call is over, and nobody says which: this caller's, else the oldest."""
+        self.decide(lambda now: self.roster.end_any(place, key, end, now))
+
+    def leave(self, place: Place) -> None:
+        """Its life is over, wherever it stood."""
+        self.decide(lambda now: self.roster.leave(place, now))
+
+    def expel(self, place: Place) -> None:
+        """What waits in this family is woken to find that it is over."""
+        self.decide(lambda now: self.roster.expel(place, now))
+
+    def go_off(self, place: Place) -> None:
+        """Its place is free for a while."""
+        self.decide(lambda now: self.roster.go_off(place, now))
+
+    def come_back(self, place: Place) -> None:
+        """It asks for its place again."""
+        self.decide(lambda now: self.roster.come_back(place, now))
+
+    def tool_began(self, place: Place, name: str) -> float:
+        """A tool begins to run; returns when [s]."""
+        began_s = self.clock()
+        self.decide(lambda now: self.roster.tell("tool_began", now, place, reason=name))
+        return began_s
+
+    def tool_ended(self, place: Place, name: str, began_s: float) -> None:
+        """A tool has run since then."""
+        self.decide(lambda now: self.roster.tool_ended(place, name, now - began_s, now))
+
+    # The lock
+
+    def decide(self, act: Callable[[float], Iterable[str]]) -> None:
+        """Runs `act(now)` under the lock, then acts on what came of it.
+
+        `act` returns the agents that the regulator has let in. It must neither wait nor call
+        anybody else's code. Its `ConcurError`s go to the caller; anything else is a bug of ours.
+        """
+        me = threading.get_ident()
+        if self._holder == me:
+            # A finaliser struck while this thread held the lock; it is done before the release.
+            self._deferred.put(act)
+            return
+        try:
+            with self._lock:
+                self._holder = me  # before any call, for at a call the collector may strike
+                try:
+                    nudge = self._decide_now(act)
+                finally:
+                    self._holder = 0
+        except ConcurError:
+            self._catch_up()
+            raise
+        to_wake = self.roster.to_wake
+        while to_wake:  # shared, so that whom Ctrl-C keeps us from waking is woken by others
+            try:
+                turn = to_wake.popleft()
+            except IndexError:
+                break
+            if turn.waiter is not None and not turn.waiter.wake():
+                self.withdraw(turn)  # its event loop is closed, it will never take its turn
+        if nudge:
+            self._nudge()
+        if self.roster.bug is not None:
+            self._complain(self.roster.bug)
+        self._dispatcher.deliver()
+        self._catch_up()
+
+    def look(self, look: Callable[[float], T]) -> T:
+        """Reads something under the lock, without changing anything."""
+        me = threading.get_ident()
+        if self._holder == me:
+            return look(self.clock())
+        try:
+            with self._lock:
+                self._holder = me
+                try:
+                    return look(self.clock())
+                finally:
+                    self._holder = 0
+        finally:
+            self._catch_up()
+
+    def _decide_now(self, act: Callable[[float], Iterable[str]]) -> bool:
+        """The part under the lock; returns whether a beat is due earlier than thought."""
+        now = self.clock()
+        try:
+            self.used = True
+            self.roster.admit(act(now), now)
+            while not self._deferred.empty():
+                self.roster.admit(self._deferred.get_nowait()(now), now)
+            return self._is_due_earlier(now)
+        except ConcurError:
+            raise
+        except Exception as bug:
+            self.roster.fail(bug, now)
+            return False
+
+    def _complain(self, bug: Exception) -> None:
+        if not self.roster.bug_told:
+            self.roster.bug_told = True
+            logger.error(
+                "the governor failed and governs no more: every agent passes from here on. "
+                "Please report this",
+                exc_info=bug,
+            )
+
+    def _catch_up(self) -> None:
+        """Does what finalisers left to be done that struck while this thread held the lock."""
+        if not self._deferred.empty():
+            self.decide(lambda _: ())
+
+    # When to beat
+
+    def rest(self, due_s: float, now: float) -> float | None:
+        """Under the lock: the next beat is meant for then; returns how long [s] that is."""
+        self._due_s = due_s
+        return None if due_s == math.inf else max(0.0, due_s - now)
+
+    def _is_due_earlier(self, now: float) -> bool:
+        """Whether whoever beats has to be told (or started)."""
+        roster = self.roster
+        if roster.passing:
+            return False
+        if not self._awake:
+            self._awake = bool(roster.places) and (self._always_beats or roster.waiting > 0)
+            return self._awake
+        if not roster.waiting:
+            return False
+        wake_s = roster.regulator.next_wake(now)
+        if self._due_s == math.inf:  # it sleeps for good; long waits are to be noticed
+            wake_s = now
+        if wake_s is None or wake_s >= self._due_s:
+            return False
+        self._due_s = wake_s
+        return True

@@ -1,0 +1,45 @@
+"""Which law a governor has, from what it was told."""
+
+from __future__ import annotations
+
+from concur_agents.core import Law, make_law
+from concur_agents.errors import ConfigError
+
+DEFAULT_LAW = "working_set"
+"""The law of a governor that has an endpoint and was told nothing else."""
+
+
+def choose_law(law: str | Law | None, limit: float | None, *, has_endpoint: bool) -> Law:
+    """The law in force.
+
+    Raises:
+        ConfigError: there is no such law, two were asked for, or it needs what is not there.
+    """
+    if limit is not None:
+        if law is not None and law != "fixed":
+            raise ConfigError(
+                f"limit={limit!r} asks for a fixed cap and law={law!r} for something else: "
+                "leave one of them out"
+            )
+        agents: object = limit  # whatever its annotation says
+        if isinstance(agents, bool) or not isinstance(agents, int | float) or not agents >= 1:
+            raise ConfigError(f"limit must be at least 1 agent, got {limit!r}")
+        return make_law("fixed", agents=agents)
+    if law is None:
+        if not has_endpoint:
+            raise ConfigError(
+                "a Governor needs something to go by: the url of a serving engine "
+                '(Governor("http://localhost:8000")), or a fixed cap (Governor(limit=8))'
+            )
+        law = DEFAULT_LAW
+    if isinstance(law, str):
+        try:
+            law = make_law(law)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if law.needs_readings and not has_endpoint:
+        raise ConfigError(
+            f"law {law.name!r} lives on an engine's readings, and there is no endpoint: "
+            "give the Governor a url"
+        )
+    return law

@@ -1,0 +1,208 @@
+"""What an agent's life is made of: its steps, and the blocks between them.
+
+Handles as well, and as thin as the agent's own: they say when something begins and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Self
+
+from concur_agents.errors import ConfigError
+from concur_agents.hosts.checks import check_chain, check_tokens, read_seconds
+from concur_agents.hosts.place import End, Turn
+from concur_agents.hosts.usage import read_usage
+from concur_agents.hosts.waiter import LoopWaiter, ThreadWaiter, Waiter, running_loop
+
+if TYPE_CHECKING:
+    from concur_agents.core import Chain, Usage
+    from concur_agents.hosts.agent import Agent
+
+
+class Step:
+    """One LLM call with all its retries. Made by `Agent.step` and `Agent.gate`."""
+
+    __slots__ = (
+        "_agent",
+        "_overloaded",
+        "_prefix",
+        "_prompt_tokens",
+        "_retry_after_s",
+        "_source",
+        "_turn",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        agent: Agent,
+        prompt_tokens: int | None,
+        prefix: Chain | None,
+        *,
+        source: str,
+    ) -> None:
+        self._agent = agent
+        self._prompt_tokens = check_tokens(prompt_tokens)
+        self._prefix = check_chain(prefix)
+        self._source = source
+        self._turn: Turn | None = None
+        self._overloaded = False
+        self._retry_after_s = 0.0
+        self.usage: Usage | None = None
+        """What was recorded for it."""
+
+    @property
+    def agent(self) -> Agent:
+        """Whose step it is."""
+        return self._agent
+
+    def record(self, usage: object) -> None:
+        """Says what the call used: it makes footprints exact.
+
+        Args:
+            usage: the `usage` of a chat completion, completion or response of the openai client,
+                the whole response, a dictionary with the same names, LangChain's
+                `usage_metadata`, or a `concur_agents.core.Usage`. None is ignored, since streams
+                may end without.
+
+        Raises:
+            ConfigError: it holds no token counts.
+        """
+        told = read_usage(usage)
+        if told is not None:
+            self.usage = told
+        elif usage is not None:
+            raise ConfigError(
+                f"no token counts in {usage!r:.200}: record() takes the `usage` of an OpenAI "
+                "response, a dictionary with prompt_tokens and completion_tokens, or a Usage"
+            )
+
+    def refused(self, retry_after_s: float = 0.0) -> None:
+        """Says that the endpoint refused the call for lack of capacity (429, 503).
+
+        Args:
+            retry_after_s: how long it asked to wait [s].
+        """
+        self._overloaded = True
+        self._retry_after_s = read_seconds(retry_after_s)
+
+    async def begin(self) -> None:
+        """Waits for the turn. `async with` does this."""
+        loop = asyncio.get_running_loop()
+        turn = self._begin(lambda: LoopWaiter(loop))
+        if turn.waiter is not None:
+            await self._agent._wait(turn)
+
+    def begin_sync(self) -> None:
+        """Waits for the turn. Plain `with` does this."""
+        turn = self._begin(ThreadWaiter)
+        if turn.waiter is not None:
+            self._agent._wait_sync(turn)
+
+    def end(self) -> None:
+        """The call is over. From any thread, never blocks; calling it again does nothing."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            end = End(self.usage, self._overloaded, self._retry_after_s)
+            self._agent._governor._desk.end(turn, end)
+
+    def withdraw(self) -> None:
+        """The call was not sent after all: neither a step nor a failure. As `end` otherwise."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._agent._governor._desk.end(turn, End(sent=False))
+
+    def _begin(self, make_waiter: Callable[[], Waiter]) -> Turn:
+        self._agent._check_expelled()
+        turn = self._turn = Turn(
+            self._agent._place,
+            key=caller(),
+            source=self._source,
+            prompt_tokens=self._prompt_tokens,
+        )
+        self._agent._governor._desk.begin(turn, make_waiter, self._prefix)
+        return turn
+
+    async def __aenter__(self) -> Self:
+        await self.begin()
+        return self
+
+    def __enter__(self) -> Self:
+        self.begin_sync()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class _Block:
+    """A block that is the same in sync and async code, since neither end of it waits."""
+
+    __slots__ = ("_agent",)
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        self._start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    async def __aenter__(self) -> None:
+        self._start()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop()
+
+
+class Off(_Block):
+    """The agent is away and its place is free. Made by `Agent.off`."""
+
+    __slots__ = ()
+
+    def _start(self) -> None:
+        self._agent._governor._desk.go_off(self._agent._place)
+
+    def _stop(self) -> None:
+        self._agent._governor._desk.come_back(self._agent._place)
+
+
+class Tool(_Block):
+    """The agent runs a tool. Made by `Agent.tool`."""
+
+    __slots__ = ("_began_s", "_name")
+
+    def __init__(self, agent: Agent, name: str) -> None:
+        super().__init__(agent)
+        self._name = name
+        self._began_s = 0.0
+
+    def _start(self) -> None:
+        self._began_s = self._agent._governor._desk.tool_began(self._agent._place, self._name)
+
+    def _stop(self) -> None:
+        self._agent._governor._desk.tool_ended(self._agent._place, self._name, self._began_s)
+
+
+def caller() -> Hashable:
+    """Tells calls made one after the other from calls made in parallel: the task, else the thread.
+
+    An id and no reference: should it be reused, its first owner is gone and so is his call.
+    """
+    if running_loop() is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            return id(task)
+    return -threading.get_ident()
