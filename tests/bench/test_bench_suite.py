@@ -171,23 +171,23 @@ def test_a_law_that_is_told_a_wrong_price_holds_idle_claims_for_another_time(
 
 
 def test_a_factor_multiplies_what_the_option_is(suite: list[Scenario]):
-    twice = """# Twice as many to start with.
+    twice = """# Twice as quick.
 of = ["tiny"]
 measure = "tau_double"
 
 [scale.cache_aimd]
-start = 2.0
+increase = 2.0
 """
     *_, variant = parse_suite({"tiny": TINY, "twice": twice})
 
     assert variant.alters_law
-    assert law_arm("cache_aimd").within(variant).options == {"start": 8.0}
-    arm = law_arm("cache_aimd", {"cache_aimd": {"start": 3}}).within(variant)
-    assert arm.options == {"start": 6.0}
+    assert law_arm("cache_aimd").within(variant).options == {"increase": 4.0}
+    arm = law_arm("cache_aimd", {"cache_aimd": {"increase": 3}}).within(variant)
+    assert arm.options == {"increase": 6.0}
     assert law_arm("fixed").within(variant).options == {}
-    typo = twice.replace("start =", "strat =")
+    typo = twice.replace("increase =", "increse =")
     *_, wrong = parse_suite({"tiny": TINY, "twice": typo})
-    with pytest.raises(ConfigError, match="has no number 'strat'"):
+    with pytest.raises(ConfigError, match="has no number 'increse'"):
         law_arm("cache_aimd").within(wrong)
 
 

@@ -131,6 +131,50 @@ def test_growth_is_additive_and_does_not_ask_whether_the_window_was_full():
     assert r.limit.agents == 24
 
 
+def test_cache_aimd_starts_without_a_limit_and_a_batch_that_fits_is_left_alone():
+    """The paper names no start. From 4 agents, a batch that fits took up to 1.7 times as long."""
+    r = Regulator(make_law("cache_aimd"))
+    r.tick(reading(0.0, 0.0), 0.0)
+    assert all(r.arrive(f"agent-{n}", 0.0) for n in range(64))
+    for n in range(1, 11):  # an empty pool, a well used one, and one that is full and hits
+        r.tick(reading(5.0 * n, 0.1 * n, 900 * n, 1_000 * n), 5.0 * n)
+        assert r.limit == Limit()
+    assert r.view(50.0).active == 64
+
+
+def test_the_first_cut_without_a_limit_starts_from_those_who_are_active():
+    """Half of no limit would be no limit, for ever."""
+    r = Regulator(make_law("cache_aimd"))
+    r.tick(reading(0.0, 0.9), 0.0)
+    for n in range(64):
+        r.arrive(f"agent-{n}", 0.0)
+    r.tick(reading(5.0, 0.9, 0, 1_000), 5.0)
+    assert (r.limit.agents, r.reason) == (32, "cut")
+    r.tick(reading(10.0, 0.9, 0, 2_000), 10.0)  # from here on as published
+    assert (r.limit.agents, r.reason) == (16, "cut")
+    r.tick(reading(15.0, 0.1, 0, 3_000), 15.0)
+    assert (r.limit.agents, r.reason) == (18, "grow")
+
+
+@pytest.mark.parametrize(("running", "waiting", "window"), [(10, 30, 20), (None, None, 1)])
+def test_without_agents_of_its_own_the_first_cut_starts_from_the_engines_calls(
+    running, waiting, window
+):
+    """In a dry run (`concur watch`) nobody of ours is active; and the window must not become 0."""
+    r = Regulator(make_law("cache_aimd"))
+    r.tick(reading(0.0, 0.9), 0.0)
+    told = Reading(
+        at_s=5.0,
+        kv_usage=0.9,
+        hit_tokens_total=0,
+        query_tokens_total=1_000,
+        running=running,
+        waiting=waiting,
+    )
+    r.tick(told, 5.0)
+    assert (r.limit.agents, r.reason) == (window, "cut")
+
+
 def test_without_engine_counters_the_hit_rate_comes_from_usage():
     r = aimd()
     r = Regulator(make_law("cache_aimd", start=8))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from concur_agents.core import Regulator, make_law
+from concur_agents.core import Law, Regulator, make_law
 from concur_agents.record import Recording, Taped, record
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
@@ -22,7 +22,7 @@ def simulated(
     law: str = "working_set",
     agents: int = 12,
     seed: int = 0,
-    shadow: str | None = None,
+    shadow: Law | None = None,
     kv_blocks: int = SMALL_POOL,
     wrap: Callable[[Taped], Taped] = lambda taped: taped,
     max_bytes: int = 2**28,
@@ -35,7 +35,7 @@ def simulated(
     taped, recorder = record(
         Regulator(make_law(law), 0.0, **options),
         path,
-        shadow=None if shadow is None else make_law(shadow),
+        shadow=shadow,
         max_bytes=max_bytes,
         **options,
     )
@@ -48,4 +48,4 @@ def simulated(
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Twelve agents on an engine with room for a few of them, under `working_set`."""
     folder = tmp_path_factory.mktemp("recording")
-    return simulated(folder / "run.jsonl", shadow="cache_aimd")
+    return simulated(folder / "run.jsonl", shadow=make_law("cache_aimd", start=4))

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from concur_agents import ConfigError, Governor
-from concur_agents.core import Reading, Usage
+from concur_agents.core import Reading, Usage, make_law
 from concur_agents.metrics import export
 from concur_agents.testing import ScriptedProbe, run, virtual_governor
 
@@ -51,7 +51,11 @@ def busy():
         loop = asyncio.get_running_loop()
         registry = CollectorRegistry()
         probe = ScriptedProbe(engine, loop.time)
-        options = {"max_wait_s": 20.0, "shadow": "cache_aimd", "law": "working_set"}
+        options = {
+            "max_wait_s": 20.0,
+            "shadow": make_law("cache_aimd", start=4),
+            "law": "working_set",
+        }
         async with virtual_governor(probe=probe, **options) as governor:
             export(governor, registry)
             agents = [asyncio.ensure_future(life(governor, f"a{n}")) for n in range(4)]

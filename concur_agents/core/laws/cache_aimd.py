@@ -12,7 +12,9 @@ Source: "CONCUR: Congestion control for agentic LLM inference", arXiv:2601.22705
 
 The five constants are the paper's (2, 0.5, 0.2, 0.5, 0.2).  The paper leaves open, and we chose:
   * the interval: 5 s, long enough for counters that engines update every few seconds;
-  * the start: 4 agents;
+  * the start: no limit, as TCP starts without a threshold, so that a batch that fits is left alone;
+    the first cut, which finds no W, starts from the agents that are active then, or, if we have
+    none (in a dry run), from the calls that the engine has;
   * no prompt tokens in the interval: no evidence, so no cut;
   * U not told: hold;
   * floor: one agent (the Regulator always lets one in, so W stays at or above 1);
@@ -23,10 +25,12 @@ between engines and are kept as they are for comparison; `working_set` needs non
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from concur_agents.core.laws.law import LawState, Limit
+from concur_agents.core.reading import Reading
 from concur_agents.core.snapshot import Snapshot
 
 
@@ -48,8 +52,8 @@ class CacheAimd:
     formula: ClassVar[str] = "W += 2 if U < 0.2; W *= 0.5 if U > 0.5 and H < 0.2; else hold"
     needs_readings: ClassVar[bool] = True
 
-    start: float = 4.0
-    """Agents before the first decision (ours)."""
+    start: float = math.inf
+    """Agents before the first decision; infinity: all, until the first cut (ours)."""
     increase: float = 2.0
     """Agents added per interval while usage is low (paper: alpha)."""
     decrease: float = 0.5
@@ -72,7 +76,7 @@ class CacheAimd:
             raise ValueError(f"start must be at least 1 agent, got {self.start}")
 
     def initial(self) -> CacheAimdState:
-        """`start` agents."""
+        """`start` agents; by default no limit."""
         return CacheAimdState(Limit(agents=self.start))
 
     def decide(self, state: CacheAimdState, snapshot: Snapshot) -> CacheAimdState:
@@ -91,6 +95,8 @@ class CacheAimd:
         if usage < self.usage_low:
             return self._next(state, snapshot, window + self.increase, "grow")
         if usage > self.usage_high and queries > 0 and hits / queries < self.hit_low:
+            if math.isinf(window):
+                window = snapshot.active or _calls(snapshot.reading)
             return self._next(state, snapshot, max(1.0, window * self.decrease), "cut")
         return self._next(state, snapshot, window, "hold" if queries > 0 else "no_traffic")
 
@@ -105,3 +111,7 @@ class CacheAimd:
             hit_tokens_total=snapshot.hit_tokens_total,
             query_tokens_total=snapshot.query_tokens_total,
         )
+
+
+def _calls(reading: Reading | None) -> float:
+    return 0.0 if reading is None else (reading.running or 0) + (reading.waiting or 0)
