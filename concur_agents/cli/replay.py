@@ -7,8 +7,9 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,16 @@ def replay_command(
     out: Path = typer.Option(Path("replay.json"), help="JSON with every round, step and sample."),
     plot: bool = typer.Option(True, help="Draw a picture beside the JSON (needs matplotlib)."),
     note: str = typer.Option("", help="Any words to keep with the results."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),
 ) -> None:
     """Replay agents against a live endpoint under several gates, and compare.
 
     Every arm does the same work: exact prompt and output lengths, real waits for tools. The prefix
     cache is emptied before each arm if the engine allows it. Writes JSON, a picture and a table.
+
+    With --json the table is an object with the keys of the file but for its rounds, and files:
+    made_by, command, note, began_unix_s, endpoint, workload, options, work_agrees, summary (a list
+    with one object per arm). What else is said goes to stderr.
 
     Exit code 1: no arm finished, one broke, or finished arms did not generate the same number of
     tokens within 1 %.
@@ -119,6 +125,7 @@ def replay_command(
             out=out,
             plot=plot,
             note=note,
+            as_json=as_json,
         )
     )
     raise typer.Exit(code)
@@ -136,7 +143,9 @@ async def _replay(
     out: Path,
     plot: bool,
     note: str,
+    as_json: bool,
 ) -> int:
+    say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     chosen = parse_arms(arms)
     endpoint = Endpoint(url, model=model, api_key=api_key)
     reader = HttpProbe(metrics_url, api_key=api_key)
@@ -145,7 +154,7 @@ async def _replay(
     try:
         capacity_tokens = (await asyncio.to_thread(reader.read)).capacity_tokens
     except ProbeError as error:
-        _say(f"no metrics: {error}")
+        say(f"no metrics: {error}")
         probe = None
     try:
         await endpoint.open()
@@ -159,24 +168,29 @@ async def _replay(
             "workload": asdict(choice),
             "options": asdict(options),
         }
-        _say(", ".join(f"{name} {value}" for name, value in record["endpoint"].items()))
+        say(", ".join(f"{name} {value}" for name, value in record["endpoint"].items()))
 
         def keep(runs: Sequence[ArmRun]) -> None:
             _write(record | _results(runs), out)
 
-        runs = await replay(endpoint, plans, chosen, probe, options, _say, keep)
+        runs = await replay(endpoint, plans, chosen, probe, options, say, keep)
     finally:
         await endpoint.close()
         reader.close()
     record |= _results(runs)
     _write(record, out)
-    print(f"wrote {out}")
+    files = [str(out)]
     if plot:
         with contextlib.suppress(ImportError):
             draw(record, out.with_suffix(".png"))
-            print(f"wrote {out.with_suffix('.png')}")
-    print(table(summarize(runs)))
-    return _verdict(runs)
+            files.append(str(out.with_suffix(".png")))
+    if as_json:
+        del record["rounds"]
+        print(json.dumps(record | {"files": files}, indent=1))
+    else:
+        say("\n".join(f"wrote {file}" for file in files))
+        say(table(summarize(runs)))
+    return _verdict(runs, say)
 
 
 def _results(runs: Sequence[ArmRun]) -> dict[str, Any]:
@@ -192,23 +206,23 @@ def _write(record: dict[str, Any], out: Path) -> None:
     out.write_text(json.dumps(record, separators=(",", ":")))
 
 
-def _verdict(runs: Sequence[ArmRun]) -> int:
+def _verdict(runs: Sequence[ArmRun], say: Callable[[str], object]) -> int:
     """Say what a reader of the table must know; the exit code."""
     for outcome, why in (("skipped", "not run, out of time"), ("broken", "broken, see above")):
         names = [run.arm for run in runs if run.outcome == outcome]
         if names:
-            print(f"{why}: {', '.join(names)}")
+            say(f"{why}: {', '.join(names)}")
     begun = [run for run in runs if run.outcome != "skipped"]
     if not all(run.cache_reset for run in begun):
-        print("the prefix cache could not be emptied; each arm had content of its own instead")
+        say("the prefix cache could not be emptied; each arm had content of its own instead")
     if any(run.wrong_lengths for run in begun):
-        print("some prompts were not counted as planned; see wrong_lengths in the JSON")
+        say("some prompts were not counted as planned; see wrong_lengths in the JSON")
     for run in begun:
         if run.errors:
-            print(f"{run.arm}: {', '.join(f'{n} × {kind}' for kind, n in run.errors.items())}")
+            say(f"{run.arm}: {', '.join(f'{n} × {kind}' for kind, n in run.errors.items())}")
     agrees = work_agrees(runs)
     if not agrees:
-        print("finished arms did not generate the same number of tokens: do not compare them")
+        say("finished arms did not generate the same number of tokens: do not compare them")
     sound = agrees and not any(run.outcome == "broken" for run in runs)
     return 0 if sound and any(run.finished for run in runs) else 1
 
@@ -236,10 +250,6 @@ def _facts(
             max(sum(step.tool_s for step in plan.steps) for plan in plans), 1
         ),
     }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -238,8 +238,8 @@ def _table(tick: Tick, last: Tick | None, failures: int, url: str, limits: str) 
         ("waiting", _number(seen.waiting)),
         ("preemptions", _number(seen.preemptions_total)),
         ("law (dry run)", tick.law),
-        ("would allow", f"{limits} {_limit(tick)}"),
-        ("reason", tick.reason),
+        ("would allow", f"{limits} {_limit(tick)}" if last else "-"),
+        ("reason", tick.reason if last else "-"),
     ]
     for row in rows:
         table.add_row(*row)

@@ -401,13 +401,18 @@ _STRANGERS: Final[Mapping[str, str]] = {
 }
 
 
+_ADVICE = (
+    "Give the address of the engine itself; for another engine a probe of your own, or a fixed "
+    "limit"
+)
+
+
 def _unknown(start: str, names: Sequence[str]) -> str:
     looked_for = ", ".join(f"{table.prefix}*" for table in TABLES)
     if not names:
-        return f"this is no metrics page; it begins {_quote(start)}. Looked for {looked_for}"
-    hint = next((h for p, h in _STRANGERS.items() if any(n.startswith(p) for n in names)), "")
-    message = f"no engine recognised: looked for {looked_for}; found {_listed(names)}"
-    return f"{message}. {hint}" if hint else message
+        return f"this is no metrics page; it begins {_quote(start)}. Looked for {looked_for}. {_ADVICE}"
+    hint = next((h for p, h in _STRANGERS.items() if any(n.startswith(p) for n in names)), _ADVICE)
+    return f"no engine recognised: looked for {looked_for}; found {_listed(names)}. {hint}"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -112,7 +112,9 @@ def test_it_fails_when_not_one_look_succeeded(
     """So that a script can wait for an endpoint with it."""
     endpoint.broken = True
     assert run(endpoint.url, "--count", "2", "--interval", "0.05") == 1
-    assert "2 failed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 failed" in shown
+    assert "of pressure" not in shown, "a law that has seen nothing has nothing to say"
 
 
 def test_hit_rate_is_of_the_last_ten_seconds_and_survives_a_restart(endpoint: Endpoint) -> None:

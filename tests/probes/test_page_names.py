@@ -334,7 +334,8 @@ def test_an_unknown_page_names_what_was_looked_for_and_what_was_found() -> None:
         parse_page(text, 0.0)
     assert str(error.value) == (
         "no engine recognised: looked for vllm:*, sglang:*, dynamo_*; "
-        "found app_0, app_1, app_2, app_3, app_4 and 4 more"
+        "found app_0, app_1, app_2, app_3, app_4 and 4 more. Give the address of the engine "
+        "itself; for another engine a probe of your own, or a fixed limit"
     )
 
 

@@ -75,6 +75,29 @@ def test_an_arm_that_takes_too_long_is_cut_and_no_arm_finishing_is_a_failure(
     assert "not run, out of time: fixed:3" in capsys.readouterr().out
 
 
+def test_json_is_all_that_stdout_holds(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a script can read the result of the run from it."""
+    out = tmp_path / "replay.json"
+    code = _concur(
+        url,
+        *("--workload", "cpu:steps=2", "--agents", "2", "--time-scale", "0.05", "--no-plot"),
+        *("--arms", "none,fixed:1", "--out", str(out), "--json"),
+    )
+    said = capsys.readouterr()
+    shown = json.loads(said.out)
+    kept = json.loads(out.read_text())
+    assert code == 0
+    assert shown == {key: kept[key] for key in kept if key != "rounds"} | {"files": [str(out)]}
+    assert [row["arm"] for row in shown["summary"]] == ["none", "fixed:1"]
+    assert set(shown) == {
+        *("made_by", "command", "note", "began_unix_s", "endpoint", "workload", "options"),
+        *("work_agrees", "summary", "files"),
+    }
+    assert "capacity_tokens 9600" in said.err
+
+
 def test_without_a_server_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert _concur("http://127.0.0.1:9", "--arms", "none") == 2
     assert "is the server up?" in capsys.readouterr().err
