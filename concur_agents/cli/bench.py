@@ -54,7 +54,7 @@ def bench_command(
     if only:
         suite = select(suite, only)
     if listing:
-        _list(suite)
+        _list(suite, as_json)
         return
     numbers = tuple(range(1, (seeds or (1 if quick else 3)) + 1))
     parsed = _parse_settings(settings)
@@ -186,7 +186,11 @@ def _progress() -> Progress:
     )
 
 
-def _list(suite: Sequence[Scenario]) -> None:
+def _list(suite: Sequence[Scenario], as_json: bool) -> None:
+    if as_json:
+        keys = ("name", "family", "expect")
+        print(json.dumps([{key: getattr(each, key) for key in keys} for each in suite], indent=1))
+        return
     table = Table("scenario", "family", "what ought to happen", box=None, pad_edge=False)
     for scenario in suite:
         table.add_row(scenario.name, scenario.family, scenario.expect)

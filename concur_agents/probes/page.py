@@ -410,7 +410,8 @@ _ADVICE = (
 def _unknown(start: str, names: Sequence[str]) -> str:
     looked_for = ", ".join(f"{table.prefix}*" for table in TABLES)
     if not names:
-        return f"this is no metrics page; it begins {_quote(start)}. Looked for {looked_for}. {_ADVICE}"
+        begins = f"it begins {_quote(start)}"
+        return f"this is no metrics page; {begins}. Looked for {looked_for}. {_ADVICE}"
     hint = next((h for p, h in _STRANGERS.items() if any(n.startswith(p) for n in names)), _ADVICE)
     return f"no engine recognised: looked for {looked_for}; found {_listed(names)}. {hint}"
 

@@ -309,4 +309,9 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(
 def test_the_list_says_what_ought_to_happen(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert concur("--scenarios", str(folder), "--list") == 0
 
-    assert "Eight agents, contexts four times the pool." in capsys.readouterr().out
+    expect = "Eight agents, contexts four times the pool."
+    assert expect in capsys.readouterr().out
+    assert concur("--scenarios", str(folder), "--list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert expect in [row["expect"] for row in listed]
+    assert all(set(row) == {"name", "family", "expect"} for row in listed)
