@@ -29,6 +29,7 @@ from concur_agents.replay import (
     make_plans,
     parse_arm,
     parse_arms,
+    read_round,
     replay,
     round_record,
     summarize,
@@ -199,6 +200,21 @@ def test_a_record_is_json_and_its_series_are_differences_of_the_counters() -> No
     assert record["series"]["hit_rate"] == [None, 0.5]
     assert record["series"]["limit_agents"] == [None, None]
     assert record["steps"]["waited_s"] == [0.0, 2.0, 0.0, 2.0]
+
+
+def test_rounds_read_back_from_their_records_are_summarized_as_before() -> None:
+    """Replicates from several files make one table: nothing a table shows may be lost on disk."""
+    runs = [_run("none", 60.0), _run("fixed:2", 40.0), _run("none", 50.0)]
+    for run in runs:
+        run.errors["APITimeoutError"] = 1
+        run.before = Reading(at_s=0.0, preemptions_total=5.0)
+        run.after = Reading(at_s=60.0, preemptions_total=7.0)
+        run.samples.append(
+            Sample(1.0, 2, 1, 1, 0, Reading(at_s=1.0, kv_usage=0.5, running=1, waiting=0), {})
+        )
+    again = [read_round(json.loads(json.dumps(round_record(run)))) for run in runs]
+    assert summarize(again) == summarize(runs)
+    assert again[0].steps == runs[0].steps
 
 
 # --- a server that misbehaves --------------------------------------------------------------------
