@@ -20,7 +20,7 @@ from typing import Any
 from concur_agents.replay import ArmRun, read_round, summarize, table, work_agrees
 from concur_agents.replay.plots import draw
 
-UNTOLD = ("none", "requests", "fixed", "cache_aimd")  # where prompt lengths change nothing
+UNSIZED = ("none", "requests", "fixed", "cache_aimd")  # where prompt lengths change nothing
 SAME = ("agents", "steps", "prompt_tokens", "output_tokens", "capacity_tokens")
 
 
@@ -46,8 +46,9 @@ def merge(files: list[Path]) -> tuple[dict[str, Any], list[ArmRun]]:
             if made["outcome"] == "skipped":
                 continue
             arm = made["arm"]
-            if record["options"]["told"] and arm.partition(":")[0] not in UNTOLD:
-                arm += " (told)"
+            lengths = record["options"]["lengths"]
+            if lengths != "estimated" and arm.partition(":")[0] not in UNSIZED:
+                arm += f" ({lengths})"
             seen[arm] = seen.get(arm, -1) + 1
             rounds.append(
                 made | {"arm": arm, "round": seen[arm], "from": f"{file.parent.name}/{file.stem}"}
@@ -70,7 +71,7 @@ def merge(files: list[Path]) -> tuple[dict[str, Any], list[ArmRun]]:
 
 def _rank(arm: str) -> tuple[int, int, str]:
     kind, _, setting = arm.partition(":")
-    order = (*UNTOLD, "working_set")
+    order = (*UNSIZED, "working_set")
     return (
         order.index(kind) if kind in order else len(order),
         int(setting) if setting.isdecimal() else 0,
