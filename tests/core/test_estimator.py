@@ -64,6 +64,34 @@ def test_a_batch_that_fills_and_empties_does_not_pass_for_prefill():
     assert cost.prefill_s_per_token == pytest.approx(1e-4, rel=0.3)
 
 
+def burst(cost, price, *, calls=60, uncached=5_000, output=100):
+    """`calls` prompts sent at once: each waits for those before it, then decodes for 2 s."""
+    ended_s = 0.0
+    for number in range(1, calls + 1):
+        step_s = number * uncached * price + 2.0
+        cost.work(step_s - ended_s)
+        ended_s = step_s
+        cost.observe(step_s, uncached, output, calls * uncached)
+    return cost
+
+
+def test_prompts_that_wait_for_each_other_do_not_pass_for_dear_ones():
+    """Seen on a real engine (8B on an H200, 60 agents started at once): 20 times the real price, so
+    that idle contexts were thought worth keeping for minutes.
+    """
+    cost = burst(CostEstimator(), 3e-5)
+    assert 3e-5 <= cost.prefill_s_per_token <= 1.5 * 3e-5
+
+
+def test_calls_that_overlap_share_the_engines_time():
+    """Ten calls of 5 s at a time: the engine spent 0.5 s on each, not 5."""
+    cost = CostEstimator()
+    for _ in range(300):
+        cost.work(0.5)
+        cost.observe(5.0, 10_000, 10, 1e5)
+    assert cost.prefill_s_per_token == pytest.approx(5e-5, rel=0.01)
+
+
 def test_a_step_without_duration_says_nothing():
     cost = CostEstimator()
     cost.observe(0.0, 10_000, 100, 1e5)
