@@ -135,7 +135,13 @@ def _tiny_plans(
     return plans
 
 
-# -- a real vLLM on an H100
+# -- a real vLLM on an H100 and on an H200
+
+
+def sweeps(gpu: str) -> list[dict[str, Any]]:
+    """The measured sweeps of a GPU, `h100` or `h200`."""
+    found: list[dict[str, Any]] = measured()[gpu]["sweeps"]
+    return found
 
 
 def sweep_points(sweep: dict[str, Any]) -> list[Point]:
@@ -157,7 +163,7 @@ def sweep_points(sweep: dict[str, Any]) -> list[Point]:
         steps_range=tuple(steps_range) if steps_range else None,
         shared=shape["shared"],
     )
-    full = load_profile(H100)
+    full = load_profile(sweep["profile"])
     profile = full.replace(kv_blocks=sweep["kv_tokens"] // full.block_size)
     points: list[Point] = []
     for arm in sweep["arms"]:
@@ -200,7 +206,7 @@ class Timing:
 
 def calibration_timings() -> list[Timing]:
     """Prefill and decode on their own: the profile against what it was fitted to."""
-    calibration = measured()["h100_qwen3_8b"]["calibration"]
+    calibration = measured()["h100"]["calibration"]
     profile = load_profile(H100).replace(request_overhead_s=0.0)
     timings = []
     for row in calibration["prefill_parallel"]:
@@ -665,9 +671,10 @@ def fast_sections() -> dict[str, str]:
     sections = {}
     points = tiny_points()
     sections["tiny"] = table(points, points[-1], "makespan")
-    for i, sweep in enumerate(measured()["h100_qwen3_8b"]["sweeps"]):
-        points = sweep_points(sweep)
-        sections[f"h100-{i}"] = table(points, _named(points, "none"), "makespan")
+    for gpu in ("h100", "h200"):
+        for i, sweep in enumerate(sweeps(gpu)):
+            points = sweep_points(sweep)
+            sections[f"{gpu}-{i}"] = table(points, _named(points, "none"), "makespan")
     lines = ["| what | measured | simulated | off by |", "|---|---|---|---|"]
     lines += [
         f"| {timing.label} | {timing.measured_s * 1e3:.2f} ms | {timing.simulated_s * 1e3:.2f} ms "
@@ -725,7 +732,7 @@ def draw(path: Path, curves: dict[str, list[Point]]) -> None:
     axes[0][0].legend(frameon=False)
 
     rows: list[tuple[str, float, float]] = []
-    for sweep in measured()["h100_qwen3_8b"]["sweeps"]:
+    for sweep in sweeps("h100"):
         points = sweep_points(sweep)
         name = sweep["name"].split(",")[0].split()[0]
         base = _named(points, "none")
