@@ -772,7 +772,7 @@ PAGE = """\
 
 # How far to trust the simulator
 
-Every claim about a law rests on the simulated engine, so here it is beside three real ones. No
+Every claim about a law rests on the simulated engine, so here it is beside four real ones. No
 point has numbers of its own: an engine is a profile, a dozen numbers in a file that says where each
 of them comes from. How far a section is a test differs, and each says so:
 
@@ -780,6 +780,7 @@ of them comes from. How far a section is a test differs, and each says so:
 |---|---|---|---|
 | CPU | the measured one | step costs fitted to these makespans | hit rates; not makespans |
 | H100 | the measured one, seed by seed | from separate calibration runs | hit rates and makespans |
+| H200 | the measured one, seed by seed | the H100's, scaled, nothing fitted | hit rates and makespans |
 | two H100 | a stand-in | partly chosen with these curves in view | the shape at most |
 
 ![Measured and simulated](images/simulator.png)
@@ -844,6 +845,21 @@ rate and 10 % in time among themselves:
 The calibration itself, run through the engine:
 
 <calibration>
+
+## vLLM on an H200
+
+vLLM 0.24.0 again. Nothing was fitted here: the profiles `h200-qwen3-8b` and `h200-qwen3-32b` are
+the H100's calibration scaled by memory bandwidth, arithmetic and model shape, written before these
+runs in the case of the 32B model. The arms are those of [the benchmarks](benchmarks.md) that do not
+depend on a law of ours.
+
+96 agents x 8 steps, Qwen3-8B shape, 408,256 tokens of KV:
+
+<h200-0>
+
+24 agents x 14 steps, Qwen3-32B shape, 100,000 tokens of KV, tools of 0.2 to 1 s:
+
+<h200-1>
 
 ## Two H100, public load curves
 
