@@ -66,10 +66,10 @@ def replay_command(
     arrival: str | None = typer.Option(None, help="burst (default), staggered:S or poisson:PER_S."),
     time_scale: float = typer.Option(1.0, min=0.0, help="Factor on tool times and arrivals."),
     repeat: int = typer.Option(1, min=1, help="Rounds over all arms."),
-    told: bool = typer.Option(
-        False,
-        "--told",
-        help="Tell gates each prompt's length before its step, not only usage after.",
+    lengths: str = typer.Option(
+        "estimated",
+        help="What gates know of a prompt beforehand: its length estimated from its size, as the "
+        "drop-in clients do; told; or unknown.",
     ),
     seed: int = typer.Option(0, help="Of the draw of agents, imputed tool times and content."),
     limit: float = typer.Option(600.0, help="Longest one arm may take [s]; then it is cut."),
@@ -119,7 +119,7 @@ def replay_command(
                 deadline_s=deadline,
                 time_scale=time_scale,
                 repeat=repeat,
-                told=told,
+                lengths=lengths,  # type: ignore[arg-type]  # checked by Options
                 seed=seed,
             ),
             out=out,

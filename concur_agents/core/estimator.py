@@ -10,6 +10,12 @@ Steps count by their relative error (weight 1 / step_s^2), and a weak prior (an 
 as much as `_PRIOR_RATIO` prompt tokens, half of it overhead) keeps first answers sane and holds
 what the steps so far cannot tell apart.  A wrong price does little harm: doubling or halving it
 moves the makespan by a few percent, see docs/laws.md.
+
+The fit takes a step's time for its own doing.  In a burst it is not: sixty prompts that arrive at
+once wait for each other, and on a real engine the price came out twenty times too high.  What the
+engine has prefilled in a while it cannot have spent more on than the while, so there is a bound:
+
+    t_prefill <= time with calls in flight / uncached tokens of the steps that ended in it
 """
 
 from __future__ import annotations
@@ -33,7 +39,14 @@ class CostEstimator:
     _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
     _in_calls: float = 0.0
+    _unseen_s: float = 0.0
+    _busy_s: float = 0.0
+    _uncached: float = 0.0
     _solved: tuple[int, tuple[float, ...]] = (0, ())
+
+    def work(self, busy_s: float) -> None:
+        """The engine has had calls in flight for so long since it was last said."""
+        self._unseen_s += busy_s
 
     def observe(self, step_s: float, uncached: float, output: float, in_calls: float) -> None:
         """One step ended well, with `in_calls` tokens of context in calls meanwhile."""
@@ -61,13 +74,19 @@ class CostEstimator:
         price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
         self._simple += gain * (price - self._simple)
         self._in_calls += gain * (in_calls - self._in_calls)
+        self._busy_s = self._busy_s * fade + self._unseen_s
+        self._uncached = self._uncached * fade + uncached
+        self._unseen_s = 0.0
 
     @property
     def prefill_s_per_token(self) -> float | None:
         """Engine seconds per uncached prompt token; None before any step."""
         if not self.steps:
             return None
-        return min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
+        price = min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
+        if self._busy_s and self._uncached:
+            price = min(price, self._busy_s / self._uncached)
+        return price
 
     def _solve(self) -> tuple[float, ...]:
         if self._solved[0] == self.steps:

@@ -597,6 +597,8 @@ class Regulator:
         if passed > 0.0:
             gain = 1.0 - math.exp(-passed / _MEMORY_S)
             window = self._window
+            if window.reasoning:
+                self._ledger.cost.work(passed)
             self._reasoning_mean += gain * (window.reasoning - self._reasoning_mean)
             tokens = window.claims.reasoning_tokens
             self._reasoning_tokens_mean += gain * (tokens - self._reasoning_tokens_mean)

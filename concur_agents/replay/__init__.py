@@ -7,7 +7,14 @@ between the two, `driver` runs it, `summary` and `plots` tell. Nothing here is n
 from concur_agents.replay.arms import Arm, parse_arm, parse_arms
 from concur_agents.replay.driver import ArmRun, Options, Sample, StepRow, replay
 from concur_agents.replay.endpoint import Endpoint, EndpointError
-from concur_agents.replay.summary import Summary, round_record, summarize, table, work_agrees
+from concur_agents.replay.summary import (
+    Summary,
+    read_round,
+    round_record,
+    summarize,
+    table,
+    work_agrees,
+)
 from concur_agents.replay.workload import SHAPES, WorkloadOptions, make_plans
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "make_plans",
     "parse_arm",
     "parse_arms",
+    "read_round",
     "replay",
     "round_record",
     "summarize",

@@ -17,9 +17,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from concur_agents.adapters import prompts
+from concur_agents.adapters.prompts import Prompt
 from concur_agents.core import law_names, make_law
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
+from concur_agents.hosts.agent import Agent
+from concur_agents.hosts.usage import read_usage
 from concur_agents.probes import Probe
 
 __all__ = ["Arm", "Gate", "GateAgent", "GateStep", "parse_arm", "parse_arms"]
@@ -36,8 +40,12 @@ class GateStep(Protocol):
 class GateAgent(Protocol):
     """One agent inside a gate: the part of the Governor's agent that a replay uses."""
 
-    def step(self, *, prompt_tokens: int | None = None) -> AbstractAsyncContextManager[GateStep]:
-        """Wait for the turn, then hold it for one call."""
+    def step(
+        self, *, prompt_tokens: int | None = None, prompt_bytes: int | None = None
+    ) -> AbstractAsyncContextManager[GateStep]:
+        """Wait for the turn, then hold it for one call. Of the prompt, the gate knows its length,
+        or its size alone, or nothing.
+        """
         ...
 
     def tool(self, name: str) -> AbstractAsyncContextManager[Any]:
@@ -145,7 +153,9 @@ class _Open:
         yield self
 
     @asynccontextmanager
-    async def step(self, *, prompt_tokens: int | None = None) -> AsyncIterator[_Open]:
+    async def step(
+        self, *, prompt_tokens: int | None = None, prompt_bytes: int | None = None
+    ) -> AsyncIterator[_Open]:
         if self._turns is None:
             yield self
         else:
@@ -172,10 +182,12 @@ class _Governed:
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
 
-    def agent(
+    @asynccontextmanager
+    async def agent(
         self, agent_id: str, *, prompt_tokens: int | None = None
-    ) -> AbstractAsyncContextManager[GateAgent]:
-        return self._governor.agent(agent_id, prompt_tokens=prompt_tokens)
+    ) -> AsyncIterator[_GovernedAgent]:
+        async with self._governor.agent(agent_id, prompt_tokens=prompt_tokens) as agent:
+            yield _GovernedAgent(agent)
 
     def view(self) -> dict[str, float | str | None]:
         seen = self._governor.snapshot()
@@ -191,3 +203,39 @@ class _Governed:
 
     def close(self) -> None:
         self._governor.close()
+
+
+class _GovernedAgent:
+    """The Governor's agent, and what a drop-in client knows of its prompts."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    @asynccontextmanager
+    async def step(
+        self, *, prompt_tokens: int | None = None, prompt_bytes: int | None = None
+    ) -> AsyncIterator[GateStep]:
+        if prompt_bytes is None:
+            async with self._agent.step(prompt_tokens) as step:
+                yield step
+            return
+        prompt = Prompt("body", prompt_bytes)
+        prompts.estimate(self._agent, prompt)
+        async with self._agent.step(prompt.tokens) as step:
+            yield _Learning(step, self._agent, prompt)
+
+    def tool(self, name: str) -> AbstractAsyncContextManager[Any]:
+        return self._agent.tool(name)
+
+
+class _Learning:
+    """Scales the next estimate by what this prompt really took."""
+
+    def __init__(self, step: GateStep, agent: Agent, prompt: Prompt) -> None:
+        self._step, self._agent, self._prompt = step, agent, prompt
+
+    def record(self, usage: Any) -> None:
+        self._step.record(usage)
+        known = read_usage(usage)
+        if known is not None:
+            prompts.learn(self._agent, self._prompt, known)

@@ -18,14 +18,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import openai
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes import Probe
-from concur_agents.replay.arms import Arm, Gate
+from concur_agents.replay.arms import Arm, Gate, GateAgent, GateStep
 from concur_agents.replay.endpoint import Answer, Endpoint, EndpointError, Unit, Vocabulary
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
@@ -42,15 +44,16 @@ class Options:
 
     ``limit_s``: longest one arm may take [s]. ``deadline_s``: when everything must be over, counted
     from the start [s]. ``time_scale``: factor on tool times and arrivals. ``repeat``: rounds over
-    all arms. ``told``: whether gates are told the prompt's length before each step, as an agent
-    that counts its own tokens could.
+    all arms. ``lengths``: what gates know of a prompt before its step: "estimated" from its size in
+    bytes, as the drop-in clients do; "told" exactly, as an agent that counts its own tokens could,
+    and the first one on arrival; "unknown" until `usage` tells.
     """
 
     limit_s: float = 600.0
     deadline_s: float = 3600.0
     time_scale: float = 1.0
     repeat: int = 1
-    told: bool = False
+    lengths: Literal["estimated", "told", "unknown"] = "estimated"
     seed: int = 0
     sample_s: float = 1.0
     retry_wait_s: float = 1.0
@@ -61,6 +64,8 @@ class Options:
                 raise ConfigError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
         if not self.time_scale >= 0:
             raise ConfigError(f"time_scale must be at least 0, got {self.time_scale}")
+        if self.lengths not in ("estimated", "told", "unknown"):
+            raise ConfigError(f"lengths are estimated, told or unknown, not {self.lengths!r}")
         if self.repeat < 1:
             raise ConfigError(f"repeat must be at least 1, got {self.repeat}")
 
@@ -248,7 +253,7 @@ class _Course:
         # content by its key: spelled once, or what the model really said
         known: dict[Hashable, list[Unit]] = {}
         try:
-            first = plan.steps[0].prompt_tokens if self._options.told else None
+            first = plan.steps[0].prompt_tokens if self._options.lengths == "told" else None
             async with self._gate.agent(plan.id, prompt_tokens=first) as agent:
                 for index, step in enumerate(plan.steps):
                     if index:
@@ -260,8 +265,7 @@ class _Course:
                         self._waiting += 1
                         waits = True
                     prompt = self._spell(step, known)
-                    told = len(prompt) if self._options.told else None
-                    async with agent.step(prompt_tokens=told) as turn:
+                    async with self._step(agent, prompt) as turn:
                         self._waiting -= 1
                         waits = False
                         sent_s = self.now()
@@ -278,6 +282,16 @@ class _Course:
         finally:
             self._present -= 1
             self._waiting -= waits
+
+    def _step(
+        self, agent: GateAgent, prompt: Sequence[Unit]
+    ) -> AbstractAsyncContextManager[GateStep]:
+        if self._options.lengths == "told":
+            return agent.step(prompt_tokens=len(prompt))
+        if self._options.lengths == "unknown":
+            return agent.step()
+        # as it stands in the request's JSON: a comma after an id, a space before a word
+        return agent.step(prompt_bytes=sum(len(str(unit)) + 1 for unit in prompt))
 
     def _spell(self, step: PlanStep, known: dict[Hashable, list[Unit]]) -> list[Unit]:
         prompt: list[Unit] = []

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from concur_agents.core import Reading
-from concur_agents.replay.driver import ArmRun, Sample
+from concur_agents.replay.driver import ArmRun, Sample, StepRow
 
-__all__ = ["Summary", "round_record", "summarize", "table", "work_agrees"]
+__all__ = ["Summary", "read_round", "round_record", "summarize", "table", "work_agrees"]
 
 _PAUSE_S = 0.05  # shorter holds are the event loop's, not the gate's
 _WORK_TOLERANCE = 0.01
@@ -246,6 +246,65 @@ def round_record(run: ArmRun) -> dict[str, Any]:
     }
 
 
+def read_round(record: dict[str, Any]) -> ArmRun:
+    """What `round_record` wrote, as a run that can be summarized again, with rounds of other files.
+
+    Steps and samples come back, rounded as they were written; of the engine's readings, usage and
+    the calls inside it, and by how much each counter rose over the whole round.
+    """
+    risen = {name: value for name, value in record["counters"].items() if value is not None}
+    return ArmRun(
+        arm=record["arm"],
+        round=record["round"],
+        outcome=record["outcome"],
+        problem=record["problem"],
+        cache_reset=record["cache_reset"],
+        span_s=record["span_s"],
+        agents=record["agents"],
+        agents_done=record["agents_done"],
+        agents_failed=record["agents_failed"],
+        agent_done_s=record["agent_done_s"],
+        steps=[
+            StepRow(
+                agent=row["agent"],
+                step=row["step"],
+                at_gate_s=row["at_gate_s"],
+                sent_s=row["sent_s"],
+                done_s=row["at_gate_s"] + row["latency_s"],
+                prompt_tokens=row["prompt_tokens"],
+                cached_tokens=row["cached_tokens"],
+                output_tokens=row["output_tokens"],
+                reusable_tokens=row["reusable_tokens"],
+            )
+            for row in _rows(record["steps"])
+        ],
+        samples=[
+            Sample(
+                at_s=row["at_s"],
+                active=row["active"],
+                in_flight=row["in_flight"],
+                waiting=row["waiting"],
+                done=row["done"],
+                reading=Reading(
+                    at_s=row["at_s"],
+                    kv_usage=row["kv_usage"],
+                    running=row["engine_running"],
+                    waiting=row["engine_waiting"],
+                )
+                if row["engine_running"] is not None
+                else None,
+                gate={},
+            )
+            for row in _rows(record["series"])
+        ],
+        errors=Counter(record["errors"]),
+        before=Reading(at_s=0.0, **dict.fromkeys(risen, 0.0)),
+        after=Reading(at_s=record["span_s"], **risen),
+        wrong_lengths=record["wrong_lengths"],
+        sample_failures=record["sample_failures"],
+    )
+
+
 _COUNTERS = (
     "hit_tokens_total",
     "query_tokens_total",
@@ -293,6 +352,13 @@ def _series(run: ArmRun) -> list[dict[str, Any]]:
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """A column per name: much smaller on disk than a name per cell."""
     return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The other way round."""
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def _risen(run: ArmRun, counter: str) -> float | None:

@@ -135,7 +135,13 @@ def _tiny_plans(
     return plans
 
 
-# -- a real vLLM on an H100
+# -- a real vLLM on an H100 and on an H200
+
+
+def sweeps(gpu: str) -> list[dict[str, Any]]:
+    """The measured sweeps of a GPU, `h100` or `h200`."""
+    found: list[dict[str, Any]] = measured()[gpu]["sweeps"]
+    return found
 
 
 def sweep_points(sweep: dict[str, Any]) -> list[Point]:
@@ -157,7 +163,7 @@ def sweep_points(sweep: dict[str, Any]) -> list[Point]:
         steps_range=tuple(steps_range) if steps_range else None,
         shared=shape["shared"],
     )
-    full = load_profile(H100)
+    full = load_profile(sweep["profile"])
     profile = full.replace(kv_blocks=sweep["kv_tokens"] // full.block_size)
     points: list[Point] = []
     for arm in sweep["arms"]:
@@ -200,7 +206,7 @@ class Timing:
 
 def calibration_timings() -> list[Timing]:
     """Prefill and decode on their own: the profile against what it was fitted to."""
-    calibration = measured()["h100_qwen3_8b"]["calibration"]
+    calibration = measured()["h100"]["calibration"]
     profile = load_profile(H100).replace(request_overhead_s=0.0)
     timings = []
     for row in calibration["prefill_parallel"]:
@@ -665,9 +671,10 @@ def fast_sections() -> dict[str, str]:
     sections = {}
     points = tiny_points()
     sections["tiny"] = table(points, points[-1], "makespan")
-    for i, sweep in enumerate(measured()["h100_qwen3_8b"]["sweeps"]):
-        points = sweep_points(sweep)
-        sections[f"h100-{i}"] = table(points, _named(points, "none"), "makespan")
+    for gpu in ("h100", "h200"):
+        for i, sweep in enumerate(sweeps(gpu)):
+            points = sweep_points(sweep)
+            sections[f"{gpu}-{i}"] = table(points, _named(points, "none"), "makespan")
     lines = ["| what | measured | simulated | off by |", "|---|---|---|---|"]
     lines += [
         f"| {timing.label} | {timing.measured_s * 1e3:.2f} ms | {timing.simulated_s * 1e3:.2f} ms "
@@ -725,7 +732,7 @@ def draw(path: Path, curves: dict[str, list[Point]]) -> None:
     axes[0][0].legend(frameon=False)
 
     rows: list[tuple[str, float, float]] = []
-    for sweep in measured()["h100_qwen3_8b"]["sweeps"]:
+    for sweep in sweeps("h100"):
         points = sweep_points(sweep)
         name = sweep["name"].split(",")[0].split()[0]
         base = _named(points, "none")
@@ -765,7 +772,7 @@ PAGE = """\
 
 # How far to trust the simulator
 
-Every claim about a law rests on the simulated engine, so here it is beside three real ones. No
+Every claim about a law rests on the simulated engine, so here it is beside four real ones. No
 point has numbers of its own: an engine is a profile, a dozen numbers in a file that says where each
 of them comes from. How far a section is a test differs, and each says so:
 
@@ -773,6 +780,7 @@ of them comes from. How far a section is a test differs, and each says so:
 |---|---|---|---|
 | CPU | the measured one | step costs fitted to these makespans | hit rates; not makespans |
 | H100 | the measured one, seed by seed | from separate calibration runs | hit rates and makespans |
+| H200 | the measured one, seed by seed | the H100's, scaled, nothing fitted | hit rates and makespans |
 | two H100 | a stand-in | partly chosen with these curves in view | the shape at most |
 
 ![Measured and simulated](images/simulator.png)
@@ -837,6 +845,21 @@ rate and 10 % in time among themselves:
 The calibration itself, run through the engine:
 
 <calibration>
+
+## vLLM on an H200
+
+vLLM 0.24.0 again. Nothing was fitted here: the profiles `h200-qwen3-8b` and `h200-qwen3-32b` are
+the H100's calibration scaled by memory bandwidth, arithmetic and model shape, written before these
+runs in the case of the 32B model. The arms are those of [the benchmarks](benchmarks.md) that do not
+depend on a law of ours.
+
+96 agents x 8 steps, Qwen3-8B shape, 408,256 tokens of KV:
+
+<h200-0>
+
+24 agents x 14 steps, Qwen3-32B shape, 100,000 tokens of KV, tools of 0.2 to 1 s:
+
+<h200-1>
 
 ## Two H100, public load curves
 

@@ -9,14 +9,14 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from concur_agents.core import Reading
+from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConfigError
 from concur_agents.replay import (
     ArmRun,
@@ -29,6 +29,7 @@ from concur_agents.replay import (
     make_plans,
     parse_arm,
     parse_arms,
+    read_round,
     replay,
     round_record,
     summarize,
@@ -199,6 +200,21 @@ def test_a_record_is_json_and_its_series_are_differences_of_the_counters() -> No
     assert record["series"]["hit_rate"] == [None, 0.5]
     assert record["series"]["limit_agents"] == [None, None]
     assert record["steps"]["waited_s"] == [0.0, 2.0, 0.0, 2.0]
+
+
+def test_rounds_read_back_from_their_records_are_summarized_as_before() -> None:
+    """Replicates from several files make one table: nothing a table shows may be lost on disk."""
+    runs = [_run("none", 60.0), _run("fixed:2", 40.0), _run("none", 50.0)]
+    for run in runs:
+        run.errors["APITimeoutError"] = 1
+        run.before = Reading(at_s=0.0, preemptions_total=5.0)
+        run.after = Reading(at_s=60.0, preemptions_total=7.0)
+        run.samples.append(
+            Sample(1.0, 2, 1, 1, 0, Reading(at_s=1.0, kv_usage=0.5, running=1, waiting=0), {})
+        )
+    again = [read_round(json.loads(json.dumps(round_record(run)))) for run in runs]
+    assert summarize(again) == summarize(runs)
+    assert again[0].steps == runs[0].steps
 
 
 # --- a server that misbehaves --------------------------------------------------------------------
@@ -441,6 +457,95 @@ async def test_a_cap_on_requests_bounds_calls_in_flight(arm: str, at_once: int) 
     with _serving(engine) as url:
         await _replay(url, arms=arm)
     assert engine.most_at_once_since_reset == at_once
+
+
+class _Curious:
+    """Lets everybody in and keeps what it was told of prompts."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[int | None] = []
+        self.steps: list[dict[str, int]] = []
+
+    @asynccontextmanager
+    async def agent(
+        self, agent_id: str, *, prompt_tokens: int | None = None
+    ) -> AsyncIterator[_Curious]:
+        self.arrivals.append(prompt_tokens)
+        yield self
+
+    @asynccontextmanager
+    async def step(self, **known: int) -> AsyncIterator[_Curious]:
+        self.steps.append(known)
+        yield self
+
+    @asynccontextmanager
+    async def tool(self, name: str) -> AsyncIterator[None]:
+        yield
+
+    def record(self, usage: Any) -> None:
+        pass
+
+    def view(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("lengths", "arrivals", "steps"),
+    [
+        ("told", [40], [{"prompt_tokens": 40}, {"prompt_tokens": 55}]),
+        ("unknown", [None], [{}, {}]),
+    ],
+)
+async def test_gates_know_of_prompts_what_the_options_say(
+    lengths: Any, arrivals: list[int | None], steps: list[dict[str, int]]
+) -> None:
+    gate = _Curious()
+    await _through(gate, Options(lengths=lengths))
+    assert (gate.arrivals, gate.steps) == (arrivals, steps)
+
+
+async def test_a_gate_sees_the_size_of_a_prompt_unless_told_otherwise_as_drop_in_clients_do() -> (
+    None
+):
+    gate = _Curious()
+    await _through(gate, Options())
+    assert gate.arrivals == [None]
+    first, then = (known["prompt_bytes"] for known in gate.steps)
+    # ids of three or four digits and a comma each; the answer repeats the one-digit id 7
+    assert 160 <= first <= 200
+    assert first + 5 * 2 + 10 * 4 <= then <= first + 5 * 2 + 10 * 5
+
+
+async def _through(gate: _Curious, options: Options) -> None:
+    arm = dataclasses.replace(parse_arm("none"), build=lambda probe: gate)
+    with _serving(_Engine()) as url:
+        endpoint = Endpoint(url)
+        await endpoint.open()
+        (run,) = await replay(endpoint, _plans(1), [arm], None, options)
+        await endpoint.close()
+    assert run.finished
+
+
+async def test_the_second_estimate_is_scaled_by_what_the_first_prompt_took() -> None:
+    """Footprints would stay a quarter off for ever if usage did not correct the estimates."""
+    gate = parse_arm("fixed:2").build(None)
+
+    def pressure_tokens() -> float:
+        return float(gate.view()["pressure_tokens"] or 0)
+
+    try:
+        async with gate.agent("a") as agent:
+            async with agent.step(prompt_bytes=8000) as step:
+                # and room for the answer; four bytes a token before anything is known
+                assert 2000 <= pressure_tokens() < 2300
+                step.record(Usage(prompt_tokens=1600, completion_tokens=0))
+            async with agent.step(prompt_bytes=10_000):
+                assert 2000 <= pressure_tokens() < 2300  # not 2,500
+    finally:
+        gate.close()
 
 
 async def test_a_bug_in_one_arm_does_not_take_the_others_with_it() -> None:

@@ -15,6 +15,7 @@ from concur_agents.sim.validate import (
     fast_sections,
     measured,
     sweep_points,
+    sweeps,
     tiny_points,
 )
 
@@ -36,9 +37,9 @@ def test_the_ceiling_is_met_to_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "sweep", measured()["h100_qwen3_8b"]["sweeps"], ids=lambda sweep: str(sweep["name"])
+    "sweep", [*sweeps("h100"), *sweeps("h200")], ids=lambda sweep: str(sweep["name"])
 )
-def test_every_arm_on_the_h100_is_within_the_goals(sweep: dict[str, Any]) -> None:
+def test_every_arm_on_an_h100_or_h200_is_within_the_goals(sweep: dict[str, Any]) -> None:
     points = sweep_points(sweep)
     ungoverned = next(point for point in points if point.label == "none")
     missed = [point for point in points if not point.holds(ungoverned)]
