@@ -17,7 +17,11 @@ from concur_agents.core.residency import Residency
 _SLACK_TOKENS = 64
 """A prefix counts as fully reused if at most this much is missing: engines cache whole blocks."""
 _FIRST_PROMPT_TOKENS = 2048.0
-"""Assumed first prompt while no agent has shown one."""
+"""Least that a first prompt is assumed to be while no agent has shown one."""
+_UNSEEN = 32
+"""So many agents of unknown size may come in at once: each is assumed to fill that part of the pool.
+The first answer tells how large they are, so a larger batch waits for one call; with a burst of all
+of them the pool could be full several times over before it."""
 _OUTPUT_TOKENS = 256.0
 """Assumed output of a step while none has ended."""
 _GROWTH = 10.0
@@ -96,7 +100,7 @@ class Ledger:
                     growth = self.growth.value or 0.0
                 prompt = account.footprint + growth
             else:
-                prompt = self.first_prompt.value or _FIRST_PROMPT_TOKENS
+                prompt = self.first_prompt.value or self._unseen_prompt
         output = account.output_mean
         if output is None:
             output = self.output.value
@@ -121,8 +125,13 @@ class Ledger:
         if self._finals:
             large = sorted(self._finals)[3 * len(self._finals) // 4]
             return max(large, 2.0 * self.footprint_mean)
-        prompt = newcomer.expected_prompt or self.first_prompt.value or _FIRST_PROMPT_TOKENS
+        prompt = newcomer.expected_prompt or self.first_prompt.value or self._unseen_prompt
         return _GROWTH * prompt
+
+    @property
+    def _unseen_prompt(self) -> float:
+        pool = self.residency.capacity_tokens or 0.0
+        return max(_FIRST_PROMPT_TOKENS, pool / _UNSEEN)
 
     def begin(self, account: Account, in_calls: float) -> None:
         """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""

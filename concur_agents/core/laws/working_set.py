@@ -93,8 +93,9 @@ class WorkingSet:
 
     rho_low: float = 0.95
     """Share of the pool to fill: blocks are rounded up and outputs are only estimated."""
-    rho_high: float = 1.3
-    """Most that rho may exceed what was learned of the pool before it has to be learned anew."""
+    rho_high: float = 1.02
+    """Most that rho may exceed what was learned of the pool: a little, so that room that has come
+    back is tried and then learned.  At 1.3 the trying cost 3 % wherever the pool is learned."""
     entry: float = 0.9
     """Share of the limit up to which cold agents come in; the rest is for those inside to grow."""
     step: float = 0.02
