@@ -19,9 +19,9 @@ _SLACK_TOKENS = 64
 _FIRST_PROMPT_TOKENS = 2048.0
 """Least that a first prompt is assumed to be while no agent has shown one."""
 _UNSEEN = 32
-"""So many agents of unknown size may come in at once: each is assumed to fill that part of the pool.
-The first answer tells how large they are, so a larger batch waits for one call; with a burst of all
-of them the pool could be full several times over before it."""
+"""So many agents of unknown size may come in at once: each is assumed to fill that part of the
+pool.  The first answer tells how large they are, so a larger batch waits for one call; a burst of
+all of them could have filled the pool several times over by then."""
 _OUTPUT_TOKENS = 256.0
 """Assumed output of a step while none has ended."""
 _GROWTH = 10.0
