@@ -137,7 +137,7 @@ class Window:
                 head = self._next()
             if head is None:  # all who wait are new, and no more may be open: not the limit's doing
                 break
-            if not self._has_room(head, now):
+            if not self._has_room(head, now, overdue=overdue):
                 self.bound = True
                 break
             self.overdue_total += overdue
@@ -173,9 +173,11 @@ class Window:
             oldest = (self.queue.oldest(), self.queue.oldest(opened=True))
             dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
             wakes.extend(due for due in dues if due > now)
-        head = self._overdue(now) or self._next()
+        overdue = self._overdue(now)
+        head = overdue or self._next()
         if head is not None and self.active < self.places:
-            fades = self.claims.seconds_until(self._room_to_enter(head), now)
+            room = self._room_to_enter(head, overdue=overdue is not None)
+            fades = self.claims.seconds_until(room, now)
             if fades is not None:
                 wakes.append(now + fades)
         return min(wakes, default=None)
@@ -210,17 +212,20 @@ class Window:
             return head
         return self.queue.head(new_allowed=False)
 
-    def _has_room(self, account: Account, now: float) -> bool:
+    def _has_room(self, account: Account, now: float, *, overdue: bool) -> bool:
         if not self.active:
             return True
         if self.active >= self.places:
             return False
-        room = self._room_to_enter(account)
+        room = self._room_to_enter(account, overdue=overdue)
         return room == math.inf or self.claims.fits(room, now)
 
-    def _room_to_enter(self, account: Account) -> float:
-        """Most that the claims of all others may sum up to for `account` to be let in [tokens]."""
-        most = self.bound_on(account)
+    def _room_to_enter(self, account: Account, *, overdue: bool) -> float:
+        """Most that the claims of all others may sum up to for `account` to be let in [tokens].
+
+        One that is overdue takes the place of another: it needs no more than that one had.
+        """
+        most = self.limit.tokens if overdue else self.bound_on(account)
         return most if most == math.inf else most - self._beside(self.ledger.need(account))
 
     def _beside(self, need: float) -> float:
@@ -257,19 +262,17 @@ class Window:
         """Whether opening one more agent keeps the cost of rotating all open ones small.
 
         With a bound on waiting every open agent that does not fit has to come back within
-        `max_wait_s`, cold: one prefill of everything per `max_wait_s`.  So only as many are
-        opened as fit when they have grown, or cost little to rotate.
+        `max_wait_s`, cold: one prefill of all that does not fit per `max_wait_s`.  So only as many
+        are opened as fit when they have grown, and a few more if that costs little.
         """
         if self.max_wait_s is None:
             return True
-        ledger = self.ledger
-        price = ledger.cost.prefill_s_per_token
+        ledger, pool = self.ledger, self.pool_tokens()
         tokens = ledger.footprint_tokens + ledger.need(newcomer)
         if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
             tokens = max(tokens, (self.opened + 1) * ledger.grown(newcomer))
-        pool = self.pool_tokens()
-        if pool is not None and tokens <= pool:
-            return True
-        if price is None:
-            return pool is None
-        return tokens * price <= _ROTATION_SHARE * self.max_wait_s
+        beyond = tokens - (pool or 0.0)
+        price = ledger.cost.prefill_s_per_token
+        if beyond <= 0.0 or price is None:
+            return pool is None or beyond <= 0.0
+        return beyond * price <= _ROTATION_SHARE * self.max_wait_s
