@@ -133,7 +133,8 @@ class AgentCap(Ungoverned):
 
 def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> Outcome:
     """A law on one draw of agents."""
-    gate = RegulatorGate(arm.within(scenario).regulate(), arm.name)
+    regulator = arm.within(scenario).regulate()
+    gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told)
     return _outcome(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,10 +78,15 @@ def make_fault(options: Options) -> Fault:
 
 
 def _second_tenant(
-    agents: int, context_tokens: int, tool_s: float = 1.0, from_s: float = 0.0, seed: int = 0
+    agents: int,
+    context_tokens: int,
+    tool_s: float = 1.0,
+    from_s: float = 0.0,
+    to_s: float = math.inf,
+    seed: int = 0,
 ) -> Fault:
     plans = steady(agents, context_tokens, tools=Constant(tool_s), seed=seed)
-    return SecondTenant(tuple(plans), from_s=from_s)
+    return SecondTenant(tuple(plans), from_s=from_s, to_s=to_s)
 
 
 FAULTS: dict[str, Callable[..., Fault]] = {

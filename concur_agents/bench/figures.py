@@ -326,6 +326,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 
 _COST_GOALS: Mapping[str, float] = {
     "capacity_unknown": 1.10,
+    "sizes_unknown": 1.10,
     "max_wait": 1.10,
     "tau_half": 1.10,
     "tau_double": 1.10,
@@ -346,6 +347,7 @@ _TEXTS: Mapping[str, str] = {
     "free_tier_vs_best_fixed_geomean": "the bound over the best fixed cap: what could be won there",
     "free_tier_vs_ungoverned_thrashing_geomean": "the bound over ungoverned where that thrashes",
     "capacity_unknown": "makespan without knowing the capacity / with",
+    "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
     "max_wait": "makespan with max_wait_s / without",
     "max_wait_excess_s": "longest wait of a started agent beyond max_wait_s + one step [s]",
     "tau_half": "makespan with hold times halved / as they are",

@@ -29,6 +29,7 @@ or a variant of others, in which something about the world or the law is differe
     [regulator]                         # options of the Regulator
     max_wait_s = 60
     wrong_price = 2.0                   # what the law believes about a prefill, times this
+    sizes_told = false                  # nobody says beforehand how large a prompt is
 
 Variants of `x` in file `y.toml` are called `y@x`. Everything is checked when it is read, and
 complaints name the file and the key.
@@ -82,6 +83,8 @@ class Scenario:
     """Factors on options of laws, by their names."""
     regulator: Options = field(default_factory=dict)
     wrong_price: float = 1.0
+    sizes_told: bool = True
+    """Whether a law hears how large prompts are before they are sent."""
 
     @property
     def alters_law(self) -> bool:
@@ -105,6 +108,7 @@ class Scenario:
             "poll_interval_s": self.poll_interval_s if listening else None,
             "batch": [dict(part) for part in self.batch],
             "faults": [dict(fault) for fault in faults],
+            "sizes_told": self.sizes_told or not listening,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -218,9 +222,18 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
     "regulator": dict,
     "scale": dict,
     "wrong_price": (int, float),
+    "sizes_told": bool,
 }
 
-MEASURES = ("capacity_unknown", "max_wait", "tau_half", "tau_double", "price_half", "price_double")
+MEASURES = (
+    "capacity_unknown",
+    "sizes_unknown",
+    "max_wait",
+    "tau_half",
+    "tau_double",
+    "price_half",
+    "price_double",
+)
 """Figures that a variant and its original give together."""
 
 

@@ -184,19 +184,28 @@ class RequestCap(Ungoverned):
 
 
 class RegulatorGate:
-    """The Regulator under test: every call goes to it as it is."""
+    """The Regulator under test: every call goes to it as it is.
 
-    def __init__(self, regulator: Regulator, name: str | None = None) -> None:
+    With `sizes_told=False` it does not hear how large prompts are before they are sent, as from a
+    loop that only tells `usage` afterwards.
+    """
+
+    def __init__(
+        self, regulator: Regulator, name: str | None = None, *, sizes_told: bool = True
+    ) -> None:
         self.regulator = regulator
         self.name = name or regulator.law.name
+        self._sizes_told = sizes_told
 
     def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
         """See `Gate`."""
-        return self.regulator.arrive(agent, now, prompt_tokens=prompt_tokens)
+        told = prompt_tokens if self._sizes_told else None
+        return self.regulator.arrive(agent, now, prompt_tokens=told)
 
     def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
         """See `Gate`."""
-        return self.regulator.begin_step(agent, now, prompt_tokens=prompt_tokens)
+        told = prompt_tokens if self._sizes_told else None
+        return self.regulator.begin_step(agent, now, prompt_tokens=told)
 
     def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
         """See `Gate`."""

@@ -164,6 +164,7 @@ def test_the_bundled_suite_covers_what_it_must():
     assert {s.measure for s in suite} == {
         None,
         "capacity_unknown",
+        "sizes_unknown",
         "max_wait",
         "tau_half",
         "tau_double",

@@ -305,6 +305,15 @@ def test_capacity_and_cached_tokens_can_be_hidden() -> None:
     assert all(usage.cached_tokens is None for usage in gate.usages)
 
 
+def test_a_regulator_may_be_kept_from_hearing_how_large_prompts_are() -> None:
+    """A guess of 2,048 for each is what 32,768 tokens have room for; of 1,000 told, more fit."""
+    let_in = []
+    for sizes_told in (True, False):
+        gate = RegulatorGate(Regulator(make_law("working_set")), sizes_told=sizes_told)
+        let_in.append(sum(gate.arrive(f"a{i}", 0.0, 1_000) != [] for i in range(100)))
+    assert let_in == [22, 12]
+
+
 def test_a_restart_empties_cache_and_counters_and_loses_no_agent() -> None:
     plans = small(4, steps=6)
     calm, shaken = Watching(), Watching()
