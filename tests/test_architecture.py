@@ -46,7 +46,7 @@ ARROWS = {
     "probes": {"probes", "core"},
     "sim": {"sim", "core"},
     "bench": {"bench", "sim", "core"},
-    "record": {"core"},
+    "record": {"record", "core"},
     "config": {"core"},
     **dict.fromkeys(GOVERNOR, GOVERNOR | {"probes", "core", "record", "config"}),
 }
