@@ -32,10 +32,10 @@ PURE = {
 ALWAYS = {"openai", "httpx", "tenacity", "prometheus_client"}
 """What is installed with the package; anything else is an extra."""
 
-COMMON = {"errors", "_version", "_extras"}
+COMMON = {"errors", "_version", "_extras", "frame"}
 """Small files that import nothing of ours, for every part but the core."""
 
-GOVERNOR = {"governor", "hosts", "poller", "context", "executor"}
+GOVERNOR = {"governor", "hosts", "poller", "context", "executor", "live"}
 """The host of a Regulator.  It reaches adapters by name only, through one door (hosts/doors.py)."""
 
 ARROWS = {

@@ -111,3 +111,23 @@ class Account:
     def is_active(self) -> bool:
         """Whether it holds a place."""
         return self.state is State.REASONING or self.state is State.ACTING
+
+    @property
+    def standing(self) -> str:
+        """Where it stands itself: in a family some call while others run tools."""
+        if self.parent is None:
+            return self.state.value
+        if self.calls:
+            return State.REASONING.value
+        if self.parent.waiters.get(self.agent):
+            return self.parent.state.value
+        return State.ACTING.value
+
+    @property
+    def standing_since_s(self) -> float:
+        """When that began [s], as far as it is known."""
+        if self.standing == State.REASONING.value:
+            return self.begun_s if self.calls else self.idle_since_s
+        if self.standing in (State.PAUSED.value, State.QUEUED.value) and self.parent is None:
+            return self.waiting_since_s
+        return self.idle_since_s

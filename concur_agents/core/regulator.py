@@ -54,6 +54,24 @@ class View:
     longest_wait_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    """One agent at one instant, for eyes and tests."""
+
+    agent: AgentId
+    parent: AgentId | None
+    """Whose place it shares."""
+    state: str
+    """'queued', 'reasoning', 'acting', 'paused' or 'off'."""
+    since_s: float
+    """When that began, on the host's clock [s]."""
+    footprint_tokens: float
+    held_tokens: float
+    """What it claims for the call that it is in; 0: it is in none."""
+    steps: int
+    """Steps that have ended well."""
+
+
 class Regulator:
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
@@ -446,6 +464,21 @@ class Regulator:
             overdue_total=window.overdue_total,
             longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
         )
+
+    def agents(self) -> list[AgentView]:
+        """Everybody who is here, in order of arrival.  O(n), and changes nothing."""
+        return [
+            AgentView(
+                agent=who.agent,
+                parent=None if who.parent is None else who.parent.agent,
+                state=who.standing,
+                since_s=who.standing_since_s,
+                footprint_tokens=who.footprint,
+                held_tokens=who.claim.tokens if who.claim.held else 0.0,
+                steps=who.steps,
+            )
+            for who in self._accounts.values()
+        ]
 
     def explain(self, agent: AgentId, now: float) -> str:
         """Why `agent` stands where it stands, in one line.  O(n): for people, not for loops."""

@@ -1,10 +1,14 @@
 """`concur run`: programs that know nothing of us, whole, against a server that counts."""
 
 import asyncio
+import io
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -14,6 +18,7 @@ import pytest
 
 from concur_agents.adapters import call as calls
 from concur_agents.cli.app import main
+from concur_agents.cli.footer import Footer
 from concur_agents.implicit import IDLE_S, ImplicitGovernor
 from concur_agents.record import Call, Recording, replay
 from concur_agents.testing import run as run_virtual
@@ -319,6 +324,91 @@ if len(sys.argv) == 1:
     assert server.calls == 2
     assert len(list(tmp_path.glob("run*.jsonl"))) == 2
     assert ran.stderr.count("1 agents, 1 steps") == 2
+
+
+def on_terminal(command, environ, *, rows=30, columns=100):
+    """Runs a command on a terminal of its own; returns its exit code and all that it showed."""
+    main_end, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (rows, columns))
+    # Of a session of its own: the first terminal that its leader opens becomes its terminal.
+    in_front = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; exec "$@"', os.ttyname(its_end)]
+    process = subprocess.Popen(
+        [*in_front, *command], env=environ | {"TERM": "xterm"}, start_new_session=True
+    )
+    shown = b""
+    while process.poll() is None or select.select([main_end], [], [], 0)[0]:
+        if select.select([main_end], [], [], 0.05)[0]:
+            shown += os.read(main_end, 65536)
+    os.close(its_end)
+    os.close(main_end)
+    return process.returncode, shown.decode()
+
+
+TALKS = (
+    ASK
+    + """
+import sys, time
+client = openai.OpenAI(**options)
+print("a terminal:", sys.stdout.isatty(), sys.stderr.isatty())
+begun = time.monotonic()
+while time.monotonic() < begun + 2.5:
+    client.chat.completions.create(**say)
+print("done")
+sys.exit(3)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_live"), [([], True), (["--no-live", "--every", "0.4"], False)]
+)
+def test_on_a_terminal_it_shows_where_things_stand_below_the_program(
+    server, tmp_path, words, is_live
+):
+    """The program keeps the terminal; the rows below it go at the end, and the summary stays."""
+    script = tmp_path / "program.py"
+    script.write_text(TALKS)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CONCUR_")}
+    clean.pop("COLUMNS", None)
+    code = "from concur_agents.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "run", "--limit", "2", *words, "--"]
+    left, shown = on_terminal(
+        [*command, sys.executable, str(script)], clean | {"MODEL_URL": server.url}
+    )
+    assert left == 3
+    assert "a terminal: True True\r\n" in shown
+    assert "concur: 1 agents" in shown
+    frame = "\x1b[1;20r"  # what scrolls ends above ten rows
+    assert (frame in shown) == is_live
+    assert ("hit deficit" in shown) == is_live
+    assert ("1 reasoning" in shown) or ("1 acting" in shown)
+    if is_live:
+        assert shown.rindex("\x1b[r") > shown.rindex("1 reasoning")
+        assert shown.rindex("\x1b[r") < shown.index("concur: 1 agents")
+    else:
+        assert "\x1b[" not in shown
+
+
+def test_the_rows_below_go_when_the_terminal_becomes_too_small(tmp_path):
+    main_end, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (30, 80))
+    with os.fdopen(its_end, "w") as terminal:
+        footer = Footer(terminal, 10)
+        footer.draw("a word")
+        termios.tcsetwinsize(its_end, (25, 60))
+        footer.draw("a word")
+        termios.tcsetwinsize(its_end, (12, 60))
+        footer.draw("another")
+        footer.close()
+        shown = ""
+        while select.select([main_end], [], [], 0.2)[0]:
+            shown += os.read(main_end, 65536).decode()
+    os.close(main_end)
+    assert shown.count("a word") == 2
+    assert "another" not in shown
+    assert [piece in shown for piece in ("\x1b[1;20r", "\x1b[1;15r")] == [True, True]
+    assert shown.count("\x1b[r") == 2
+    assert not Footer.fits(io.StringIO(), 10)
 
 
 @pytest.mark.parametrize(
