@@ -73,8 +73,8 @@ def summary(frame: Frame, width: int) -> Table:
     deficit.append(f" of what was cached before (hit rate {_share(frame.hit_rate)})", "dim")
     table.add_row("hit deficit", deficit)
     waits = Text(f"longest {frame.longest_wait_s:.0f} s; {frame.pauses_total:,} pauses; ")
-    forced = "yellow" if frame.overdue_total else ""
-    waits.append(f"{frame.overdue_total:,} forced in as overdue", forced)
+    late = "yellow" if frame.overdue_total else ""
+    waits.append(f"{frame.overdue_total:,} let in as overdue", late)
     table.add_row("waits", waits)
     if frame.blind:
         table.add_row("", Text("the engine cannot be read", style="red"))

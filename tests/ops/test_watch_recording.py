@@ -75,7 +75,7 @@ def test_the_screen_shows_all_of_it(half_way):
         "waits",
         "30.0 s",
         "2.0 agents",
-        "0 forced in as overdue",
+        "0 let in as overdue",
     ):
         assert piece in text
 
