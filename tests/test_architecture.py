@@ -32,7 +32,7 @@ PURE = {
 ALWAYS = {"openai", "httpx", "tenacity", "prometheus_client"}
 """What is installed with the package; anything else is an extra."""
 
-COMMON = {"errors", "_version", "_extras", "frame"}
+COMMON = {"errors", "_version", "_extras", "frame", "guard"}
 """Small files that import nothing of ours, for every part but the core."""
 
 GOVERNOR = {"governor", "hosts", "poller", "context", "executor", "live"}
@@ -42,6 +42,8 @@ ARROWS = {
     "errors": set(),
     "_version": set(),
     "_extras": {"errors"},
+    "guard": {"errors"},
+    "frame": set(),
     "core": {"core"},
     "probes": {"probes", "core"},
     "sim": {"sim", "core"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.poller import Backoff
+from concur_agents.record import scrub
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
@@ -42,7 +43,9 @@ class Reader:
         jitter: bool,
         clock: Callable[[], float],
     ) -> None:
-        self.url: str | None = url if url is not None else getattr(probe, "url", None)
+        self._url: str | None = url if url is not None else getattr(probe, "url", None)
+        self.url = None if self._url is None else scrub(self._url)
+        """The endpoint, without user, password and query; None: there is none."""
         self.owns_probe = url is not None
         self._api_key = api_key
         self._clock = clock
@@ -129,7 +132,7 @@ class Reader:
     def _missed(self, error: Exception) -> None:
         self.failures += 1
         self.failures_total += 1
-        self.error = str(error) or type(error).__name__
+        self.error = scrub(str(error)) or type(error).__name__
         if self.failures == 1:
             logger.warning(
                 "cannot read the engine%s; agents go on, and it is tried again: %s",
@@ -148,5 +151,5 @@ class Reader:
     def _make_probe(self) -> Probe:
         from concur_agents.probes import HttpProbe
 
-        assert self.url is not None
-        return HttpProbe(self.url, api_key=self._api_key, clock=self._clock)
+        assert self._url is not None
+        return HttpProbe(self._url, api_key=self._api_key, clock=self._clock)
