@@ -16,6 +16,9 @@ from concur_agents.frame import Frame, Point
 
 CHART_ROWS = 4
 
+MOST_NAME = 32
+"""Columns for the name of an agent."""
+
 POOL = (
     ("reasoning", "█", "blue"),
     ("acting", "▓", "cyan"),
@@ -70,7 +73,7 @@ def summary(frame: Frame, width: int) -> Table:
     table.add_row("agents", _agents(frame))
     table.add_row("limit", limit_text(frame))
     deficit = Text(_share(frame.hit_deficit), _warmth(frame.hit_deficit))
-    deficit.append(f" of what was cached before (hit rate {_share(frame.hit_rate)})", "dim")
+    deficit.append(f" of what could be cached was not (hit rate {_share(frame.hit_rate)})", "dim")
     table.add_row("hit deficit", deficit)
     waits = Text(f"longest {frame.longest_wait_s:.0f} s; {frame.pauses_total:,} pauses; ")
     late = "yellow" if frame.overdue_total else ""
@@ -115,7 +118,10 @@ def limit_text(frame: Frame) -> str:
 def side_by_side(charts: Sequence[tuple[str, list[Text]]], width: int) -> RenderableType:
     """Charts in panels, below each other where it is narrow."""
     each = chart_width(width)
-    panels = [Panel(Group(*rows), title=title, width=each + 4) for title, rows in charts]
+    panels = [
+        Panel(Group(*rows), title=title, width=each + 4, border_style="bright_black")
+        for title, rows in charts
+    ]
     if each + 4 > width // 2:
         return Group(*panels)
     table = Table.grid()
@@ -182,12 +188,20 @@ def _active(frame: Frame, most: int) -> RenderableType:
 
 
 def _list(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    """Rows of one line each; the last of too many columns is cut, and the name of an agent."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand="why" in names)
     for name in names:
         justify: Literal["left", "right"] = "left"
         if name in ("for", "tokens", "steps"):
             justify = "right"
-        table.add_column(name, justify=justify, no_wrap=name != "why", overflow="ellipsis")
+        table.add_column(
+            name,
+            justify=justify,
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if name == "why" else None,
+            max_width=MOST_NAME if name == "agent" else None,
+        )
     return table
 
 
@@ -213,7 +227,7 @@ def _agents(frame: Frame) -> Text:
     for state in ("reasoning", "acting", "paused", "queued", "off"):
         number = getattr(frame, state)
         if number or state != "off":
-            text.append(f"{number} {state}  ", STYLES.get(state, ""))
+            text.append(f"{number} {state}  ", STYLES.get(state, "") if number else "dim")
     text.append(f"{frame.done_total} done", "dim")
     return text
 
