@@ -113,21 +113,18 @@ class Account:
         return self.state is State.REASONING or self.state is State.ACTING
 
     @property
-    def standing(self) -> str:
+    def standing(self) -> State:
         """Where it stands itself: in a family some call while others run tools."""
         if self.parent is None:
-            return self.state.value
+            return self.state
         if self.calls:
-            return State.REASONING.value
-        if self.parent.waiters.get(self.agent):
-            return self.parent.state.value
-        return State.ACTING.value
+            return State.REASONING
+        return self.parent.state if self.parent.waiters.get(self.agent) else State.ACTING
 
-    @property
-    def standing_since_s(self) -> float:
-        """When that began [s], as far as it is known."""
-        if self.standing == State.REASONING.value:
-            return self.begun_s if self.calls else self.idle_since_s
-        if self.standing in (State.PAUSED.value, State.QUEUED.value) and self.parent is None:
+    def since_s(self, standing: State) -> float:
+        """When it began to stand there [s], as far as that is known."""
+        if standing is State.REASONING and self.calls:
+            return self.begun_s
+        if self.parent is None and standing in (State.PAUSED, State.QUEUED):
             return self.waiting_since_s
         return self.idle_since_s

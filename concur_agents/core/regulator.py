@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from concur_agents.core.account import Account, AgentId, State
 from concur_agents.core.laws.law import Law, LawState, Limit
@@ -54,8 +55,7 @@ class View:
     longest_wait_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentView:
+class AgentView(NamedTuple):
     """One agent at one instant, for eyes and tests."""
 
     agent: AgentId
@@ -469,15 +469,16 @@ class Regulator:
         """Everybody who is here, in order of arrival.  O(n), and changes nothing."""
         return [
             AgentView(
-                agent=who.agent,
-                parent=None if who.parent is None else who.parent.agent,
-                state=who.standing,
-                since_s=who.standing_since_s,
-                footprint_tokens=who.footprint,
-                held_tokens=who.claim.tokens if who.claim.held else 0.0,
-                steps=who.steps,
+                who.agent,
+                None if who.parent is None else who.parent.agent,
+                state.value,
+                who.since_s(state),
+                who.footprint,
+                who.claim.tokens if who.claim.held else 0.0,
+                who.steps,
             )
             for who in self._accounts.values()
+            for state in (who.standing,)
         ]
 
     def explain(self, agent: AgentId, now: float) -> str:
