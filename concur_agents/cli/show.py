@@ -17,6 +17,9 @@ from concur_agents.frame import Frame, Point
 
 T = TypeVar("T")
 
+PAGE = 60
+"""Rows where there is no terminal."""
+
 
 def show_frames(
     frames: Iterator[Frame],
@@ -42,7 +45,8 @@ def show_frames(
         return
 
     def draw(frame: Frame, console: Console) -> RenderableType:
-        return dashboard(frame, trail(), title, width=console.width, height=max(24, console.height))
+        height = max(24, console.height) if console.is_terminal else PAGE
+        return dashboard(frame, trail(), title, width=console.width, height=height)
 
     show(frames, draw)
 
