@@ -32,6 +32,7 @@ class Screen:
                 self._regulator = make_regulator(recording)
         self._now = recording.header.now
         self._blind = self._closed = False
+        self._whys: dict[str, str] = {}  # as they were written, where no Regulator can be asked
 
     def take(self, line: Line) -> None:
         """The next line."""
@@ -43,6 +44,8 @@ class Screen:
             self._closed |= line.kind == "closed"
         elif self._regulator is not None:
             apply(self._regulator, line)
+        elif line.agent is not None and line.why is not None:
+            self._whys[line.agent] = line.why
 
     @property
     def closed(self) -> bool:
@@ -127,7 +130,7 @@ class Screen:
         return [who.footprint_tokens for who in active if who.state == "reasoning"]
 
     def _waiting(self, who: Standing) -> Waiting:
-        why = ""
+        why = self._whys.get(who.id, "")
         if self._regulator is not None:
             said = self._regulator.explain(who.id, self._now)
             why = said.partition(f"{who.state}: ")[2]

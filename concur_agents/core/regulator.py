@@ -499,6 +499,14 @@ class Regulator:
             parts.append(f"next chance by itself in {max(0.0, wake - now):.0f} s")
         return f"{agent}: {root.state.value}: " + "; ".join(parts)
 
+    def why(self, agent: AgentId, now: float) -> str:
+        """The numbers that keep `agent` waiting, of this instant; '' if it does not wait.  O(1)."""
+        who = self._accounts.get(agent)
+        root = None if who is None else who.parent or who
+        if root is None or root.is_active or root.state is State.OFF:
+            return ""
+        return self._why_waiting(root, now)
+
     def __repr__(self) -> str:
         window = self._window
         return (

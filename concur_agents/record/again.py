@@ -88,4 +88,6 @@ def apply(regulator: Regulator, call: Call) -> tuple[tuple[str, ...], str | None
         let_in = getattr(regulator, call.name)(*arguments, now=call.now, **options)
     except (KeyError, ValueError) as error:
         return (), type(error).__name__
+    if call.why is not None and call.agent is not None:
+        regulator.why(call.agent, call.now)  # it sums up claims, as the one that was recorded did
     return tuple(let_in), None

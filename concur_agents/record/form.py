@@ -38,6 +38,7 @@ def _call_of(found: dict[str, Any]) -> Call:
     name, now = found.pop("call"), found.pop("now")
     agent, let_in = found.pop("agent", None), tuple(found.pop("let_in", ()))
     error, reason = found.pop("error", None), found.pop("reason", None)
+    why = found.pop("why", None)
     asked = tuple((question, at_s, whom) for question, at_s, whom in found.pop("asked", ()))
     tick = None
     if name not in CALLS or not {question for question, _, _ in asked} <= set(QUESTIONS):
@@ -69,6 +70,7 @@ def _call_of(found: dict[str, Any]) -> Call:
         let_in=let_in,
         error=error,
         reason=reason,
+        why=why,
         tick=tick,
         asked=asked,
     )
@@ -96,6 +98,8 @@ def line_dict(line: Line) -> dict[str, Any]:
         told["error"] = line.error
     if line.reason is not None:
         told["reason"] = line.reason
+    if line.why is not None:
+        told["why"] = line.why
     if line.asked:
         told["asked"] = line.asked
     if line.tick is not None:

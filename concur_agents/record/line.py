@@ -29,7 +29,7 @@ CALLS = (
 )
 """The door of the Regulator; "ask" is a line of questions only."""
 
-QUESTIONS = ("view", "explain", "next_wake")
+QUESTIONS = ("view", "explain", "why", "next_wake")
 """What may be asked of it. An answer decides nothing, but to give it the Regulator sums up fading
 claims as of that instant, and sums of another order round otherwise. So they are noted, too.
 """
@@ -77,6 +77,8 @@ class Call:
     """What it raised instead; the name of the exception."""
     reason: str | None = None
     """The code of the decision in force, where it has changed since the call before."""
+    why: str | None = None
+    """What kept the agent from being let in by this call, in numbers; None: nothing did."""
     tick: Tick | None = None
     asked: tuple[Question, ...] = ()
     """What was asked since the call before."""

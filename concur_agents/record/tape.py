@@ -14,6 +14,9 @@ from concur_agents.record.words import describe_law
 
 _MOST_QUESTIONS = 64
 
+_DOORS = ("arrive", "begin_step", "resume")
+"""Calls by which an agent asks to be let in."""
+
 
 class Taped:
     """A Regulator with a witness: each call is passed on, and noted with its answer.
@@ -95,6 +98,11 @@ class Taped:
         self._ask("explain", now, agent)
         return self.inner.explain(agent, now)
 
+    def why(self, agent: str, now: float) -> str:
+        """See `Regulator.why`."""
+        self._ask("why", now, agent)
+        return self.inner.why(agent, now)
+
     def next_wake(self, now: float) -> float | None:
         """See `Regulator.next_wake`."""
         if not any(name == "next_wake" for name, _, _ in self._asked):  # the answer stands
@@ -148,6 +156,9 @@ class Taped:
                 Call(name=name, now=now, agent=agent, options=options, error=kind, asked=asked)
             )
             raise
+        why: str | None = None
+        if self.note is not None and name in _DOORS and agent not in let_in:
+            why = self.inner.why(agent, now) or None
         self._note(
             Call(
                 name=name,
@@ -156,6 +167,7 @@ class Taped:
                 options=options,
                 let_in=tuple(let_in),
                 reason=self._changed(),
+                why=why,
                 asked=asked,
             )
         )
