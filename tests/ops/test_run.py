@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -326,8 +327,12 @@ if len(sys.argv) == 1:
     assert ran.stderr.count("1 agents, 1 steps") == 2
 
 
-def on_terminal(command, environ, *, rows=30, columns=100):
-    """Runs a command on a terminal of its own; returns its exit code and all that it showed."""
+def on_terminal(command, environ, enough, *, rows=30, columns=100):
+    """Runs a command on a terminal of its own; returns its exit code and all that it showed.
+
+    The file ENOUGH comes into being as soon as `enough` says so of what was shown.
+    """
+    stop = Path(environ["ENOUGH"])
     main_end, its_end = pty.openpty()
     termios.tcsetwinsize(its_end, (rows, columns))
     # Of a session of its own: the first terminal that its leader opens becomes its terminal.
@@ -339,6 +344,8 @@ def on_terminal(command, environ, *, rows=30, columns=100):
     while process.poll() is None or select.select([main_end], [], [], 0)[0]:
         if select.select([main_end], [], [], 0.05)[0]:
             shown += os.read(main_end, 65536)
+            if enough(shown.decode(errors="replace")):
+                stop.touch()
     os.close(its_end)
     os.close(main_end)
     return process.returncode, shown.decode()
@@ -351,7 +358,7 @@ import sys, time
 client = openai.OpenAI(**options)
 print("a terminal:", sys.stdout.isatty(), sys.stderr.isatty())
 begun = time.monotonic()
-while time.monotonic() < begun + 2.5:
+while not os.path.exists(os.environ["ENOUGH"]) and time.monotonic() < begun + 60:
     client.chat.completions.create(**say)
 print("done")
 sys.exit(3)
@@ -373,7 +380,9 @@ def test_on_a_terminal_it_shows_where_things_stand_below_the_program(
     code = "from concur_agents.cli.app import main; main()"
     command = [sys.executable, "-c", code, "run", "--limit", "2", *words, "--"]
     left, shown = on_terminal(
-        [*command, sys.executable, str(script)], clean | {"MODEL_URL": server.url}
+        [*command, sys.executable, str(script)],
+        clean | {"MODEL_URL": server.url, "ENOUGH": str(tmp_path / "enough")},
+        enough=lambda shown: "1 reasoning" in shown or "1 acting" in shown,
     )
     assert left == 3
     assert "a terminal: True True\r\n" in shown
@@ -383,7 +392,7 @@ def test_on_a_terminal_it_shows_where_things_stand_below_the_program(
     assert ("hit deficit" in shown) == is_live
     assert ("1 reasoning" in shown) or ("1 acting" in shown)
     if is_live:
-        assert shown.rindex("\x1b[r") > shown.rindex("1 reasoning")
+        assert shown.rindex("\x1b[r") > shown.rindex("hit deficit")
         assert shown.rindex("\x1b[r") < shown.index("concur: 1 agents")
     else:
         assert "\x1b[" not in shown
