@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
+from concur_agents.hosts.events import told
 from concur_agents.poller import Backoff
 from concur_agents.record import scrub
 
@@ -112,7 +113,8 @@ class Reader:
             return None
         if self.failures:
             dark_s = self._clock() - self.sighted_s
-            logger.info("the engine can be read again, after %.0f s", dark_s)
+            recovered = told("poll_recovered", url=self.url, waited_s=dark_s)
+            logger.info("the engine can be read again, after %.0f s", dark_s, extra=recovered)
         self.failures = 0
         self.error = None
         self.last_reading = reading
@@ -139,6 +141,7 @@ class Reader:
                 f" at {self.url}" if self.url else "",
                 self.error,
                 exc_info=None if isinstance(error, ProbeError) else error,
+                extra=told("poll_failed", url=self.url, error=self.error),
             )
 
     def _read(self) -> Reading:
