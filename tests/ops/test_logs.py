@@ -49,9 +49,9 @@ def test_an_outage_is_said_when_it_begins_and_when_it_ends(caplog):
 
     async def main():
         probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
-        async with virtual_governor(probe=probe, law=make_law("fixed", agents=1)) as governor:
-            async with governor.agent("a"):
-                await asyncio.sleep(60)
+        law = make_law("fixed", agents=1)
+        async with virtual_governor(probe=probe, law=law) as governor, governor.agent("a"):
+            await asyncio.sleep(60)
 
     run(main())
     facts = [record.concur for record in caplog.records if hasattr(record, "concur")]
