@@ -43,7 +43,7 @@ def dashboard(
         height: rows of it; the lists of agents are cut to fit.
     """
     charts = _charts(frame, trail, width)
-    rows = max(2, height - 21)  # all but the rows of the two lists
+    rows = max(2, height - 22 - frame.blind)  # all but the rows of the two lists
     waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
     parts: list[RenderableType] = [
         _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", _clock(frame)),

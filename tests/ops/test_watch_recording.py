@@ -162,7 +162,7 @@ def test_a_screen_is_never_wider_or_higher_than_the_terminal(batch):
         lines = console.file.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         if width >= 80:
-            assert len(lines) <= height + 2
+            assert len(lines) <= height
 
 
 def test_the_chart_draws_the_area_and_the_line_where_they_are():
