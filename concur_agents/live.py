@@ -64,7 +64,9 @@ def own_folder() -> Path:
 
 def sockets() -> list[Path]:
     """Those in `own_folder` that somebody listens on, the youngest first."""
-    found = []
+    found: list[Path] = []
+    if not hasattr(socket, "AF_UNIX"):
+        return found
     with suppress(OSError):
         found = [path for path in own_folder().iterdir() if path.suffix == ".sock"]
     living = [path for path in found if _answers(path)]

@@ -37,7 +37,7 @@ class Footer:
                 return False
             in_front = os.tcgetpgrp(descriptor) == os.getpgrp()
             return in_front and os.get_terminal_size(descriptor).lines >= rows + LEAST_ABOVE
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):  # not every system can tell
             return False
 
     def draw(self, picture: RenderableType) -> None:
