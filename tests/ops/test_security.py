@@ -237,7 +237,7 @@ def test_a_governor_at_work_listens_nowhere():
         url = f"http://127.0.0.1:{endpoint.getsockname()[1]}"
         with Governor(url, poll_interval_s=0.01) as governor, governor.agent("a"):
             time.sleep(0.1)
-            assert listening() == before
+            assert listening() <= before
     assert len(before) >= 1, "the endpoint itself was seen"
 
 
