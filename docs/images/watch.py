@@ -26,7 +26,7 @@ AT_S = 130.0
 WIDTH, HEIGHT = 112, 36
 PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; padding: 14px; background: {background}; color: {foreground}; }}
-pre {{ margin: 0; font: 14px/16px "DejaVu Sans Mono", monospace; }}
+pre {{ margin: 0; font: 14px/17px "DejaVu Sans Mono", monospace; }}
 </style><pre>{code}</pre>"""
 
 
@@ -59,7 +59,7 @@ def main(browser: str) -> None:
                 "--no-sandbox",
                 "--disable-gpu",
                 "--hide-scrollbars",
-                f"--window-size={round(WIDTH * 8.43) + 28},{16 * rows + 28}",
+                f"--window-size={round(WIDTH * 8.43) + 28},{17 * rows + 28}",
                 f"--screenshot={HERE / 'watch.png'}",
                 f"file://{folder}/watch.html",
             ],
