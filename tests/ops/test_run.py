@@ -12,14 +12,18 @@ import termios
 import textwrap
 import threading
 import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from concur_agents import Governor
 from concur_agents.adapters import call as calls
 from concur_agents.cli.app import main
 from concur_agents.cli.footer import Footer
+from concur_agents.cli.run import _Watchers
 from concur_agents.implicit import IDLE_S, ImplicitGovernor
 from concur_agents.record import Call, Recording, replay
 from concur_agents.testing import run as run_virtual
@@ -396,6 +400,31 @@ def test_on_a_terminal_it_shows_where_things_stand_below_the_program(
         assert shown.rindex("\x1b[r") < shown.index("concur: 1 agents")
     else:
         assert "\x1b[" not in shown
+
+
+def test_of_several_processes_the_largest_is_shown_and_the_others_are_named(tmp_path):
+    watchers = _Watchers(tmp_path / "{pid}.jsonl")
+    console = Console(width=100, file=io.StringIO())
+    assert watchers.status() == "no call to a model yet"
+    console.print(watchers.picture(100))
+    with ExitStack() as alive:
+        for agents in (1, 2):
+            path = tmp_path / f"{agents}.jsonl"
+            governor = alive.enter_context(Governor(limit=2, record=path))
+            for number in range(agents):
+                alive.enter_context(governor.agent(f"agent-{number}", detached=True))
+            governor._tape.recorder.flush()
+        watchers.read()
+        console.print(watchers.picture(100))
+        assert watchers.status() == "1 acting | 2 acting"
+    watchers.read()
+    console.print(watchers.picture(100))
+    shown = console.file.getvalue()
+    assert shown.count("no call to a model yet") == 1
+    assert "another process: 1 acting" in shown
+    assert "2 acting" in shown.partition("another process")[0]
+    assert len(watchers.stories()) == 2
+    assert "closed" in shown
 
 
 def test_the_rows_below_go_when_the_terminal_becomes_too_small(tmp_path):
