@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RecordingError,
         TraceError,
         UngovernedError,
+        WatchError,
     )
     from concur_agents.governor import Governor
     from concur_agents.hosts.agent import Agent
@@ -63,6 +64,7 @@ _HOMES = {
     "TraceError": "concur_agents.errors",
     "UngovernedError": "concur_agents.errors",
     "Usage": "concur_agents.core",
+    "WatchError": "concur_agents.errors",
     "bind": "concur_agents.context",
     "current_agent": "concur_agents.context",
     "governed": "concur_agents.adapters.wrap",
@@ -99,6 +101,7 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
     "RecordingError",
     "TraceError",
     "UngovernedError",
+    "WatchError",
     "__version__",
 ]
 

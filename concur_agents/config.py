@@ -8,7 +8,7 @@ the defaults. A name that is none of ours is an error that tells the nearest one
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -110,6 +110,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("record", str, None, "File for the flight recorder; {pid} stands for the process."),
     Option("shadow", str, None, "Law that decides beside the one in force, without effect."),
+    Option(
+        "socket",
+        str,
+        None,
+        "Unix socket for `concur watch` to look on: a path, or 'auto'. None: nothing listens.",
+    ),
 )
 
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -158,7 +164,7 @@ def settings(
     given = {name: value for name, value in (given or {}).items() if value is not None}
     for name in given:
         if name not in _BY_NAME:
-            raise ConfigError(f"no option {name!r}{_nearest(name, list(_BY_NAME))}")
+            raise ConfigError(unknown_option(name))
     variables = [option.variable for option in OPTIONS]
     for name in environ:
         if name.startswith(PREFIX) and name not in variables and not name.startswith(NOT_OURS):
@@ -271,6 +277,13 @@ def _law(name: str, options: str | None, source: str, options_source: str) -> La
         raise ConfigError(f"{where}: {error}") from None
     except TypeError as error:
         raise ConfigError(f"{options_source}={options!r} cannot be used: {error}") from None
+
+
+def unknown_option(name: str, *, also: Iterable[str] = ()) -> str:
+    """What to say to somebody who gave an option that there is not."""
+    if name == "law_options":
+        return "law_options is for text: in code, give law=make_law(name, option=value)"
+    return f"no option {name!r}{_nearest(name, [*_BY_NAME, *also])}"
 
 
 def _nearest(word: str, known: list[str]) -> str:

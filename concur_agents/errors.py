@@ -39,5 +39,9 @@ class RecordingError(ConcurError):
     """A recording is not one of ours, or does not hold what was asked of it."""
 
 
+class WatchError(ConcurError):
+    """No governor answers on a socket, or something else does."""
+
+
 class TraceError(ConcurError):
     """A trace file holds a line that is not an agent."""

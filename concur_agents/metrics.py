@@ -1,9 +1,9 @@
 """A governor's numbers for Prometheus.
 
-    from concur_agents.metrics import export
+    from concur_agents.metrics import export, serve
 
-    export(gov)                                  # into the default registry
-    prometheus_client.start_http_server(9464)    # a listener is yours to start, if you want one
+    export(gov)                # into the default registry; how it leaves your process is yours
+    stop = serve(port=9464)    # a listener on 127.0.0.1, if you want one
 
 Gauges are read from `Governor.snapshot()` when somebody scrapes; counters and histograms come from
 its events. Every name begins with `concur_` and ends with its unit; docs/metrics.md lists them.
@@ -12,10 +12,14 @@ its events. Every name begins with `concur_` and ends with its unit; docs/metric
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -28,6 +32,7 @@ from concur_agents._version import __version__
 from concur_agents.core import Limit
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
+from concur_agents.guard import check_host, is_allowed
 from concur_agents.hosts.events import Event
 from concur_agents.hosts.snapshot import GovernorSnapshot
 
@@ -74,6 +79,73 @@ def export(
             del exports.governors[name]
 
     return stop
+
+
+def serve(
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    token: str | None = None,
+) -> Served:
+    """Serves a registry's numbers at `/metrics`, in a thread of its own.
+
+    Args:
+        registry: whose numbers.
+        host: where to listen; anywhere but on this machine only with a `token`.
+        port: 0: any free one.
+        token: what a scraper must send as `Authorization: Bearer TOKEN`; None: nothing.
+
+    Returns:
+        The function that ends it; its attribute `url` says where it listens.
+
+    Raises:
+        ConfigError: the port is taken, or others could connect without a token.
+    """
+    check_host(host, token)
+    page = make_wsgi_app(registry)
+
+    def guarded(environ: Any, start_response: Any) -> Any:
+        if is_allowed(environ.get("HTTP_AUTHORIZATION"), token):
+            return page(environ, start_response)
+        start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+        return [b"a token is needed\n"]
+
+    try:
+        server = make_server(host, port, guarded, _Server, _Quiet)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free one"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, name="concur-metrics", daemon=True)
+    thread.start()
+    return Served(f"http://{host}:{server.server_port}", server, thread)
+
+
+class Served:
+    """A listener for scrapers; calling it ends it."""
+
+    def __init__(self, url: str, server: WSGIServer, thread: threading.Thread) -> None:
+        self.url = url
+        """Where it listens, without `/metrics`."""
+        self._server = server
+        self._thread = thread
+
+    def __call__(self) -> None:
+        """Ends it; calling it again does nothing."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name upstream)
+        """A scrape is no news."""
 
 
 class _Exports(Collector):

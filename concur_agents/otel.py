@@ -4,9 +4,10 @@
 
     trace(gov)          # the global tracer provider, which your application sets up
 
-One span per agent (`invoke_agent issue-17`), below it one per step (`chat`) and per tool block
-(`execute_tool pytest`); a nested agent hangs below its parent. Waits are events on the agent's
-span: `concur.queued`, `concur.admitted`, `concur.paused`, `concur.resumed`, `concur.overdue`.
+One span per agent (`invoke_agent`, its id in `gen_ai.agent.id`), below it one per step (`chat`) and
+per tool block (`execute_tool pytest`); a nested agent hangs below its parent. Waits are events on
+the agent's span: `concur.queued`, `concur.admitted`, `concur.paused`, `concur.resumed`,
+`concur.overdue`.
 
 Attribute names follow the GenAI semantic conventions. They are written out here, because the
 package that holds them marks them all as moved.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
 OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
 AGENT_ID = "gen_ai.agent.id"
 AGENT_NAME = "gen_ai.agent.name"
 TOOL_NAME = "gen_ai.tool.name"
@@ -39,7 +41,12 @@ PAUSES = "concur.pauses"
 LAW = "concur.law"
 
 
-def trace(governor: Governor, tracer_provider: TracerProvider | None = None) -> Callable[[], None]:
+def trace(
+    governor: Governor,
+    tracer_provider: TracerProvider | None = None,
+    *,
+    agent_name: str | None = None,
+) -> Callable[[], None]:
     """Makes spans of a governor's agents from here on.
 
     Spans carry ids, counts and times; no prompt and no answer.
@@ -47,6 +54,8 @@ def trace(governor: Governor, tracer_provider: TracerProvider | None = None) -> 
     Args:
         governor: whose agents.
         tracer_provider: None: the global one.
+        agent_name: what kind of agents they are, such as "coder", for names of spans; an id in
+            there would make a name of its own of each of thousands.
 
     Returns:
         The function that ends it; spans that are open then are ended, too.
@@ -59,7 +68,8 @@ def trace(governor: Governor, tracer_provider: TracerProvider | None = None) -> 
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     tracer = api.get_tracer("concur_agents", __version__, tracer_provider)
-    spans = _Spans(tracer, governor.law.name, time.time() - governor.snapshot().at_s)
+    epoch_s = time.time() - governor.snapshot().at_s
+    spans = _Spans(tracer, governor.law.name, agent_name, governor.probe, epoch_s)
     unsubscribe = governor.on_event(spans.note)
 
     def stop() -> None:
@@ -89,9 +99,13 @@ class _Life:
 
 
 class _Spans:
-    def __init__(self, tracer: Tracer, law: str, epoch_s: float) -> None:
+    def __init__(
+        self, tracer: Tracer, law: str, name: str | None, probe: object, epoch_s: float
+    ) -> None:
         self._tracer = tracer
         self._law = law
+        self._name = name
+        self._probe = probe  # knows the engine, once it has been read
         self._epoch_s = epoch_s  # 1970 on the governor's clock
         self._lives: dict[str, _Life] = {}
 
@@ -116,21 +130,24 @@ class _Spans:
         from opentelemetry.trace import set_span_in_context
 
         parent = self._lives.get(event.parent or "")
+        attributes = {OPERATION: "invoke_agent", AGENT_ID: agent, LAW: self._law}
         span = self._tracer.start_span(
-            f"invoke_agent {agent}",
+            "invoke_agent" if self._name is None else f"invoke_agent {self._name}",
             context=None if parent is None else parent.context,
-            attributes={
-                OPERATION: "invoke_agent",
-                AGENT_ID: agent,
-                AGENT_NAME: agent,
-                LAW: self._law,
-            },
+            attributes=attributes | self._common(),
             start_time=at_ns,
         )
         span.add_event("concur.queued", timestamp=at_ns)
         self._lives[agent] = _Life(span, set_span_in_context(span))
 
+    def _common(self) -> dict[str, str]:
+        """What the conventions ask of spans of models: whose they are."""
+        engine = getattr(self._probe, "engine", None) or "openai"  # that is whose API it is
+        return {PROVIDER: engine} | ({} if self._name is None else {AGENT_NAME: self._name})
+
     def _live(self, event: Event, life: _Life, at_ns: int) -> None:
+        from opentelemetry.trace import SpanKind
+
         kind = event.kind
         if kind in ("admitted", "resumed", "paused", "overdue", "off_began", "off_ended"):
             attributes = {} if event.waited_s is None else {WAITED: event.waited_s}
@@ -143,7 +160,8 @@ class _Spans:
                 self._tracer.start_span(
                     "chat",
                     context=life.context,
-                    attributes={OPERATION: "chat", AGENT_ID: event.agent or ""},
+                    kind=SpanKind.CLIENT,
+                    attributes={OPERATION: "chat", AGENT_ID: event.agent or ""} | self._common(),
                     start_time=at_ns,
                 )
             )

@@ -65,11 +65,14 @@ def _make() -> ImplicitGovernor:
     from concur_agents.implicit import ImplicitGovernor
 
     options: dict[str, Any] = {}
-    path = os.environ.get("CONCUR_RECORD")
-    if path and "{pid}" not in path and str(os.getppid()) != os.environ.get(PARENT):
-        # A second process must not take the first one's file.
-        stem, dot, suffix = path.rpartition(".")
-        options["record"] = f"{stem}-{{pid}}.{suffix}" if dot else path + "-{pid}"
+    for name in ("record", "socket"):
+        path = os.environ.get(f"CONCUR_{name.upper()}")
+        if not path or path == "auto" or "{pid}" in path:
+            continue
+        if str(os.getppid()) != os.environ.get(PARENT):
+            # A second process must not take the first one's file.
+            stem, dot, suffix = path.rpartition(".")
+            options[name] = f"{stem}-{{pid}}.{suffix}" if dot else path + "-{pid}"
     if not os.environ.get("CONCUR_UNGOVERNED"):
         options["ungoverned"] = "agent"
     return ImplicitGovernor.from_env(**options)

@@ -32,21 +32,23 @@ PURE = {
 ALWAYS = {"openai", "httpx", "tenacity", "prometheus_client"}
 """What is installed with the package; anything else is an extra."""
 
-COMMON = {"errors", "_version", "_extras"}
+COMMON = {"errors", "_version", "_extras", "frame", "guard"}
 """Small files that import nothing of ours, for every part but the core."""
 
-GOVERNOR = {"governor", "hosts", "poller", "context", "executor"}
+GOVERNOR = {"governor", "hosts", "poller", "context", "executor", "live"}
 """The host of a Regulator.  It reaches adapters by name only, through one door (hosts/doors.py)."""
 
 ARROWS = {
     "errors": set(),
     "_version": set(),
     "_extras": {"errors"},
+    "guard": {"errors"},
+    "frame": set(),
     "core": {"core"},
     "probes": {"probes", "core"},
     "sim": {"sim", "core"},
     "bench": {"bench", "sim", "core"},
-    "record": {"core"},
+    "record": {"record", "core"},
     "config": {"core"},
     **dict.fromkeys(GOVERNOR, GOVERNOR | {"probes", "core", "record", "config"}),
 }

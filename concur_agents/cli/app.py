@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "demo": "Run one batch of agents ungoverned, capped and governed.",
-    "watch": "Show an endpoint's signals and what a law would do.",
+    "watch": "Show an endpoint, a living governor or a recording as a dashboard.",
     "run": "Run a program with its agents governed, without a change to its code.",
     "config": "Show the effective options and where each came from.",
     "explain": "Say why agents waited, from a recording.",

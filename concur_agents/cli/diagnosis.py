@@ -167,7 +167,9 @@ def diagnose(
         HttpProbe(url, api_key=api_key, model=model, timeout_s=min(timeout_s, 5.0)) as probe,
         Http(url, api_key=api_key, timeout_s=timeout_s) as http,
     ):
-        return _Examination(http, probe).run(model, send=send, patience_s=patience_s)
+        return _Examination(http, probe, keyed=api_key is not None).run(
+            model, send=send, patience_s=patience_s
+        )
 
 
 @dataclass
@@ -176,6 +178,8 @@ class _Examination:
 
     http: Http
     probe: HttpProbe
+    keyed: bool
+    """A key was given."""
     findings: list[Finding] = field(default_factory=list)
 
     def run(self, model: str | None, *, send: bool, patience_s: float) -> Diagnosis:
@@ -205,6 +209,8 @@ class _Examination:
             if proof is not None:
                 self._judge_proof(proof, engine, page)
                 prefix_caching = prefix_caching or proof.works or None
+        elif not send:
+            self._note("info", "Whether answers tell cached tokens was not tried (--no-send)")
         told = page.reading if page else None
         return Diagnosis(
             url=self.probe.url,
@@ -230,7 +236,7 @@ class _Examination:
             ),
             proof=proof,
             findings=tuple(self.findings),
-            code=_code(self.probe.url, page, proof, usable=not self._has_error()),
+            code=_code(self.probe.url, page, proof, keyed=self.keyed, usable=not self._has_error()),
         )
 
     # -- looking -----------------------------------------------------------------------------
@@ -463,12 +469,13 @@ class _Examination:
 
 
 def _code(
-    url: str, page: PageReading | None, proof: CacheProof | None, *, usable: bool
+    url: str, page: PageReading | None, proof: CacheProof | None, *, keyed: bool, usable: bool
 ) -> tuple[str, ...]:
     if not usable:
         return ()
     if page is not None:
-        governor = f'gov = ca.Governor("{url}")'
+        key = ", api_key=key" if keyed else ""
+        governor = f'gov = ca.Governor("{url}"{key})'
     elif proof is not None and proof.works:
         governor = 'gov = ca.Governor(law="working_set")  # no metrics: learns from the answers'
     else:

@@ -45,7 +45,7 @@ def explain_command(
         close = get_close_matches(agent, story.lanes, n=1)
         hint = f": did you mean {close[0]!r}?" if close else f"; it holds {len(story.lanes)} agents"
         raise RecordingError(f"no agent {agent!r} in {recording}{hint}")
-    whys = reasons(recorded, agent) if recorded.is_whole else {}
+    whys = reasons(recorded, agent)
     if as_json:
         print(json.dumps(_agent_dict(story, story.lanes[agent], whys), indent=2))
     else:
@@ -56,11 +56,13 @@ def reasons(recording: Recording, agent: str) -> dict[float, str]:
     """Why an agent had to wait, in the Regulator's words, by when the wait began [s].
 
     The recording is replayed up to each of its waits, and the Regulator of that moment is asked.
+    Where it cannot be replayed, the numbers that were written with the wait must do.
     """
     try:
         regulator = make_regulator(recording)
-    except RecordingError:  # a law of the user's own: the numbers of the ticks must do
-        return {}
+    except RecordingError:  # a law of the user's own, or the first files are gone
+        lines = (line for line in recording if isinstance(line, Call) and line.agent == agent)
+        return {line.now: line.why for line in lines if line.why is not None}
     found: dict[float, str] = {}
     for line in recording:
         if isinstance(line, Call):

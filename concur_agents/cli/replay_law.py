@@ -71,7 +71,8 @@ def replay_law_command(
     if found.first is None:
         console.print("Not one answer differs.")
     else:
-        console.print(f"The first answer that differs: {_say(found.first)}", markup=False)
+        first = _say(found.first, recorded.header.now)
+        console.print(f"The first answer that differs: {first}", markup=False)
     console.print(f"[dim]{OPEN_LOOP}[/]")
 
 
@@ -85,7 +86,7 @@ def _check(recording: Recording, *, as_json: bool) -> None:
     elif first is None:
         print(f"The same answers to the bit: {calls:,} calls, {recording.header.law['name']}.")
     else:
-        print(f"Another answer: {_say(first)}")
+        print(f"Another answer: {_say(first, recording.header.now)}")
         print(
             f"It was recorded by {recording.header.version} under Python "
             f"{recording.header.python}; this version decides otherwise."
@@ -94,10 +95,11 @@ def _check(recording: Recording, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _say(difference: Difference) -> str:
+def _say(difference: Difference, start_s: float) -> str:
+    """In words; times from the start of the recording, as everywhere."""
     call = difference.call
     what = f"{call.name} {call.agent}" if call.agent else call.name
-    at = f"at {call.now:.3f} s, {what}"
+    at = f"at {call.now - start_s:.3f} s, {what}"
     recorded, replayed = call.let_in or "nobody", difference.let_in or "nobody"
     if difference.error != call.error:
         return f"{at}: raised {call.error or 'nothing'}, replayed {difference.error or 'nothing'}"

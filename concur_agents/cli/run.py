@@ -15,42 +15,63 @@ from pathlib import Path
 from types import FrameType
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 import concur_agents
+from concur_agents.cli.dashboard import strip
+from concur_agents.cli.footer import Footer
 from concur_agents.cli.options import with_governor_options
+from concur_agents.cli.watch_recording import Screen
 from concur_agents.config import Setting, environment, governor_options
 from concur_agents.errors import ConfigError, RecordingError
+from concur_agents.frame import Frame
 from concur_agents.governor import Governor
 from concur_agents.record import Line, Recording
-from concur_agents.report.story import Story, Teller, spread
+from concur_agents.report.story import Story, spread
 from concur_agents.running import PARENT
 
 BOOTSTRAP = Path(concur_agents.__file__).parent / "_bootstrap"
 
 LOOK_S = 0.2
 
+DRAW_S = 0.5
+
+ROWS = 10
+"""At the bottom of a terminal."""
+
+NO_CALL = "no call to a model yet"
+
 
 @with_governor_options
 def run_command(
     found: dict[str, Setting],
     command: list[str] = typer.Argument(help="The program and its arguments, after --."),
-    every: float = typer.Option(10.0, min=0, help="Time between status lines [s]; 0: none."),
+    live: bool = typer.Option(
+        True, help="On a terminal: show where things stand below the program's own words."
+    ),
+    every: float = typer.Option(
+        10.0,
+        min=0,
+        help="Without a terminal, or --no-live: time between status lines [s]; 0: none.",
+    ),
 ) -> None:
     """Run a program with a governor in it: no change to its code.
 
     Governed are the calls of `openai` clients and LangGraph graphs in every Python process below
     it. Each run of a graph, each asyncio task and each thread that calls a model is an agent. With
-    --record the decisions are kept; status lines and a summary go to stderr. The exit code is the
-    program's; 2: it could not be started.
+    --record the decisions are kept. What it shows, and a summary, go to stderr. The exit code is
+    the program's; 2: it could not be started.
     """
-    options = governor_options(found) | {"record": None}
+    options = governor_options(found) | {"record": None, "socket": None}
     Governor(**options).close()  # what is wrong with the options is said before anything starts
     folder = Path(tempfile.mkdtemp(prefix="concur-run-"))
     try:
         kept = found["record"].value
         record = Path(kept).absolute() if kept else folder / "{pid}.jsonl"
         watchers = _Watchers(record)
-        code = _run(command, _environ(found, record), watchers, every)
+        footer = Footer(sys.stderr, ROWS) if live and Footer.fits(sys.stderr, ROWS) else None
+        code = _run(command, _environ(found, record), watchers, every, footer)
         _summarise(watchers, kept=bool(kept))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,7 +87,13 @@ def _environ(found: dict[str, Setting], record: Path) -> dict[str, str]:
     return environ
 
 
-def _run(command: list[str], environ: dict[str, str], watchers: _Watchers, every_s: float) -> int:
+def _run(
+    command: list[str],
+    environ: dict[str, str],
+    watchers: _Watchers,
+    every_s: float,
+    footer: Footer | None,
+) -> int:
     try:
         process = subprocess.Popen(command, env=environ)
     except OSError as error:
@@ -78,6 +105,7 @@ def _run(command: list[str], environ: dict[str, str], watchers: _Watchers, every
     former = signal.signal(signal.SIGTERM, pass_on)
     # Ctrl-C reaches the program by itself; this one stays to give the summary.
     former_int = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    every_s = DRAW_S if footer is not None else every_s
     next_s = time.monotonic() + every_s
     try:
         while True:
@@ -88,8 +116,13 @@ def _run(command: list[str], environ: dict[str, str], watchers: _Watchers, every
                 if every_s and time.monotonic() >= next_s:
                     next_s = time.monotonic() + every_s
                     watchers.read()
-                    _say(watchers.status())
+                    if footer is None:
+                        _say(watchers.status())
+                    else:
+                        footer.draw(watchers.picture(shutil.get_terminal_size().columns - 1))
     finally:
+        if footer is not None:
+            footer.close()
         signal.signal(signal.SIGTERM, former)
         signal.signal(signal.SIGINT, former_int)
 
@@ -102,48 +135,59 @@ class _Watchers:
         stem = path.stem if "{pid}" in path.stem else path.stem + "{pid}"
         self._pattern = glob.escape(stem + path.suffix).replace("{pid}", "*")
         self._begun_s = time.time()
-        self._tellers: dict[Path, tuple[Teller, Iterator[Line | None]]] = {}
+        self._screens: dict[Path, tuple[Screen, Iterator[Line | None]]] = {}
 
     def read(self) -> None:
         """Takes in what has been written since."""
         for path in sorted(self._path.parent.glob(self._pattern)):
-            if path not in self._tellers and path.stat().st_mtime >= self._begun_s - 1:
+            if path not in self._screens and path.stat().st_mtime >= self._begun_s - 1:
                 try:
                     recording = Recording(path)
                 except RecordingError:  # its first line is being written
                     continue
                 lines = recording.follow(lambda: None)
-                self._tellers[path] = (Teller(recording.header), lines)
-        for teller, lines in self._tellers.values():
+                self._screens[path] = (Screen(recording), lines)
+        for screen, lines in self._screens.values():
             for line in lines:
                 if line is None:
                     break
-                teller.take(line)
+                screen.take(line)
 
     def status(self) -> str:
         """One line."""
-        parts = []
-        for teller, _ in self._tellers.values():
-            states = [who.state for who in teller.roster.agents.values()]
-            told = [
-                f"{states.count(state)} {state}"
-                for state in ("reasoning", "acting", "paused", "queued")
-                if states.count(state)
-            ]
-            text = ", ".join(told) or "no agents"
-            if teller.samples:
-                last = teller.samples[-1]
-                if last.capacity_tokens:
-                    share = last.pressure_tokens / last.capacity_tokens
-                    text += f"; pressure {share:.0%} of the KV pool"
-                if last.hit_deficit is not None:
-                    text += f"; hit deficit {last.hit_deficit:.0%}"
-            parts.append(text)
-        return " | ".join(parts) or "no call to a model yet"
+        return " | ".join(_status(screen.frame()) for screen in self._living()) or NO_CALL
+
+    def picture(self, width: int) -> RenderableType:
+        """A few rows: the process with the most agents, and a word on each other one."""
+        screens = self._living()
+        if not screens:
+            return Text(f"concur: {NO_CALL}", "dim")
+        first, *others = sorted(screens, key=lambda screen: -len(screen.agents))
+        rows: list[RenderableType] = [strip(first.frame(), "concur run", width=width)]
+        rows += [
+            Text(f"another process: {_status(screen.frame())}", "dim", no_wrap=True)
+            for screen in others
+        ]
+        return Group(*rows)
+
+    def _living(self) -> list[Screen]:
+        screens = [screen for screen, _ in self._screens.values()]
+        return [screen for screen in screens if not screen.closed] or screens[-1:]
 
     def stories(self) -> list[tuple[Path, Story]]:
         """Of each process."""
-        return [(path, teller.story()) for path, (teller, _) in self._tellers.items()]
+        return [(path, screen.teller.story()) for path, (screen, _) in self._screens.items()]
+
+
+def _status(frame: Frame) -> str:
+    states = ("reasoning", "acting", "paused", "queued")
+    told = [f"{getattr(frame, name)} {name}" for name in states if getattr(frame, name)]
+    text = ", ".join(told) or "no agents"
+    if frame.capacity_tokens:
+        text += f"; pressure {frame.pressure_tokens / frame.capacity_tokens:.0%} of the KV pool"
+    if frame.hit_deficit is not None:
+        text += f"; hit deficit {frame.hit_deficit:.0%}"
+    return text
 
 
 def _summarise(watchers: _Watchers, *, kept: bool) -> None:

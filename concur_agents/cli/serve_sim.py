@@ -9,7 +9,7 @@ from enum import StrEnum
 import typer
 
 from concur_agents.sim.profile import load_profile
-from concur_agents.sim.server import serve
+from concur_agents.sim.server import TOKEN_VARIABLE, serve
 
 
 class Metrics(StrEnum):
@@ -22,7 +22,11 @@ class Metrics(StrEnum):
 def serve_sim_command(
     profile: str = typer.Option("h100-qwen3-8b", help="Engine: a name, or a path of a .toml."),
     kv_blocks: int = typer.Option(0, min=0, help="Size of the KV pool; 0: the profile's."),
-    port: int = typer.Option(8000, min=0, max=65535, help="Port on 127.0.0.1; 0: any free one."),
+    host: str = typer.Option("127.0.0.1", help="Where to listen; elsewhere only with a token."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Port; 0: any free one."),
+    token: str = typer.Option(
+        "", envvar=TOKEN_VARIABLE, show_envvar=True, help="What requests must bring, as a key."
+    ),
     time_scale: float = typer.Option(1.0, help="Simulated seconds per second; 'inf': no time."),
     metrics: Metrics = typer.Option(Metrics.vllm, help="Whose metric names to use."),
     model: str = typer.Option("", help="Name of the model; default: the profile's."),
@@ -31,6 +35,7 @@ def serve_sim_command(
 ) -> None:
     """Serve the simulated engine on loopback: OpenAI API and /metrics, until Ctrl-C.
 
+    On another address than 127.0.0.1 it asks for a token, which clients send as their API key.
     With --json it prints one line with the keys url, profile, model, capacity_tokens and
     time_scale (null: answers take no time).
     """
@@ -55,7 +60,9 @@ def serve_sim_command(
 
     serve(
         engine,
+        host=host,
         port=port,
+        token=token or None,
         time_scale=time_scale,
         metrics=metrics.value,
         seed=seed,

@@ -1,4 +1,4 @@
-"""`concur watch`: an endpoint with what a law would do about it, or a governor by its recording.
+"""`concur watch`: an endpoint with what a law would do about it, or a governor at work.
 
 `concur watch URL` is a dry run: nothing is governed and no request is sent but for the metrics
 page. The law is ticked with real readings, but it sees none of the endpoint's agents, so what it
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,16 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
-from concur_agents.cli.spark import spark
+from concur_agents.cli.chart import chart
+from concur_agents.cli.dashboard import CHART_ROWS, chart_width, side_by_side
+from concur_agents.cli.show import show
 from concur_agents.cli.watch_recording import watch_recording
+from concur_agents.cli.watch_socket import watch_socket
 from concur_agents.core import Reading, Regulator, make_law
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes import HttpProbe
+
+TRAIL = 300
+"""Looks that are drawn."""
 
 WINDOW_S = 10.0
 """Hit rates are taken over this time [s]: engines update their counters every few seconds."""
@@ -68,8 +76,11 @@ class Tick:
 
 
 def watch_command(
-    url: str = typer.Argument(
-        metavar="URL|RECORDING", help="An endpoint, or a file that a governor writes (record=)."
+    what: str = typer.Argument(
+        "",
+        metavar="[URL|RECORDING|SOCKET]",
+        help="An endpoint, a file that a governor writes (record=), or the socket of a living one "
+        '(socket=). Nothing: the governor of yours that has socket="auto".',
     ),
     law: str = typer.Option("working_set", help="Law to run dry; `concur laws` lists them."),
     interval: float = typer.Option(1.0, min=0.05, help="Time between looks [s]."),
@@ -81,38 +92,43 @@ def watch_command(
 ) -> None:
     """Show an endpoint with what a law would do about it (dry run), or a governor at work.
 
-    A governor opens no port: start it with record="run.jsonl" and watch that file, live or later.
+    A governor opens nothing by itself: start it with socket="auto" and `concur watch` finds it, or
+    with record="run.jsonl" and watch that file, live or later.
 
     An endpoint: a look that fails is shown and the next one is tried. With --json each line has
     the keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
     preemptions_total, law, limit_agents, limit_tokens and reason; null: not told, or not bounded.
-    Exit code 1: not
-    one look succeeded.
+    Exit code 1: not one look succeeded.
 
-    A recording: --json lines have the keys at_s, law, reasoning, acting, paused, queued, off,
-    pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens, limit_agents,
-    reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s, blind, closed and
-    waiting (agent, state, waited_s, why).
+    A governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, off,
+    done_total, pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens,
+    limit_agents, reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s, blind,
+    closed, waiting (agent, state, waited_s, why) and active (agent, state, for_s, tokens, steps).
     """
-    if is_path(url):
-        with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
+        if not what or what.endswith(".sock") or Path(what).is_socket():
+            watch_socket(what, interval_s=interval, count=count, as_json=as_json)
+        elif is_path(what):
             watch_recording(
-                Path(url), interval_s=interval, count=count, speed=speed, as_json=as_json
+                Path(what), interval_s=interval, count=count, speed=speed, as_json=as_json
             )
-        return
+        else:
+            _watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
+
+
+def _watch_endpoint(url: str, law: str, *, interval_s: float, count: int, as_json: bool) -> None:
     with HttpProbe(url) as probe:
-        looks = _looks(Watcher(probe, law), interval_s=interval, count=count)
-        try:
-            succeeded = _print_json(looks) if as_json else _show_live(looks, probe.url)
-        except KeyboardInterrupt:
-            return
+        looks = _looks(Watcher(probe, law), interval_s=interval_s, count=count)
+        succeeded = _print_json(looks) if as_json else _show_live(looks, probe.url)
     if not succeeded:
         raise typer.Exit(1)
 
 
 def is_path(text: str) -> bool:
-    """Whether this names a recording and not an endpoint."""
-    return "://" not in text and (Path(text).exists() or text.endswith(".jsonl"))
+    """Whether this names a file and not an endpoint."""
+    return "://" not in text and (
+        Path(text).exists() or text.endswith(".jsonl") or text.startswith(("/", "./"))
+    )
 
 
 class Watcher:
@@ -208,46 +224,86 @@ def _print_json(looks: Iterator[Tick]) -> bool:
 
 
 def _show_live(looks: Iterator[Tick], url: str) -> bool:
-    last: Tick | None = None
-    failures = 0
-    limits: list[float | None] = []
-    console = Console()
-    with Live(console=console, auto_refresh=False) as live:
-        for tick in looks:
-            failures = 0 if tick.ok else failures + 1
-            last = tick if tick.ok else last
-            limits = [*limits[-60:], tick.limit_tokens or tick.limit_agents]
-            live.update(_table(tick, last, failures, url, spark(limits)), refresh=True)
-    if not console.is_terminal:
-        console.line()  # into a file or pipe, Live leaves the last line open
-    return last is not None
+    board = _Board(url)
+    show(looks, board.draw)
+    return board.last is not None
 
 
-def _table(tick: Tick, last: Tick | None, failures: int, url: str, limits: str) -> Table:
-    """The screen: the endpoint as last seen, and the law as of now."""
-    seen = last or tick
-    table = Table(box=None, show_header=False, pad_edge=False, title=url, title_justify="left")
-    table.add_column(style="dim")
-    table.add_column()
-    rows: list[tuple[str, Any]] = [
-        ("engine", seen.engine or "-"),
-        ("KV pool", _tokens(seen.capacity_tokens)),
-        ("KV usage", _bar(seen.kv_usage)),
-        ("hit rate", _bar(seen.hit_rate)),
-        ("running", _number(seen.running)),
-        ("waiting", _number(seen.waiting)),
-        ("preemptions", _number(seen.preemptions_total)),
-        ("law (dry run)", tick.law),
-        ("would allow", f"{limits} {_limit(tick)}" if last else "-"),
-        ("reason", tick.reason if last else "-"),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    if failures:
-        seen_s = f"shown as of {last.at_s:.0f} s" if last else "nothing seen yet"
-        problem = escape(tick.error or "")
-        table.add_row(f"[red]{failures} failed[/]", f"[red]{problem}[/] [dim]({seen_s})[/]")
-    return table
+class _Board:
+    """Draws looks; remembers the last good one, and what is drawn over time."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._failures = 0
+        self._seen: Tick | None = None  # the newest of all
+        self._trail: deque[Tick] = deque(maxlen=TRAIL)
+        self.last: Tick | None = None
+        """The last look that succeeded."""
+
+    def draw(self, tick: Tick, console: Console) -> RenderableType:
+        """The screen: the endpoint as last seen, and the law as of now."""
+        if tick is not self._seen:
+            self._seen = tick
+            self._failures = 0 if tick.ok else self._failures + 1
+            self.last = tick if tick.ok else self.last
+            self._trail.append(tick)
+        title = f"[bold]{escape(self._url)}[/] · {tick.law} (dry run)"
+        title += f": {tick.reason}" if self.last else ""
+        facts = Panel(
+            self._facts(tick), title=title, title_align="left", border_style="bright_black"
+        )
+        return Group(facts, side_by_side(self._charts(tick, console.width), console.width))
+
+    def _facts(self, tick: Tick) -> Table:
+        seen = self.last or tick
+        table = Table.grid(padding=(0, 1))
+        table.add_column(style="dim", width=13)
+        table.add_column()
+        requests = f"{_number(seen.running)} running, {_number(seen.waiting)} waiting, "
+        requests += f"{_number(seen.preemptions_total)} preemptions"
+        rows: list[tuple[str, Any]] = [
+            ("engine", seen.engine or "-"),
+            ("KV pool", f"{_bar(seen.kv_usage)} of {_tokens(seen.capacity_tokens)} in calls"),
+            ("hit rate", _bar(seen.hit_rate)),
+            ("requests", requests),
+            ("would allow", _limit(tick) if self.last else "-"),
+        ]
+        for row in rows:
+            table.add_row(*row)
+        if self._failures:
+            seen_s = f"shown as of {self.last.at_s:.0f} s" if self.last else "nothing seen yet"
+            problem = escape(tick.error or "")
+            table.add_row(
+                f"[red]{self._failures} failed[/]", f"[red]{problem}[/] [dim]({seen_s})[/]"
+            )
+        return table
+
+    def _charts(self, tick: Tick, width: int) -> list[tuple[str, list[Text]]]:
+        each = chart_width(width)
+        ticks = list(self._trail)[-each:]
+        line: list[float | None]
+        area: list[float | None]
+        if tick.limit_tokens is None and tick.limit_agents is not None:
+            title = "running [blue]▇[/] requests, would allow [green]━[/] agents"
+            area, line = [item.running for item in ticks], [item.limit_agents for item in ticks]
+        else:
+            title = "in calls [blue]▇[/], would allow [green]━[/], tokens"
+            area = [_used(item) for item in ticks]
+            line = [item.limit_tokens for item in ticks]
+        hits = [item.hit_rate for item in ticks]
+        return [
+            (title, chart(area, line, width=each, height=CHART_ROWS)),
+            (
+                "hit rate [cyan]▇[/], 0 to 100%",
+                chart(hits, width=each, height=CHART_ROWS, most=1.0, styles=("cyan", "")),
+            ),
+        ]
+
+
+def _used(tick: Tick) -> float | None:
+    if tick.kv_usage is None or tick.capacity_tokens is None:
+        return None
+    return tick.kv_usage * tick.capacity_tokens
 
 
 def _limit(tick: Tick) -> str:

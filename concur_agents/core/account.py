@@ -111,3 +111,20 @@ class Account:
     def is_active(self) -> bool:
         """Whether it holds a place."""
         return self.state is State.REASONING or self.state is State.ACTING
+
+    @property
+    def standing(self) -> State:
+        """Where it stands itself: in a family some call while others run tools."""
+        if self.parent is None:
+            return self.state
+        if self.calls:
+            return State.REASONING
+        return self.parent.state if self.parent.waiters.get(self.agent) else State.ACTING
+
+    def since_s(self, standing: State) -> float:
+        """When it began to stand there [s], as far as that is known."""
+        if standing is State.REASONING and self.calls:
+            return self.begun_s
+        if self.parent is None and standing in (State.PAUSED, State.QUEUED):
+            return self.waiting_since_s
+        return self.idle_since_s

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from concur_agents.core.account import Account, AgentId, State
 from concur_agents.core.laws.law import Law, LawState, Limit
@@ -52,6 +53,23 @@ class View:
     pauses_total: int
     overdue_total: int
     longest_wait_s: float
+
+
+class AgentView(NamedTuple):
+    """One agent at one instant, for eyes and tests."""
+
+    agent: AgentId
+    parent: AgentId | None
+    """Whose place it shares."""
+    state: str
+    """'queued', 'reasoning', 'acting', 'paused' or 'off'."""
+    since_s: float
+    """When that began, on the host's clock [s]."""
+    footprint_tokens: float
+    held_tokens: float
+    """What it claims for the call that it is in; 0: it is in none."""
+    steps: int
+    """Steps that have ended well."""
 
 
 class Regulator:
@@ -447,6 +465,22 @@ class Regulator:
             longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
         )
 
+    def agents(self) -> list[AgentView]:
+        """Everybody who is here, in order of arrival.  O(n), and changes nothing."""
+        return [
+            AgentView(
+                who.agent,
+                None if who.parent is None else who.parent.agent,
+                state.value,
+                who.since_s(state),
+                who.footprint,
+                who.claim.tokens if who.claim.held else 0.0,
+                who.steps,
+            )
+            for who in self._accounts.values()
+            for state in (who.standing,)
+        ]
+
     def explain(self, agent: AgentId, now: float) -> str:
         """Why `agent` stands where it stands, in one line.  O(n): for people, not for loops."""
         who = self._accounts.get(agent)
@@ -464,6 +498,14 @@ class Regulator:
         if wake is not None:
             parts.append(f"next chance by itself in {max(0.0, wake - now):.0f} s")
         return f"{agent}: {root.state.value}: " + "; ".join(parts)
+
+    def why(self, agent: AgentId, now: float) -> str:
+        """The numbers that keep `agent` waiting, of this instant; '' if it does not wait.  O(1)."""
+        who = self._accounts.get(agent)
+        root = None if who is None else who.parent or who
+        if root is None or root.is_active or root.state is State.OFF:
+            return ""
+        return self._why_waiting(root, now)
 
     def __repr__(self) -> str:
         window = self._window

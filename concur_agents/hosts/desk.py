@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from concur_agents.errors import ConcurError
+from concur_agents.hosts.events import told
 
 if TYPE_CHECKING:
     from concur_agents.core import Chain
@@ -197,6 +198,7 @@ class Desk:
                 "the governor failed and governs no more: every agent passes from here on. "
                 "Please report this",
                 exc_info=bug,
+                extra=told("failed", error=type(bug).__name__),
             )
 
     def _catch_up(self) -> None:

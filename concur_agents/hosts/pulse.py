@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from concur_agents.hosts.events import told
+
 if TYPE_CHECKING:
     from concur_agents.core import LawState, Limit
     from concur_agents.hosts.desk import Desk
@@ -115,15 +117,23 @@ class Pulse:
                 "limit %s (%s)",
                 _show_limit(after.limit),
                 after.reason,
+                extra=told(
+                    "limit_changed",
+                    reason=after.reason,
+                    former_reason=before.reason,
+                    limit_tokens=_finite(after.limit.tokens),
+                    limit_agents=_finite(after.limit.agents),
+                ),
             )
 
     def _mind_long_waits(self) -> float | None:
         """Logs a wait that has become long; returns when [s from now] to look again."""
         roster = self._desk.roster
-        why = ""
+        why, who = "", ""
+        longest_s = 0.0
 
         def look(now: float) -> float | None:
-            nonlocal why
+            nonlocal why, who, longest_s
             if not roster.waiting:
                 self._long_wait_s = LONG_WAIT_S
                 return None
@@ -133,7 +143,7 @@ class Pulse:
                     self._long_wait_s *= 2
                 place = roster.longest_waiting()
                 if place is not None:
-                    why = roster.regulator.explain(place.id, now)
+                    who, why = place.id, roster.regulator.explain(place.id, now)
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
             if self._long_wait_s > LAST_LONG_WAIT_S:
@@ -142,8 +152,13 @@ class Pulse:
 
         look_again_s = self._desk.look(look)
         if why:
-            logger.warning("a long wait: %s", why)
+            waited = told("long_wait", agent=who, waited_s=longest_s, why=why)
+            logger.warning("a long wait: %s", why, extra=waited)
         return look_again_s
+
+
+def _finite(bound: float) -> float | None:
+    return bound if math.isfinite(bound) else None
 
 
 def _show_limit(limit: Limit) -> str:

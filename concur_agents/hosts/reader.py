@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
+from concur_agents.hosts.events import told
 from concur_agents.poller import Backoff
+from concur_agents.record import scrub
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
@@ -42,7 +44,9 @@ class Reader:
         jitter: bool,
         clock: Callable[[], float],
     ) -> None:
-        self.url: str | None = url if url is not None else getattr(probe, "url", None)
+        self._url: str | None = url if url is not None else getattr(probe, "url", None)
+        self.url = None if self._url is None else scrub(self._url)
+        """The endpoint, without user, password and query; None: there is none."""
         self.owns_probe = url is not None
         self._api_key = api_key
         self._clock = clock
@@ -109,7 +113,8 @@ class Reader:
             return None
         if self.failures:
             dark_s = self._clock() - self.sighted_s
-            logger.info("the engine can be read again, after %.0f s", dark_s)
+            recovered = told("poll_recovered", url=self.url, waited_s=dark_s)
+            logger.info("the engine can be read again, after %.0f s", dark_s, extra=recovered)
         self.failures = 0
         self.error = None
         self.last_reading = reading
@@ -129,13 +134,14 @@ class Reader:
     def _missed(self, error: Exception) -> None:
         self.failures += 1
         self.failures_total += 1
-        self.error = str(error) or type(error).__name__
+        self.error = scrub(str(error)) or type(error).__name__
         if self.failures == 1:
             logger.warning(
                 "cannot read the engine%s; agents go on, and it is tried again: %s",
                 f" at {self.url}" if self.url else "",
                 self.error,
                 exc_info=None if isinstance(error, ProbeError) else error,
+                extra=told("poll_failed", url=self.url, error=self.error),
             )
 
     def _read(self) -> Reading:
@@ -148,5 +154,5 @@ class Reader:
     def _make_probe(self) -> Probe:
         from concur_agents.probes import HttpProbe
 
-        assert self.url is not None
-        return HttpProbe(self.url, api_key=self._api_key, clock=self._clock)
+        assert self._url is not None
+        return HttpProbe(self._url, api_key=self._api_key, clock=self._clock)

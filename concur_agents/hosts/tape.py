@@ -19,7 +19,6 @@ from concur_agents.record import (
     Shadow,
     Taped,
     describe_law,
-    scrub,
     standing_of,
 )
 
@@ -52,7 +51,7 @@ class Tape:
         shadow: a law that decides beside it, without effect; None: none.
         start_s: when the regulator began [s].
         options: what else it was made with.
-        url: the endpoint that is read; None: none.
+        url: the endpoint that is read, without passwords; None: none.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Tape:
             regulator=dict(self._options),
             from_start=not self._desk.used,
             shadow=None if self._shadow_law is None else describe_law(self._shadow_law),
-            url=None if self._url is None else scrub(self._url),
+            url=self._url,
             agents=standing_of(places, roster.regulator.agent_state, now),
         )
         recorder = Recorder(path, header, max_bytes=max_bytes)

@@ -180,6 +180,11 @@ class Teller:
         return self._pauses
 
     @property
+    def done(self) -> int:
+        """Agents that have left so far."""
+        return self._done
+
+    @property
     def overdue(self) -> int:
         """Agents let in as overdue so far."""
         return self._overdue

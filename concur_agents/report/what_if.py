@@ -119,7 +119,7 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[Call]:
             family = heapq.heappop(todo)[2]
             recorded = scripts[family][done[family]].call
             done[family] += 1
-            call = replace(recorded, now=now, asked=(), let_in=(), reason=None)
+            call = replace(recorded, now=now, asked=(), let_in=(), reason=None, why=None)
         elif now == tick_s:
             call = Call(name="tick", now=now, options={"reading": reading})
             tick_s, reading = next(poll)

@@ -10,7 +10,7 @@ Chat completions, completions and responses, streamed or not, with ``usage`` and
 take time as in the simulator. What a reply *says* is deterministic and means nothing; see
 ``concur_agents.sim.text`` for tokens, replies and how to make the model call a tool.
 
-It listens on 127.0.0.1 unless told otherwise, and has no authentication.
+It listens on 127.0.0.1; elsewhere only with a token, which every request must bring.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from concur_agents._extras import missing_extra
 from concur_agents.errors import ConcurError, ConfigError
+from concur_agents.guard import check_host, is_allowed
 from concur_agents.sim.engine import Engine
 from concur_agents.sim.pages import Kind
 from concur_agents.sim.profile import Profile, load_profile
@@ -39,7 +40,7 @@ from concur_agents.sim.text import DeterministicModel, Script
 
 if TYPE_CHECKING:
     import uvicorn
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from concur_agents.sim.door import Door, ServerStats
 
@@ -50,6 +51,9 @@ _START_S = 30.0
 
 _READY = "listening on "
 
+TOKEN_VARIABLE = "CONCUR_ENGINE_TOKEN"
+"""Where a server in a process of its own finds its token."""
+
 
 class EmbeddedServer:
     """A server for the length of a ``with`` block, in a thread of this process or in one of its
@@ -59,8 +63,9 @@ class EmbeddedServer:
         profile: the engine, by name, path or value.
         time_scale: simulated seconds per second; ``math.inf``: answers take no time at all.
         metrics: in whose words ``/metrics`` speaks, "vllm" or "sglang".
-        host: where to listen.
+        host: where to listen; anywhere but on this machine only with a `token`.
         port: 0: any free one.
+        token: what requests must send as `Authorization: Bearer TOKEN`; None: nothing.
         seed: of the replies.
         model: name of the model; default: the profile's.
         script: decides replies in place of the model; not with ``process``.
@@ -69,7 +74,8 @@ class EmbeddedServer:
         process: run it in a process of its own, so that it shares no interpreter with its clients.
 
     Raises:
-        ConfigError: an option is out of its range, or the port is taken.
+        ConfigError: an option is out of its range, the port is taken, or others could connect
+            without a token.
         ImportError: the ``server`` extra is not installed.
     """
 
@@ -81,6 +87,7 @@ class EmbeddedServer:
         metrics: Kind = "vllm",
         host: str = "127.0.0.1",
         port: int = 0,
+        token: str | None = None,
         seed: int = 0,
         model: str | None = None,
         script: Script | None = None,
@@ -89,6 +96,7 @@ class EmbeddedServer:
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         _check(time_scale, metrics)
+        check_host(host, token)
         for what, given in (("script", script), ("middleware", middleware)):
             if process and given is not None:
                 raise ConfigError(
@@ -99,6 +107,7 @@ class EmbeddedServer:
         self._metrics: Kind = metrics
         self._host = host
         self._port = port
+        self._token = token
         self._replies = DeterministicModel(seed=seed, script=script)
         self._middleware = middleware
         self._own_process = process
@@ -171,6 +180,7 @@ class EmbeddedServer:
         listener = _listen(self._host, self._port)
         ready = threading.Event()
         app = door.app if self._middleware is None else self._middleware(door.app)
+        app = _guarded(app, self._token)
         self._uvicorn = server = _uvicorn_server(door, app, ready.set)
         self._thread = threading.Thread(
             target=server.run, args=([listener],), name="concur-embedded-server", daemon=True
@@ -196,7 +206,13 @@ class EmbeddedServer:
         try:
             # In a group of its own, or a Ctrl-C would end it before its clients.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,
+                env=os.environ
+                | {TOKEN_VARIABLE: self._token or ""},  # arguments are for all to see
             )
             assert self._process.stdout is not None
             said = self._process.stdout.readline()
@@ -215,6 +231,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    token: str | None = None,
     time_scale: float = 1.0,
     metrics: Kind = "vllm",
     seed: int = 0,
@@ -229,12 +246,15 @@ def serve(
     """
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
     _check(time_scale, metrics)
+    check_host(host, token)
     door = _door(
         profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
     )
     listener = _listen(host, port)
     server = _uvicorn_server(
-        door, door.app, lambda: ready(_url(listener)) if ready is not None else None
+        door,
+        _guarded(door.app, token),
+        lambda: ready(_url(listener)) if ready is not None else None,
     )
     with contextlib.suppress(KeyboardInterrupt):
         server.run([listener])
@@ -266,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             profile,
             host=options.host,
             port=options.port,
+            token=os.environ.get(TOKEN_VARIABLE) or None,
             time_scale=options.time_scale,
             metrics=options.metrics,
             seed=options.seed,
@@ -291,6 +312,25 @@ def _door(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     return Door(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
+
+
+def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
+    """The application behind a token."""
+    if not token:
+        return app
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        given = headers.get(b"authorization", b"").decode("latin-1")
+        if scope["type"] != "http" or is_allowed(given, token):
+            await app(scope, receive, send)
+            return
+        body = b'{"error": {"message": "a token is needed", "type": "authentication_error"}}'
+        start = {"type": "http.response.start", "status": 401}
+        await send(start | {"headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body})
+
+    return guarded
 
 
 def _uvicorn_server(door: Door, app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:

@@ -20,14 +20,19 @@ def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> No
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        facts = json.loads(process.stdout.readline())
-        with HttpProbe(facts["url"]) as probe:
-            reading = probe.read()
-        with openai.OpenAI(base_url=facts["url"] + "/v1", api_key="none") as client:
-            reply = client.completions.create(model=facts["model"], prompt="a b c", max_tokens=3)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        try:
+            assert process.stdout is not None
+            facts = json.loads(process.stdout.readline())
+            with HttpProbe(facts["url"], timeout_s=30) as probe:
+                reading = probe.read()
+            with openai.OpenAI(base_url=facts["url"] + "/v1", api_key="none") as client:
+                reply = client.completions.create(
+                    model=facts["model"], prompt="a b c", max_tokens=3
+                )
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()  # or a failure would wait for it for ever
     assert facts["capacity_tokens"] == reading.capacity_tokens == 500 * 16
     assert facts["time_scale"] is None, "infinity is not JSON"
     assert reply.usage is not None

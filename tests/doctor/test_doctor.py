@@ -178,6 +178,7 @@ def test_nothing_is_sent_where_that_is_asked_for() -> None:
     assert engine.prompts == []
     assert found.proof is None
     assert found.verdict == "good"
+    assert "was not tried" in texts(found, "info")
 
 
 def test_a_well_set_up_sglang_is_good() -> None:
@@ -338,7 +339,10 @@ def test_a_worker_port_without_the_api_is_usable_for_its_metrics() -> None:
 
 def test_a_missing_key_is_asked_for_and_a_given_one_is_used() -> None:
     assert "give --api-key" in texts(examine(vllm(key="k-1")), "error")
-    assert examine(vllm(key="k-1"), api_key="k-1").verdict == "good"
+    found = examine(vllm(key="k-1"), api_key="k-1")
+    assert found.verdict == "good"
+    assert ", api_key=key)" in found.code[1], "the code to begin with needs it, too"
+    assert "k-1" not in str(found.as_dict())
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are() -> None:

@@ -830,6 +830,9 @@ def test_a_long_wait_is_logged_with_its_reason(caplog):
 
     run(main())
     lines = [r.message for r in caplog.records if "a long wait" in r.message]
+    facts = [r.concur for r in caplog.records if "a long wait" in r.message]
+    assert [fact["event"] for fact in facts] == ["long_wait"] * len(lines)
+    assert all(fact["waited_s"] >= 60 and fact["agent"] in fact["why"] for fact in facts)
     assert 2 <= len(lines) <= 4  # after 60 s, and each time it has doubled
     assert "waiter" in lines[0]
 
@@ -918,6 +921,9 @@ def test_an_outage_holds_the_limit_backs_off_and_ends_without_a_trace(caplog):
 
     run(main())
     assert caplog.text.count("cannot read the engine") == 1
+    facts = [r.concur for r in caplog.records if hasattr(r, "concur")]
+    failed = next(fact for fact in facts if fact["event"] == "poll_failed")
+    assert failed["error"]
 
 
 def test_in_virtual_time_an_outage_is_the_same_story_each_time():

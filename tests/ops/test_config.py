@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -11,14 +13,13 @@ from concur_agents import ConfigError, Governor
 from concur_agents.cli.app import main
 from concur_agents.config import OPTIONS, environment, governor_options, settings
 from concur_agents.core import make_law
+from concur_agents.live import sockets
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    import os
-
     for name in list(os.environ):
         if name.startswith("CONCUR_") or name == "OPENAI_BASE_URL":
             monkeypatch.delenv(name)
@@ -35,7 +36,7 @@ def concur(capsys, *words):
 def test_every_option_is_a_keyword_of_governor_with_the_same_default():
     """One that is only in one of the places would be a surprise in the others."""
     keywords = inspect.signature(Governor).parameters
-    in_code = set(keywords) - {"probe", "background", "clock"}
+    in_code = set(keywords) - {"probe", "background", "clock", "unknown"}
     assert {option.name for option in OPTIONS} - {"law_options"} == in_code
     for option in OPTIONS:
         if option.name != "law_options":
@@ -111,17 +112,41 @@ def test_the_command_shows_each_value_with_where_it_is_from(capsys, monkeypatch)
     assert err.startswith("concur: --limit=8 asks for a fixed cap and CONCUR_LAW=cache_aimd")
 
 
+@pytest.mark.parametrize("make", [Governor, Governor.from_env])
+def test_an_unknown_keyword_is_an_error_that_names_the_nearest(make):
+    with pytest.raises(ConfigError, match="no option 'max_wait': did you mean max_wait_s"):
+        make(limit=1, max_wait=60)
+    with pytest.raises(ConfigError, match="no option 'sockets': did you mean socket"):
+        make(limit=1, sockets="auto")
+    with pytest.raises(ConfigError, match="did you mean clock"):
+        make(limit=1, clocks=None)
+
+
+def test_options_of_a_law_in_code_are_those_of_the_law():
+    with pytest.raises(ConfigError, match="law=make_law"):
+        Governor(law="fixed", law_options="agents=3")
+
+
 def test_a_governor_is_made_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("CONCUR_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("CONCUR_LAW", "cache_aimd")
     monkeypatch.setenv("CONCUR_LAW_OPTIONS", "interval_s=2.5, start=8")
     monkeypatch.setenv("CONCUR_SHADOW", "working_set")
     monkeypatch.setenv("CONCUR_RECORD", str(tmp_path / "{pid}.jsonl"))
+    monkeypatch.setenv("CONCUR_SOCKET", "auto")
+    with (
+        TemporaryDirectory(prefix="c") as folder,
+        monkeypatch.context() as elsewhere,
+    ):
+        elsewhere.setenv("XDG_RUNTIME_DIR", folder)
+        with Governor.from_env() as governor:
+            assert len(sockets()) == 1
+    monkeypatch.delenv("CONCUR_SOCKET")
     with Governor.from_env(max_wait_s=7, clock=lambda: 1.0) as governor:
         assert governor.law == make_law("cache_aimd", interval_s=2.5, start=8)
         assert governor.snapshot().shadow.law == "working_set"
         assert governor._desk.roster._max_wait_s == 7
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob(f"{os.getpid()}.jsonl*"))) == 2, "the first one was kept"
 
 
 def test_without_anything_to_go_by_it_says_what_to_set():

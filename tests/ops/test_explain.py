@@ -6,6 +6,7 @@ import json
 import pytest
 
 from concur_agents.cli.app import main
+from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Regulator, make_law
 from concur_agents.record import Recording, record
 from concur_agents.report.story import spread, tell
@@ -134,15 +135,29 @@ def test_a_wait_that_never_ended_is_told_too(tmp_path, capsys):
     assert "still waits after 60.0 s" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_recording_without_its_beginning_is_explained_by_its_ticks(batch, tmp_path, capsys):
-    lines = batch.path.read_bytes().splitlines(keepends=True)
-    header = json.loads(lines[0]) | {"from_start": False}
+@pytest.mark.parametrize("told", [True, False])
+def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
+    batch, tmp_path, capsys, told
+):
+    """The first files of a long recording go; the numbers of each wait stand in its own line."""
+    header, *lines = [json.loads(line) for line in batch.path.read_text().splitlines()]
+    header["from_start"] = False
+    if not told:  # and where they do not, those of the ticks must do
+        lines = [{key: value for key, value in line.items() if key != "why"} for line in lines]
     path = tmp_path / "late.jsonl"
-    path.write_bytes(json.dumps(header).encode() + b"\n" + b"".join(lines[1:]))
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
     agent = max(tell(batch).waits, key=lambda wait: wait.waited_s).agent
     assert concur("explain", path, "--agent", agent, "--json") == 0
     waits = json.loads(capsys.readouterr().out)["waits"]
-    assert all("at the tick before" in wait["why"] for wait in waits[1:])
+    words = "for its step, limit" if told else "at the tick before"
+    assert all(words in wait["why"] for wait in waits[1:])
+    screen = Screen(Recording(path))
+    why = set()
+    for line in Recording(path):
+        screen.take(line)
+        if line.agent == agent and line.now > 100:
+            why |= {row.why for row in screen.frame().waiting if row.agent == agent}
+    assert any("for its step, limit" in text for text in why) == told
 
 
 def test_a_misspelt_agent_is_answered_with_the_nearest(queue_of_three, capsys):

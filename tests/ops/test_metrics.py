@@ -4,6 +4,8 @@ import asyncio
 import gc
 import json
 import re
+import shutil
+import subprocess
 from importlib.resources import files
 
 import pytest
@@ -140,36 +142,111 @@ def dashboard():
     return json.loads(text)
 
 
-def test_the_dashboard_asks_only_for_names_that_are_exported(busy):
-    """A renamed metric would leave an empty panel that nobody notices until the night it counts."""
-    exported = {key[0] for key in busy[0]}
+@pytest.fixture(scope="module")
+def exported(busy):
+    """Name of a sample -> the labels that it may have."""
+    labels = {}
     registry = CollectorRegistry()
     with Governor(limit=3, shadow="working_set") as governor:  # the other kind of limit, each
         export(governor, registry)
-        exported |= {key[0] for key in scraped(registry)}
-    asked = set()
+        for key in (*busy[0], *scraped(registry)):
+            found = {name for name, _ in key[1:]} | {"governor"}
+            labels.setdefault(key[0], set()).update(found)
+    return labels
+
+
+SELECTOR = re.compile(r"\b(concur_\w+)(?:\{([^}]*)\})?(?:\[(\S+?)\])?")
+GRAFANAS = {"__rate_interval", "__interval", "__range"}
+UNITS = {"_ratio": "percentunit", "_seconds": "s"}
+BUCKETS_AND_KIN = re.compile(r"_(bucket|sum|count|created)$")
+
+
+def targets():
     for panel in dashboard()["panels"]:
         for target in panel["targets"]:
-            asked |= set(re.findall(r"\bconcur_\w+", target["expr"]))
-    assert asked - exported == set()
-    assert len(asked) > 15
+            yield panel, target
+
+
+def test_the_dashboard_asks_only_for_names_and_labels_that_are_exported(exported):
+    """A renamed metric would leave an empty panel that nobody notices until the night it counts."""
+    asked = set()
+    for panel, target in targets():
+        expression = target["expr"]
+        found = SELECTOR.findall(expression)
+        assert found, panel["title"]
+        labels = set()
+        for name, matchers, span in found:
+            assert name in exported, f"{panel['title']}: no {name}"
+            asked.add(name)
+            labels |= exported[name]
+            used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert used <= exported[name], f"{panel['title']}: {name} has no {used}"
+            assert 'governor=~"$governor"' in matchers, "the choice at the top holds for each panel"
+            is_counter = name.endswith(("_total", "_bucket"))
+            assert bool(span) == is_counter, f"{name}: a counter is read as a rate, a gauge is not"
+        grouped = re.findall(r"\b(?:by|without)\s*\(([^)]*)\)", expression)
+        for label in {word.strip() for words in grouped for word in words.split(",")}:
+            assert label in labels, f"{panel['title']}: by {label}"
+        kept = labels
+        if grouped:
+            kept = {word.strip() for words in grouped for word in words.split(",")}
+        elif re.match(r"(sum|max|min|avg)\(", expression):
+            kept = set()
+        named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        assert named <= kept, f"{panel['title']}: nothing is left of {named} in the legend"
+        for variable in re.findall(r"\$(\w+)", expression):
+            assert variable in GRAFANAS | {"governor"}
+    shown = {BUCKETS_AND_KIN.sub("", name) for name in asked}
+    every = {BUCKETS_AND_KIN.sub("", name) for name in exported}
+    not_shown = {"concur_governor_info", "concur_polls_total"} | {
+        name for name in every if name.startswith("concur_engine_") and "requests" in name
+    }
+    assert every - shown == not_shown
+
+
+def test_the_dashboard_shows_each_number_in_its_unit():
+    for panel, target in targets():
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        name = SELECTOR.findall(target["expr"])[0][0]
+        stem = BUCKETS_AND_KIN.sub("", name)
+        wanted = next((unit for end, unit in UNITS.items() if stem.endswith(end)), "short")
+        if " / " in target["expr"]:
+            wanted = "percentunit"
+        assert unit == wanted, f"{panel['title']}: {unit} for {target['expr']}"
 
 
 def test_the_dashboard_has_what_grafana_needs_to_load_it():
     board = dashboard()
     panels = board["panels"]
     assert board["schemaVersion"] >= 39
+    assert re.fullmatch(r"[\w-]{1,40}", board["uid"])
+    assert "id" not in board, "it would be taken for a board that is there already"
+    assert board["title"]
     assert len({panel["id"] for panel in panels}) == len(panels) >= 10
     for panel in panels:
         assert panel["type"] in ("timeseries", "stat")
         assert panel["title"]
-        assert panel["datasource"]["uid"] == "${datasource}"
-        assert 0 <= panel["gridPos"]["x"] <= 24 - panel["gridPos"]["w"]
+        assert panel["description"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        place = panel["gridPos"]
+        assert place.keys() == {"x", "y", "w", "h"}
+        assert 0 <= place["x"] <= 24 - place["w"]
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references)
         for target in panel["targets"]:
+            assert target["datasource"] == panel["datasource"]
             assert target["expr"].count("(") == target["expr"].count(")")
             assert target["expr"].count("{") == target["expr"].count("}")
+        legends = [target["legendFormat"] for target in panel["targets"]]
+        assert len(set(legends)) == len(legends)
+        for rule in panel["fieldConfig"]["overrides"]:
+            matcher = rule["matcher"]
+            if matcher["id"] == "byRegexp":
+                pattern = re.compile(matcher["options"].strip("/"))
+                assert any(pattern.search(legend) for legend in legends), matcher
+            else:
+                assert matcher["id"] == "byName"
+                assert any("{{" in legend or legend == matcher["options"] for legend in legends)
     cells = [
         (x, y)
         for panel in panels
@@ -177,8 +254,41 @@ def test_the_dashboard_has_what_grafana_needs_to_load_it():
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
     assert len(set(cells)) == len(cells), "no two panels overlap"
-    names = {variable["name"] for variable in board["templating"]["list"]}
-    assert names == {"datasource", "governor"}
+
+
+def test_the_dashboard_finds_its_data_source_wherever_it_is_loaded():
+    """No uid of the Grafana that it was made on: the variable at the top is the only source."""
+    board = dashboard()
+    source, governor = board["templating"]["list"]
+    assert (source["name"], source["type"], source["query"]) == (
+        "datasource", "datasource", "prometheus",
+    )  # fmt: skip
+    assert (governor["name"], governor["type"], governor["multi"]) == ("governor", "query", True)
+    assert governor["datasource"]["uid"] == "${datasource}"
+    assert governor["query"]["query"] == "label_values(concur_agents, governor)"
+    assert "__inputs" not in board
+    uids = re.findall(r'"uid": "([^"]*)"', json.dumps(board))
+    assert set(uids) == {"${datasource}", board["uid"]}
+
+
+def test_prometheus_itself_can_read_every_expression(tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs promtool: apt-get install prometheus")
+    rules = [
+        {
+            "record": f"test:panel_{panel['id']}_{target['refId']}",
+            "expr": target["expr"].replace("$__rate_interval", "1m").replace("$governor", ".*"),
+        }
+        for panel, target in targets()
+    ]
+    path = tmp_path / "rules.yml"  # JSON is YAML
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    ran = subprocess.run(
+        [promtool, "check", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert f"{len(rules)} rules found" in ran.stdout
 
 
 def test_the_page_of_the_docs_lists_every_name(busy):

@@ -544,5 +544,17 @@ def test_every_call_of_the_regulator_goes_over_the_tape():
         for name, member in vars(Regulator).items()
         if callable(member) and not name.startswith("_")
     }
-    changes_nothing = {"agent_state"}
+    changes_nothing = {"agent_state", "agents"}
     assert public - changes_nothing <= vars(Taped).keys()
+
+
+def test_a_wait_is_written_with_the_numbers_that_caused_it(tmp_path):
+    """`grep` has to do on a machine where nothing of ours is installed."""
+    taped, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
+    with recorder:
+        taped.arrive("first", 0.0)
+        taped.arrive("second", 1.0)
+        taped.leave("first", 2.0)
+    said = [line.why for line in Recording(recorder.path) if isinstance(line, Call)]
+    assert said == [None, "1 of 1 agents active", None]
+    assert '"why":"1 of 1 agents active"' in recorder.path.read_text()

@@ -113,7 +113,7 @@ def test_long_recordings_are_thinned_out_and_keep_their_sums(tmp_path, monkeypat
 def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, kind):
     """The page has no other judge: a script error would leave it blank."""
     if CHROMIUM is None:
-        pytest.skip("needs chromium")
+        pytest.skip("needs a browser: apt-get install chromium")
     if kind == "empty":
         recorder = record(Regulator(make_law("fixed")), tmp_path / "run.jsonl")[1]
         recorder.close()
@@ -127,6 +127,30 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
         for (let i = 3; i < pixels.length; i += 4) painted += pixels[i] > 0;
         report[canvas.dataset.plot] = [Number(canvas.dataset.drawn), painted];
       }
+      const used = {};
+      if (D.lanes.length) {
+        const plot = document.querySelector("canvas[data-plot=pressure]");
+        const box = plot.getBoundingClientRect();
+        const point = (kind, share) => plot.dispatchEvent(new PointerEvent(kind, {
+          clientX: box.left + share * box.width, clientY: box.top + 50, pointerId: 1 }));
+        const before = $("range").textContent;
+        point("pointermove", 0.5);
+        used.tip = $("tip").textContent;
+        point("pointerdown", 0.4); point("pointermove", 0.6); point("pointerup", 0.6);
+        drawAll();
+        used.zoomed = [before, $("range").textContent, view[1] - view[0]];
+        $("reset").click();
+        drawAll();
+        used.whole = $("range").textContent;
+        const full = Number(plot.dataset.drawn);
+        document.querySelector(".legend button").click();
+        drawAll();
+        used.hidden = full - Number(plot.dataset.drawn);
+        $("find").value = D.lanes[0].id;
+        $("find").dispatchEvent(new Event("input"));
+        used.found = rows.length;
+      }
+      document.body.dataset.used = JSON.stringify(used);
       document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth;
       document.body.dataset.report = JSON.stringify(report);
     </script></body>"""
@@ -157,3 +181,12 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
     if kind == "batch":
         assert report.keys() == PLOTS
         assert all(drawn > 10 and painted > 500 for drawn, painted in report.values()), report
+        used = json.loads(html.unescape(re.search(r'data-used="(.*?)"', ran.stdout)[1]))
+        before, zoomed, length_s = used["zoomed"]
+        whole_s = data_of(text)["end_s"]
+        assert 0.1 * whole_s < length_s < 0.3 * whole_s, "a drag over a fifth of the plot"
+        assert before != zoomed
+        assert used["whole"] == before
+        assert "pressure: " in used["tip"]
+        assert used["hidden"] > 0, "a click on a name in the legend hides its series"
+        assert used["found"] == 1

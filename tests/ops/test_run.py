@@ -1,19 +1,29 @@
 """`concur run`: programs that know nothing of us, whole, against a server that counts."""
 
 import asyncio
+import io
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from concur_agents import Governor
 from concur_agents.adapters import call as calls
 from concur_agents.cli.app import main
+from concur_agents.cli.footer import Footer
+from concur_agents.cli.run import _Watchers
 from concur_agents.implicit import IDLE_S, ImplicitGovernor
 from concur_agents.record import Call, Recording, replay
 from concur_agents.testing import run as run_virtual
@@ -319,6 +329,124 @@ if len(sys.argv) == 1:
     assert server.calls == 2
     assert len(list(tmp_path.glob("run*.jsonl"))) == 2
     assert ran.stderr.count("1 agents, 1 steps") == 2
+
+
+def on_terminal(command, environ, enough, *, rows=30, columns=100):
+    """Runs a command on a terminal of its own; returns its exit code and all that it showed.
+
+    The file ENOUGH comes into being as soon as `enough` says so of what was shown.
+    """
+    stop = Path(environ["ENOUGH"])
+    main_end, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (rows, columns))
+    # Of a session of its own: the first terminal that its leader opens becomes its terminal.
+    in_front = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; exec "$@"', os.ttyname(its_end)]
+    process = subprocess.Popen(
+        [*in_front, *command], env=environ | {"TERM": "xterm"}, start_new_session=True
+    )
+    shown = b""
+    while process.poll() is None or select.select([main_end], [], [], 0)[0]:
+        if select.select([main_end], [], [], 0.05)[0]:
+            shown += os.read(main_end, 65536)
+            if enough(shown.decode(errors="replace")):
+                stop.touch()
+    os.close(its_end)
+    os.close(main_end)
+    return process.returncode, shown.decode()
+
+
+TALKS = (
+    ASK
+    + """
+import sys, time
+client = openai.OpenAI(**options)
+print("a terminal:", sys.stdout.isatty(), sys.stderr.isatty())
+begun = time.monotonic()
+while not os.path.exists(os.environ["ENOUGH"]) and time.monotonic() < begun + 60:
+    client.chat.completions.create(**say)
+print("done")
+sys.exit(3)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_live"), [([], True), (["--no-live", "--every", "0.4"], False)]
+)
+def test_on_a_terminal_it_shows_where_things_stand_below_the_program(
+    server, tmp_path, words, is_live
+):
+    """The program keeps the terminal; the rows below it go at the end, and the summary stays."""
+    script = tmp_path / "program.py"
+    script.write_text(TALKS)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CONCUR_")}
+    clean.pop("COLUMNS", None)
+    code = "from concur_agents.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "run", "--limit", "2", *words, "--"]
+    left, shown = on_terminal(
+        [*command, sys.executable, str(script)],
+        clean | {"MODEL_URL": server.url, "ENOUGH": str(tmp_path / "enough")},
+        enough=lambda shown: "1 reasoning" in shown or "1 acting" in shown,
+    )
+    assert left == 3
+    assert "a terminal: True True\r\n" in shown
+    assert "concur: 1 agents" in shown
+    frame = "\x1b[1;20r"  # what scrolls ends above ten rows
+    assert (frame in shown) == is_live
+    assert ("hit deficit" in shown) == is_live
+    assert ("1 reasoning" in shown) or ("1 acting" in shown)
+    if is_live:
+        assert shown.rindex("\x1b[r") > shown.rindex("hit deficit")
+        assert shown.rindex("\x1b[r") < shown.index("concur: 1 agents")
+    else:
+        assert "\x1b[" not in shown
+
+
+def test_of_several_processes_the_largest_is_shown_and_the_others_are_named(tmp_path):
+    watchers = _Watchers(tmp_path / "{pid}.jsonl")
+    console = Console(width=100, file=io.StringIO())
+    assert watchers.status() == "no call to a model yet"
+    console.print(watchers.picture(100))
+    with ExitStack() as alive:
+        for agents in (1, 2):
+            path = tmp_path / f"{agents}.jsonl"
+            governor = alive.enter_context(Governor(limit=2, record=path))
+            for number in range(agents):
+                alive.enter_context(governor.agent(f"agent-{number}", detached=True))
+            governor._tape.recorder.flush()
+        watchers.read()
+        console.print(watchers.picture(100))
+        assert watchers.status() == "1 acting | 2 acting"
+    watchers.read()
+    console.print(watchers.picture(100))
+    shown = console.file.getvalue()
+    assert shown.count("no call to a model yet") == 1
+    assert "another process: 1 acting" in shown
+    assert "2 acting" in shown.partition("another process")[0]
+    assert len(watchers.stories()) == 2
+    assert "closed" in shown
+
+
+def test_the_rows_below_go_when_the_terminal_becomes_too_small(tmp_path):
+    main_end, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (30, 80))
+    with os.fdopen(its_end, "w") as terminal:
+        footer = Footer(terminal, 10)
+        footer.draw("a word")
+        termios.tcsetwinsize(its_end, (25, 60))
+        footer.draw("a word")
+        termios.tcsetwinsize(its_end, (12, 60))
+        footer.draw("another")
+        footer.close()
+        shown = ""
+        while select.select([main_end], [], [], 0.2)[0]:
+            shown += os.read(main_end, 65536).decode()
+    os.close(main_end)
+    assert shown.count("a word") == 2
+    assert "another" not in shown
+    assert [piece in shown for piece in ("\x1b[1;20r", "\x1b[1;15r")] == [True, True]
+    assert shown.count("\x1b[r") == 2
+    assert not Footer.fits(io.StringIO(), 10)
 
 
 @pytest.mark.parametrize(

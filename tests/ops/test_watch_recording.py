@@ -9,10 +9,12 @@ from rich.console import Console
 
 from concur_agents import Governor
 from concur_agents.cli.app import main
-from concur_agents.cli.spark import spark
+from concur_agents.cli.chart import chart
+from concur_agents.cli.dashboard import dashboard, pool_bar, thinned
 from concur_agents.cli.watch import is_path
-from concur_agents.cli.watch_recording import Frame, Screen, picture, pool_bar
+from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Reading, Regulator, Usage, make_law
+from concur_agents.frame import Frame, Point
 from concur_agents.record import Recording, record
 
 
@@ -50,7 +52,10 @@ def test_a_frame_says_who_holds_what_and_who_waits_why(half_way):
     frame = screen_of(half_way).frame()
     assert (frame.at_s, frame.reasoning, frame.acting, frame.queued) == (30.0, 1, 1, 1)
     assert frame.capacity_tokens == 10_000
-    assert frame.reasoning_tokens == 4000
+    assert 4000 <= frame.reasoning_tokens < 5000, "its context, and what the call may add"
+    by_name = {row.agent: row for row in frame.active}
+    assert by_name["acts"].for_s == 25.0
+    assert (by_name["reasons"].state, by_name["reasons"].tokens) == ("reasoning", 4000)
     assert frame.limit_agents == 2
     assert frame.longest_wait_s == 30.0
     (waiting,) = frame.waiting
@@ -61,11 +66,17 @@ def test_a_frame_says_who_holds_what_and_who_waits_why(half_way):
 def test_the_screen_shows_all_of_it(half_way):
     screen = screen_of(half_way)
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(picture(screen.frame(), screen, "run.jsonl"))
+    console.print(dashboard(screen.frame(), screen.trail(), "run.jsonl", width=110, height=40))
     text = console.export_text()
     for piece in ("run.jsonl", "fixed", "of 10,000 tokens", "1 reasoning", "1 acting", "1 queued"):
         assert piece in text
-    for piece in ("2 of 2 agents active", "waits", "30.0 s", "2.0 agents", "0 let in as overdue"):
+    for piece in (
+        "2 of 2 agents active",
+        "waits",
+        "30.0 s",
+        "2.0 agents",
+        "0 let in as overdue",
+    ):
         assert piece in text
 
 
@@ -137,7 +148,33 @@ def test_addresses_and_paths_are_told_apart(tmp_path):
     assert [is_path(text) for text in ("http://h:1", "localhost:8000", "h")] == [False] * 3
 
 
-def test_a_flat_line_is_flat_and_a_cut_is_seen():
-    assert spark([]) == ""
-    assert len(set(spark([100.0] * 5))) == 1
-    assert spark([100, None, 50]) == "█ ▁"
+def test_a_screen_is_never_wider_or_higher_than_the_terminal(batch):
+    screen = Screen(batch)
+    for number, line in enumerate(batch):
+        screen.take(line)
+        if number == 900:
+            break
+    frame = screen.frame()
+    assert frame.waiting
+    for width, height in ((60, 24), (80, 24), (120, 40), (200, 60)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(dashboard(frame, screen.trail(), "run.jsonl", width=width, height=height))
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        if width >= 80:
+            assert len(lines) <= height
+
+
+def test_the_chart_draws_the_area_and_the_line_where_they_are():
+    rows = [text.plain for text in chart([0, 5, 10, None], [10, 10, 5, 5], width=5, height=2)]
+    assert rows == [" ━━█ ", "  █━━"]
+    assert [text.plain for text in chart([], width=3, height=1)] == ["   "]
+    assert chart([0.5], width=1, height=1, most=1.0)[0].plain == "▄"
+
+
+def test_a_long_trail_is_thinned_and_keeps_its_end():
+    trail = [Point(float(n), None, None, 0.0, 0, None) for n in range(100)]
+    shown = thinned(trail, 30)
+    assert len(shown) <= 30
+    assert shown[-1].at_s == 99
+    assert thinned(trail[:5], 30) == trail[:5]

@@ -1,0 +1,254 @@
+"""What `concur watch` and `concur run` draw: frames as panels of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from concur_agents.cli.chart import chart
+from concur_agents.frame import Frame, Point
+
+CHART_ROWS = 4
+
+MOST_NAME = 32
+"""Columns for the name of an agent."""
+
+POOL = (
+    ("reasoning", "█", "blue"),
+    ("acting", "▓", "cyan"),
+    ("fading", "▒", "bright_black"),
+    ("free", "░", "bright_black"),
+)
+"""Parts of the KV pool: name, mark and style."""
+
+STYLES = {"reasoning": "blue", "acting": "cyan", "paused": "yellow", "queued": "magenta"}
+
+
+def dashboard(
+    frame: Frame, trail: Sequence[Point], title: str, *, width: int, height: int
+) -> Group:
+    """The whole screen.
+
+    Args:
+        frame: where the governor stands.
+        trail: where it stood, oldest first.
+        title: what is looked at.
+        width: columns of the screen.
+        height: rows of it; the lists of agents are cut to fit.
+    """
+    charts = _charts(frame, trail, width)
+    rows = max(2, height - 22 - frame.blind)  # all but the rows of the two lists
+    waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
+    parts: list[RenderableType] = [
+        _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", _clock(frame)),
+        charts,
+        _panel(_waiting(frame, waiting), f"waiting: {frame.paused + frame.queued}"),
+        _panel(_active(frame, max(1, rows - waiting)), f"active: {_count(frame)}"),
+    ]
+    return Group(*parts)
+
+
+def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
+    """Few rows: what `concur run` shows below a program's own words."""
+    rows: list[RenderableType] = [summary(frame, width - 4)]
+    if frame.waiting:
+        who = frame.waiting[0]
+        why = f"{who.agent} {who.state} for {who.waited_s:.0f} s: {who.why}"
+        rows.append(_fact("first", Text(why, overflow="ellipsis", no_wrap=True)))
+    return _panel(Group(*rows), title, f"{frame.law}: {frame.reason}", _clock(frame))
+
+
+def summary(frame: Frame, width: int) -> Table:
+    """The facts: pool, agents, limit, hit deficit, waits."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", width=11)
+    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_row("KV pool", pool_bar(frame, max(10, min(60, width - 40))))
+    table.add_row("agents", _agents(frame))
+    table.add_row("limit", limit_text(frame))
+    deficit = Text(_share(frame.hit_deficit), _warmth(frame.hit_deficit))
+    deficit.append(f" of what could be cached was not (hit rate {_share(frame.hit_rate)})", "dim")
+    table.add_row("hit deficit", deficit)
+    waits = Text(f"longest {frame.longest_wait_s:.0f} s; {frame.pauses_total:,} pauses; ")
+    late = "yellow" if frame.overdue_total else ""
+    waits.append(f"{frame.overdue_total:,} let in as overdue", late)
+    table.add_row("waits", waits)
+    if frame.blind:
+        table.add_row("", Text("the engine cannot be read", style="red"))
+    return table
+
+
+def pool_bar(frame: Frame, width: int = 36) -> Text:
+    """The KV pool: what is claimed by whom, what has faded, what is free."""
+    capacity = frame.capacity_tokens
+    if not capacity:
+        return Text(f"{frame.pressure_tokens:,.0f} tokens claimed; its size is not known")
+    parts = [frame.reasoning_tokens, frame.acting_tokens, frame.faded_tokens]
+    text, used = Text(), 0
+    total = 0.0
+    for (_, mark, style), tokens in zip(POOL, parts, strict=False):
+        total = min(capacity, total + tokens)
+        end = round(total / capacity * width)
+        text.append(mark * (end - used), style)
+        used = end
+    text.append(POOL[-1][1] * (width - used), POOL[-1][2])
+    text.append(f" {frame.pressure_tokens / capacity:.0%} of {capacity:,.0f} tokens\n")
+    for name, mark, style in POOL:
+        text.append(f"{mark} ", style)
+        text.append(f"{name}  ", "dim")
+    return text
+
+
+def limit_text(frame: Frame) -> str:
+    """The limit in words."""
+    bounds = []
+    if frame.limit_tokens is not None:
+        bounds.append(f"{frame.limit_tokens:,.0f} tokens of pressure")
+    if frame.limit_agents is not None:
+        bounds.append(f"{frame.limit_agents:.1f} agents")
+    return " and ".join(bounds) or "none"
+
+
+def side_by_side(charts: Sequence[tuple[str, list[Text]]], width: int) -> RenderableType:
+    """Charts in panels, below each other where it is narrow."""
+    each = chart_width(width)
+    panels = [
+        Panel(Group(*rows), title=title, width=each + 4, border_style="bright_black")
+        for title, rows in charts
+    ]
+    if each + 4 > width // 2:
+        return Group(*panels)
+    table = Table.grid()
+    table.add_row(*panels)
+    return table
+
+
+def chart_width(width: int) -> int:
+    """Columns of one of two charts, without its frame."""
+    return (width if width < 70 else width // 2) - 4
+
+
+def thinned(trail: Sequence[Point], width: int) -> list[Point]:
+    """At most `width` points, the last one of each group."""
+    every = -(-len(trail) // max(1, width))
+    return list(trail) if every <= 1 else list(trail[::-1][::every])[::-1]
+
+
+def _charts(frame: Frame, trail: Sequence[Point], width: int) -> RenderableType:
+    each = chart_width(width)
+    points = thinned([*trail, frame.point], each)
+    deficits = [point.hit_deficit for point in points]
+    if frame.limit_tokens is not None or frame.limit_agents is None:
+        title = "pressure [blue]▇[/] and limit [green]━[/], tokens"
+        area: list[float | None] = [point.pressure_tokens for point in points]
+        line = [point.limit_tokens for point in points]
+    else:
+        title = "active [blue]▇[/] and limit [green]━[/], agents"
+        area = [point.active for point in points]
+        line = [point.limit_agents for point in points]
+    passed = f"{points[-1].at_s - points[0].at_s:,.0f} s"
+    drawn = [
+        (f"{title}, {passed}", chart(area, line, width=each, height=CHART_ROWS)),
+        (
+            "hit deficit [yellow]▇[/], 0 to 100%",
+            chart(deficits, width=each, height=CHART_ROWS, most=1.0, styles=("yellow", "")),
+        ),
+    ]
+    return side_by_side(drawn, width)
+
+
+def _waiting(frame: Frame, most: int) -> RenderableType:
+    if not frame.waiting:
+        return Text("nobody", "dim")
+    table = _list("agent", "state", "for", "why")
+    for row in frame.waiting[:most]:
+        state = f"[{STYLES[row.state]}]{row.state}[/]"
+        table.add_row(escape(row.agent), state, f"{row.waited_s:.1f} s", escape(row.why))
+    _add_more(table, frame.paused + frame.queued - min(most, len(frame.waiting)))
+    return table
+
+
+def _active(frame: Frame, most: int) -> RenderableType:
+    if not frame.active:
+        return Text("nobody", "dim")
+    table = _list("agent", "state", "for", "tokens", "steps")
+    for row in frame.active[:most]:
+        state = f"[{STYLES[row.state]}]{row.state}[/]"
+        table.add_row(
+            escape(row.agent), state, f"{row.for_s:.1f} s", f"{row.tokens:,}", str(row.steps)
+        )
+    _add_more(table, frame.reasoning + frame.acting - min(most, len(frame.active)))
+    return table
+
+
+def _list(*names: str) -> Table:
+    """Rows of one line each; the last of too many columns is cut, and the name of an agent."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand="why" in names)
+    for name in names:
+        justify: Literal["left", "right"] = "left"
+        if name in ("for", "tokens", "steps"):
+            justify = "right"
+        table.add_column(
+            name,
+            justify=justify,
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if name == "why" else None,
+            max_width=MOST_NAME if name == "agent" else None,
+        )
+    return table
+
+
+def _add_more(table: Table, number: int) -> None:
+    if number > 0:
+        table.add_row(f"and {number} more", style="dim")
+
+
+def _panel(inside: RenderableType, title: str, *more: str) -> Panel:
+    words = [f"[bold]{escape(title)}[/]", *(escape(text) for text in more)]
+    return Panel(inside, title=" · ".join(words), title_align="left", border_style="bright_black")
+
+
+def _fact(name: str, value: RenderableType) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", width=11)
+    table.add_row(name, value)
+    return table
+
+
+def _agents(frame: Frame) -> Text:
+    text = Text()
+    for state in ("reasoning", "acting", "paused", "queued", "off"):
+        number = getattr(frame, state)
+        if number or state != "off":
+            text.append(f"{number} {state}  ", STYLES.get(state, "") if number else "dim")
+    text.append(f"{frame.done_total} done", "dim")
+    return text
+
+
+def _count(frame: Frame) -> str:
+    text = str(frame.reasoning + frame.acting)
+    return text if frame.limit_agents is None else f"{text} of {frame.limit_agents:.0f}"
+
+
+def _clock(frame: Frame) -> str:
+    minutes, seconds = divmod(int(frame.at_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return clock + (" (closed)" if frame.closed else "")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _warmth(deficit: float | None) -> str:
+    if deficit is None:
+        return ""
+    return "red" if deficit > 0.3 else "yellow" if deficit > 0.1 else "green"

@@ -1,0 +1,69 @@
+"""Frames, one after the other: as a dashboard on a terminal, as lines of JSON, or the last one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from itertools import islice
+from typing import TypeVar
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from concur_agents.cli.dashboard import dashboard
+from concur_agents.frame import Frame, Point
+
+T = TypeVar("T")
+
+PAGE = 60
+"""Rows where there is no terminal."""
+
+
+def show_frames(
+    frames: Iterator[Frame],
+    trail: Callable[[], Sequence[Point]],
+    title: str,
+    *,
+    count: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Shows them until there are no more.
+
+    Args:
+        frames: what to show; each is waited for.
+        trail: where the governor stood up to now.
+        title: what is looked at.
+        count: most frames; 0: no bound.
+        as_json: a JSON object per frame.
+    """
+    frames = islice(frames, count or None)
+    if as_json:
+        for frame in frames:
+            print(json.dumps(asdict(frame)), flush=True)
+        return
+
+    def draw(frame: Frame, console: Console) -> RenderableType:
+        height = max(24, console.height) if console.is_terminal else PAGE
+        return dashboard(frame, trail(), title, width=console.width, height=height)
+
+    show(frames, draw)
+
+
+def show(things: Iterator[T], draw: Callable[[T, Console], RenderableType]) -> None:
+    """Draws each in place of the one before; the last one stays. No terminal: only that one."""
+    console = Console()
+    screen: AbstractContextManager[Live | None] = nullcontext()
+    if console.is_terminal:
+        screen = Live(console=console, auto_refresh=False, screen=True)
+    picture: RenderableType | None = None
+    try:
+        with screen as live:
+            for thing in things:
+                picture = draw(thing, console)
+                if live is not None:
+                    live.update(picture, refresh=True)
+    finally:
+        if picture is not None:
+            console.print(picture)

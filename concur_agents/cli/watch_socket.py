@@ -1,0 +1,50 @@
+"""`concur watch SOCKET`: a living governor, by the socket that it was asked to open."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from concur_agents.cli.show import show_frames
+from concur_agents.errors import WatchError
+from concur_agents.frame import Frame, Point
+from concur_agents.live import TRAIL, Looker, frames, sockets
+
+
+def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) -> None:
+    """Shows a living governor until it has ended, or so many frames.
+
+    Args:
+        where: its socket; "": the only one in the user's own folder.
+        interval_s: time between frames [s].
+        count: most frames; 0: no bound.
+        as_json: a JSON object per frame.
+
+    Raises:
+        WatchError: nobody listens there, there is none to be found, or more than one.
+    """
+    path = Path(where) if where else _only_one()
+    with Looker(path) as looker:
+        trail: deque[Point] = deque(looker.trail(), maxlen=TRAIL)
+
+        def remembered() -> Iterator[Frame]:
+            for frame in frames(looker, lambda: time.sleep(interval_s)):
+                yield frame
+                trail.append(frame.point)
+
+        show_frames(remembered(), lambda: list(trail), path.name, count=count, as_json=as_json)
+
+
+def _only_one() -> Path:
+    found = sockets()
+    if not found:
+        raise WatchError(
+            'no governor of yours listens: start one with socket="auto" (CONCUR_SOCKET=auto, '
+            "--socket auto), or name an endpoint, a recording or a socket"
+        )
+    if len(found) > 1:
+        listed = "\n  ".join(str(path) for path in found)
+        raise WatchError(f"more than one governor of yours listens; name one:\n  {listed}")
+    return found[0]

@@ -1,0 +1,39 @@
+"""Who may talk to what listens: this machine, or whoever has the token."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+
+from concur_agents.errors import ConfigError
+
+
+def check_host(host: str, token: str | None) -> None:
+    """Refuses to listen where others could connect, unless they would need a token.
+
+    Raises:
+        ConfigError: the host is not this machine alone, and there is no token.
+    """
+    if not token and not is_loopback(host):
+        raise ConfigError(
+            f"listening on {host!r} would let anybody in who can reach this machine: give a token, "
+            "which they must send as `Authorization: Bearer TOKEN`, or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_allowed(authorization: str | None, token: str | None) -> bool:
+    """Whether a request with this `Authorization` header may pass; without a token each may."""
+    if not token:
+        return True
+    given = (authorization or "").encode("utf-8", "replace")
+    return hmac.compare_digest(given, f"Bearer {token}".encode())

@@ -1,0 +1,58 @@
+"""The flight recorder: every call of a Regulator with all its inputs, one JSON line each.
+
+The Regulator is pure, so a recording is enough to have every decision again, exactly: `replay`
+drives a fresh one with the recorded calls and compares the answers. The same lines tell who was
+where when, which is what `concur explain`, `report` and `watch` read.
+
+    {"concur_recording": 1, "law": {"name": "working_set", ...}, "start_s": 0.0, ...}
+    {"call": "begin_step", "now": 12.5, "agent": "issue-17", "prompt_tokens": 9000, "let_in": []}
+    {"call": "tick", "now": 13.0, "reading": {...}, "let_in": ["issue-17"], "reason": "grow", ...}
+    {"event": "tool_began", "now": 13.1, "agent": "issue-3", "reason": "pytest"}
+
+It holds ids, counts and times; prompts, answers and keys never reach it, and the names of shared
+prefixes, which a caller may have made from a prompt, are kept as digests. A line is handed over
+under the governor's lock and written by a thread of the recorder's own, a moment later.
+"""
+
+from __future__ import annotations
+
+from concur_agents.record.again import Difference, apply, make_regulator, replay
+from concur_agents.record.line import (
+    Call,
+    Happening,
+    Header,
+    Line,
+    Question,
+    Shadow,
+    Standing,
+    Tick,
+)
+from concur_agents.record.recorder import MAX_BYTES, Recorder
+from concur_agents.record.recording import Recording
+from concur_agents.record.roster import Roster, standing_of
+from concur_agents.record.tape import Taped, record
+from concur_agents.record.words import describe_law, scrub
+
+__all__ = [
+    "MAX_BYTES",
+    "Call",
+    "Difference",
+    "Happening",
+    "Header",
+    "Line",
+    "Question",
+    "Recorder",
+    "Recording",
+    "Roster",
+    "Shadow",
+    "Standing",
+    "Taped",
+    "Tick",
+    "apply",
+    "describe_law",
+    "make_regulator",
+    "record",
+    "replay",
+    "scrub",
+    "standing_of",
+]

@@ -1,0 +1,78 @@
+"""Values as JSON has them: laws, infinities, and text without secrets."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from concur_agents.core import Law, make_law
+
+
+def describe_law(law: Law) -> dict[str, Any]:
+    """A law for the header of a recording; a law within a law is described the same way."""
+    config: dict[str, Any] | None = None
+    thing: object = law  # a protocol does not say that it is a dataclass
+    if is_dataclass(thing):
+        values = {item.name: getattr(thing, item.name) for item in fields(thing)}
+        config = {
+            name: describe_law(value) if isinstance(value, Law) else plain(value)
+            for name, value in values.items()
+        }
+        try:
+            json.dumps(config)
+        except (TypeError, ValueError):
+            config = None  # a law of the user's own
+    return {"name": law.name, "config": config}
+
+
+def law_of(described: dict[str, Any]) -> Law:
+    """The law that `describe_law` described.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none of ours, or of another version.
+    """
+    config = {
+        name: law_of(value) if isinstance(value, dict) else value
+        for name, value in numbers(described["config"] or {}).items()
+    }
+    return make_law(described["name"], **config)
+
+
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\")]+")
+_KEYS = re.compile(r"(?i)\b(bearer\s+|api[-_]?key\W{1,3}|sk-)[\w.~+/-]{4,}=*")
+
+
+def scrub(text: str, most: int = 300) -> str:
+    """A message without what may be a secret: user names and queries in addresses, keys."""
+    text = _QUERY.sub("?...", _USER_INFO.sub("", text))
+    text = _KEYS.sub("***", text)
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def plain(value: Any) -> Any:
+    """With infinities and NaN as strings; `numbers` is the way back."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """Gives back the infinities of one level."""
+    return {
+        key: float(value)
+        if isinstance(value, str) and value in ("inf", "-inf", "nan") and key not in _WORDS
+        else value
+        for key, value in found.items()
+    }
+
+
+_WORDS = ("parent", "reason")
+"""Keys whose value is text, whatever it looks like."""

@@ -1,0 +1,59 @@
+"""The log: what changes, and not each tick; for people in words, for machines in values."""
+
+import asyncio
+import json
+import logging
+
+from concur_agents.core import Reading, make_law
+from concur_agents.testing import ScriptedProbe, run, virtual_governor
+
+
+def test_a_limit_that_moves_for_another_reason_is_news_and_one_that_goes_on_is_not(caplog):
+    """A night of ticks must not fill a disk, and the one that matters must be found in it."""
+    caplog.set_level(logging.DEBUG, logger="concur_agents")
+
+    def engine(now):
+        thrashes = 30 <= now < 40
+        hits = 0.0 if thrashes else 100 * now
+        usage = 0.9 if thrashes else 0.1
+        return Reading(
+            at_s=now, kv_usage=usage, hit_tokens_total=hits, query_tokens_total=100 * now
+        )
+
+    async def main():
+        probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
+        law = make_law("cache_aimd", start=4, interval_s=5.0)
+        async with virtual_governor(probe=probe, law=law) as governor, governor.agent("a"):
+            await asyncio.sleep(120)
+
+    run(main())
+    moves = [r for r in caplog.records if getattr(r, "concur", {}).get("event") == "limit_changed"]
+    assert len(moves) > 10
+    for record in moves:
+        facts = record.concur
+        assert json.dumps(facts), "a formatter for JSON has no trouble with it"
+        assert facts["limit_tokens"] is None
+        assert facts["limit_agents"] >= 1
+        news = facts["reason"] != facts["former_reason"]
+        assert record.levelno == (logging.INFO if news else logging.DEBUG)
+        assert facts["reason"] in record.getMessage()
+    spoken = [record for record in moves if record.levelno == logging.INFO]
+    assert 1 <= len(spoken) <= 4 < len(moves)
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_ends(caplog):
+    caplog.set_level(logging.DEBUG, logger="concur_agents")
+
+    def engine(now):
+        return None if 10 <= now < 40 else Reading(at_s=now)
+
+    async def main():
+        probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
+        law = make_law("fixed", agents=1)
+        async with virtual_governor(probe=probe, law=law) as governor, governor.agent("a"):
+            await asyncio.sleep(60)
+
+    run(main())
+    facts = [record.concur for record in caplog.records if hasattr(record, "concur")]
+    assert [fact["event"] for fact in facts] == ["poll_failed", "poll_recovered"]
+    assert 29 <= facts[1]["waited_s"] <= 42
