@@ -64,6 +64,7 @@ CALLS = (
     "arrive",
     "begin_step",
     "end_step",
+    "retry_step",
     "withdraw_step",
     "suspend",
     "resume",
@@ -340,6 +341,10 @@ class Taped:
         """See `Regulator.end_step`."""
         options["usage"] = usage
         return self._pass_on("end_step", self.inner.end_step, now, agent, options)
+
+    def retry_step(self, agent: str, now: float, **options: Any) -> list[str]:
+        """See `Regulator.retry_step`."""
+        return self._pass_on("retry_step", self.inner.retry_step, now, agent, options)
 
     def withdraw_step(self, agent: str, now: float) -> list[str]:
         """See `Regulator.withdraw_step`."""

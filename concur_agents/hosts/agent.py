@@ -253,9 +253,7 @@ class Agent:
             return
         if told is not None:
             step.usage = told
-        if overloaded:
-            step.refused(retry_after_s)
-        step.end()
+        step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
 
     async def checkpoint(self) -> None:
         """An explicit boundary, for clients that are not governed: waits for the turn, no more."""

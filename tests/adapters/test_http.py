@@ -93,26 +93,6 @@ async def test_a_sync_call_that_must_wait_on_a_loop_thread_raises(endpoint: Any)
         leave.set()
 
 
-def test_a_refusal_for_lack_of_capacity_is_told_to_the_law(endpoint: Any) -> None:
-    gov = Governor(limit=2)
-    endpoint.refuse = [(429, {"retry-after-ms": "1"}, {"error": {"message": "busy"}})]
-    client = sync(gov, endpoint, max_retries=1)
-    seen: list[Any] = []
-    end_step = gov._desk.roster.regulator.end_step
-
-    def spy(agent: str, now: float, usage: Any, **told: Any) -> Any:
-        seen.append((usage is not None, told))
-        return end_step(agent, now, usage, **told)
-
-    gov._desk.roster.regulator.end_step = spy  # type: ignore[method-assign]
-    with gov.agent("a"):
-        assert client.chat.completions.create(**ASK).choices
-    assert seen == [
-        (False, {"overloaded": True, "retry_after_s": 0.001}),
-        (True, {"overloaded": False, "retry_after_s": 0.0}),
-    ]
-
-
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_other_errors_end_the_step_and_say_nothing(
     status: int, gov: Governor, endpoint: Any, steps: list[Event]

@@ -303,7 +303,8 @@ def test_a_wrapped_client_keeps_its_class_options_and_connections(
     http = endpoint.http("sync")
     mine = Mine(base_url="http://engine/v1", api_key="key", max_retries=7, http_client=http)
     wrapped = wrap_client(gov, mine)
-    assert type(wrapped) is Mine
+    assert isinstance(wrapped, Mine)
+    assert type(wrapped).__qualname__ == Mine.__qualname__
     assert (wrapped.max_retries, wrapped.api_key) == (7, "key")
     assert isinstance(wrapped._client, endpoint.library.Client)
     assert wrapped._client._transport is http._transport
