@@ -15,8 +15,8 @@ from typing import Any
 from concur_agents.hosts.agent import Agent
 
 _REFUSED = (400, 422)  # how servers say that they do not know a field
-_STREAM = b'"stream"'
-_IS_TRUE = re.compile(rb"\s*:\s*true")
+_STREAM = b'"stream'
+_IS_TRUE = re.compile(rb'"\s*:\s*true')
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Extras:
         Its headers get the agent's id where an engine is watched: nobody refuses a header.
         """
         added: dict[str, object] = {}
-        if stream and path.endswith("/completions") and _asks_for_stream(body):
+        if stream and path.endswith("/completions") and _asks_for_stream_alone(body):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
         if probe is not None:
@@ -51,7 +51,9 @@ class Extras:
             return _NOTHING
         host = request.url.netloc.decode()
         for name in list(added):
-            if (host, name) in self.refused or f'"{name}"'.encode() in body:
+            if (host, name) in self.refused or (
+                name != "stream_options" and f'"{name}"'.encode() in body
+            ):
                 del added[name]
         if not added:
             return _NOTHING
@@ -132,20 +134,31 @@ class Edit:
 _NOTHING = Edit(Extras(), None, "", {})
 
 
-def _asks_for_stream(body: bytes) -> bool:
-    """Whether the body has `"stream": true` at its top level, without parsing all of it.
+def _asks_for_stream_alone(body: bytes) -> bool:
+    """Whether the body has `"stream": true` at its top level, and no `stream_options` anywhere.
 
-    It stands there if what follows closes one brace and no more; in a string the quotes would be
-    escaped. Clients write it after the messages, so little follows.
+    One search through it, as prompts may be large. In a string the quotes would be escaped.
     """
-    at = body.rfind(_STREAM)
+    asks = False
+    at = body.find(_STREAM)
     while at >= 0:
-        if _IS_TRUE.match(body, at + len(_STREAM)):
-            try:
-                json.loads(b"{" + body[at:])
-            except ValueError:
-                pass
-            else:
-                return True
-        at = body.rfind(_STREAM, 0, at)
-    return False
+        end = at + len(_STREAM)
+        if body.startswith(b'_options"', end):
+            return False
+        asks = asks or (_IS_TRUE.match(body, end) is not None and _is_top_level(body, at))
+        at = body.find(_STREAM, end)
+    return asks
+
+
+def _is_top_level(body: bytes, at: int) -> bool:
+    """Whether the key at `at` is one of the outermost object: what follows then closes one brace.
+
+    Or what goes before opens one: the shorter of the two is parsed. Clients write the key near one
+    end, before or after the messages.
+    """
+    text = body[:at] + b'"":0}' if at < len(body) - at else b"{" + body[at:]
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

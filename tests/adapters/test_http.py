@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from concur_agents.adapters.answers import Answer, usage_in
+from concur_agents.adapters.extras import _asks_for_stream_alone
 from concur_agents.adapters.http import govern, http_client
 from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConfigError, GateError, UngovernedError
@@ -422,3 +423,38 @@ class TestAnswers:
         answer = Answer(hide_usage=True)
         passed = [answer.feed(text[at : at + size]) for at in range(0, len(text), size)]
         assert b"".join(passed) + answer.finish() == first + filtered + last + b": cut"
+
+
+class TestWhetherABodyAsksForAStream:
+    LONG = "x" * 5000
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"stream": True, "messages": LONG},
+            {"messages": LONG, "stream": True},
+            {"a": [1, {"b": "]}"}], "stream": True, "messages": LONG},
+            {"messages": '"stream": false', "stream": True},
+        ],
+    )
+    @pytest.mark.parametrize("gap", [None, (",", ":")])
+    def test_it_does(self, body: dict[str, Any], gap: Any) -> None:
+        assert _asks_for_stream_alone(json.dumps(body, separators=gap).encode())
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"messages": LONG},
+            {"stream": False, "messages": LONG},
+            {"messages": '"stream": true'},
+            {"tool": {"stream": True}, "messages": LONG},
+            {"messages": LONG, "tool": {"stream": True}},
+            {"messages": LONG, "tools": [{"default": {"stream": True}}], "x": LONG},
+            {"stream": True, "stream_options": {"include_usage": False}},
+            {"stream_options": {"include_usage": True}, "messages": LONG, "stream": True},
+            {"streams": True},
+        ],
+    )
+    @pytest.mark.parametrize("gap", [None, (",", ":")])
+    def test_it_does_not(self, body: dict[str, Any], gap: Any) -> None:
+        assert not _asks_for_stream_alone(json.dumps(body, separators=gap).encode())
