@@ -326,4 +326,12 @@ class Agent:
 
     def _check_expelled(self) -> None:
         if self._place.is_expelled():
-            raise asyncio.CancelledError(f"agent {self.id!r} was cancelled")
+            raise _Expelled(f"agent {self.id!r} was cancelled")
+
+
+class _Expelled(asyncio.CancelledError, KeyboardInterrupt):
+    """Out of a thread now, as by Ctrl-C.
+
+    Retry loops, that of mini-swe-agent among them, try again after anything but the latter; an
+    agent that was cancelled would keep its place for minutes.
+    """

@@ -649,6 +649,9 @@ UNTIDY = [LiteLLM, LiteLLMOwnClient, LiteLLMSync, MiniSweAgent]
 
 def _parameter(kind: type[Framework]) -> Any:
     marks = []
+    if issubclass(kind, OpenAIAgents):  # with or without us, if it is cancelled at the right await
+        unawaited = "ignore:coroutine 'run_single_turn' was never awaited:RuntimeWarning"
+        marks = [pytest.mark.filterwarnings(unawaited)]
     if kind in UNTIDY:
         marks = [
             pytest.mark.filterwarnings("default"),
@@ -763,11 +766,12 @@ async def test_what_the_user_sees_is_what_he_saw_without_us(
     before = await as_agent(plain, None, plain.prepare(None, server.url))("one")
     await plain.close()
     gov = Governor(limit=1)
+    heard = Counter(plain.heard)
     after = await as_agent(framework, gov, framework.prepare(gov, server.url))("one")
     assert type(after) is type(before)
     assert framework.said(after) == plain.said(before)
-    assert plain.heard
-    assert Counter(framework.heard) == Counter(plain.heard)
+    assert heard
+    assert Counter(framework.heard) == heard
 
 
 @types.coroutine
@@ -827,10 +831,11 @@ async def test_cancelled_in_a_thread_it_ends_at_its_next_boundary(
     if not framework.is_sync:
         pytest.skip("the test before cancels it anywhere")
     gov = Governor(limit=1)
+    begun: list[str | None] = []
+    gov.on_event(lambda e: begun.append(e.agent) if e.kind == "step_began" else None)
     run = framework.prepare(gov, server.url)
     async with ca.AgentPool(gov) as pool:
         assert framework.said(await pool.submit(run, "warm-up", key="warm-up"))
-        calls = server.stats.calls
         first = pool.submit(run, "first", key="first")
         queued = pool.submit(run, "queued", key="queued")
         behind = pool.submit(run, "behind", key="behind")
@@ -839,7 +844,9 @@ async def test_cancelled_in_a_thread_it_ends_at_its_next_boundary(
         first.cancel()
         queued.cancel()
         assert (await first.outcome()).status == "cancelled"
-        assert server.stats.calls == calls + 1, "the call in flight was its last"
         assert framework.said(await behind)
+    calls = Counter("queued" if name and "queued" in name else name for name in begun)
+    assert sum(n for name, n in calls.items() if name and "first" in name) == 1, "its last"
+    assert "queued" not in calls
     snapshot = gov.snapshot()
     assert (snapshot.active, snapshot.paused, snapshot.queued) == (0, 0, 0)
