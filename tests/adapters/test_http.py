@@ -331,12 +331,20 @@ class TestPromptSizes:
 
 class TestClients:
     @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.parametrize("how", ["http_client", "drop-in", "wrap"])
     def test_proxies_of_the_environment_keep_working(
-        self, kind: str, gov: Governor, monkeypatch: pytest.MonkeyPatch
+        self, how: str, kind: str, gov: Governor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A custom transport would have switched them off."""
         monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
-        http = http_client(gov, kind)  # type: ignore[arg-type]
+        http: Any
+        if how == "http_client":
+            http = http_client(gov, kind)  # type: ignore[arg-type]
+        elif how == "drop-in":
+            http = (OpenAI if kind == "sync" else AsyncOpenAI)(governor=gov, api_key="-")._client
+        else:
+            plain = openai.OpenAI if kind == "sync" else openai.AsyncOpenAI
+            http = gov.wrap(plain(api_key="-"))._client
         transport = http._transport_for_url(http.build_request("GET", "http://engine/").url)
         assert "Proxy" in type(transport._pool).__name__
 
