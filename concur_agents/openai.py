@@ -32,18 +32,25 @@ def one_step(request: Any) -> Any:
     if inspect.iscoroutinefunction(request):
 
         @wraps(request)
-        async def request_async(self: Any, *args: Any, **options: Any) -> Any:
-            with Tries():
-                return await request(self, *args, **options)
+        async def request_async(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+            with Tries(_body(options)):
+                return await request(self, cast_to, options, **how)
 
         return request_async
 
     @wraps(request)
-    def request_sync(self: Any, *args: Any, **options: Any) -> Any:
-        with Tries():
-            return request(self, *args, **options)
+    def request_sync(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+        with Tries(_body(options)):
+            return request(self, cast_to, options, **how)
 
     return request_sync
+
+
+def _body(options: Any) -> dict[str, object] | None:
+    """What openai's client is about to serialise: a search through a long prompt that is spared."""
+    said = getattr(options, "json_data", None)
+    more = getattr(options, "extra_json", None) or {}
+    return {**said, **more} if isinstance(said, dict) and isinstance(more, dict) else None
 
 
 class _Governed:

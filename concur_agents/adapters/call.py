@@ -8,7 +8,7 @@ begun (LangChain's hook, say) is not begun again by the next one below it (the H
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any
@@ -130,11 +130,15 @@ class Tries:
 
     They are one step: the first asks the gate, and what follows is part of it. The step ends with
     the block; if the block has an answer that is still to be read, with that.
+
+    Args:
+        body: what the client is about to send, if it is known before it is serialised.
     """
 
-    __slots__ = ("_last", "_token", "_whole")
+    __slots__ = ("_last", "_token", "_whole", "body")
 
-    def __init__(self) -> None:
+    def __init__(self, body: Mapping[str, object] | None = None) -> None:
+        self.body = body
         self._whole: Call | None = None
         self._last: Call | None = None
         self._token: Token[Tries | None] | None = None
@@ -168,6 +172,12 @@ class Tries:
         """One more try of it."""
         self._last = whole.part(prompt)
         return self._last
+
+
+def body_known() -> Mapping[str, object] | None:
+    """The body that is about to be sent, where it need not be read from its bytes."""
+    tries = _tries.get()
+    return None if tries is None else tries.body
 
 
 class InFlight:

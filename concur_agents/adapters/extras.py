@@ -27,13 +27,30 @@ class Extras:
     refused: set[tuple[str, str]] = field(default_factory=set)
     """(host, name of the field)"""
 
-    def edit(self, request: Any, path: str, body: bytes, agent: Agent, *, stream: bool) -> Edit:
+    def edit(
+        self,
+        request: Any,
+        path: str,
+        body: bytes,
+        agent: Agent,
+        *,
+        stream: bool,
+        known: Mapping[str, object] | None = None,
+    ) -> Edit:
         """Adds to a request what may be added to it.
 
         Its headers get the agent's id where an engine is watched: nobody refuses a header.
+
+        Args:
+            request: is changed in place.
+            path: its path.
+            body: its body.
+            agent: whose call it is.
+            stream: whether its answer is to be streamed.
+            known: the body before it was serialised, if that is known.
         """
         added: dict[str, object] = {}
-        if stream and path.endswith("/completions") and _asks_for_stream_alone(body):
+        if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
         if probe is not None:
@@ -51,9 +68,7 @@ class Extras:
             return _NOTHING
         host = request.url.netloc.decode()
         for name in list(added):
-            if (host, name) in self.refused or (
-                name != "stream_options" and f'"{name}"'.encode() in body
-            ):
+            if (host, name) in self.refused or _is_said(name, body, known):
                 del added[name]
         if not added:
             return _NOTHING
@@ -134,11 +149,20 @@ class Edit:
 _NOTHING = Edit(Extras(), None, "", {})
 
 
-def _asks_for_stream_alone(body: bytes) -> bool:
+def _is_said(name: str, body: bytes, known: Mapping[str, object] | None) -> bool:
+    """Whether the user says something about this field himself."""
+    if name == "stream_options":
+        return False  # looked for already
+    return name in known if known is not None else f'"{name}"'.encode() in body
+
+
+def _asks_for_stream_alone(body: bytes, known: Mapping[str, object] | None = None) -> bool:
     """Whether the body has `"stream": true` at its top level, and no `stream_options` anywhere.
 
     One search through it, as prompts may be large. In a string the quotes would be escaped.
     """
+    if known is not None:
+        return known.get("stream") is True and "stream_options" not in known
     asks = False
     at = body.find(_STREAM)
     while at >= 0:
