@@ -166,7 +166,8 @@ class Tries:
         whole = self._whole
         if whole is None or whole.over or whole.agent.governor is not governor:
             return None
-        return whole if agent is (None if whole._owned else whole.agent) else None
+        is_its_own = agent is whole.agent or (agent is None and whole._owned)
+        return whole if is_its_own else None
 
     def again(self, whole: Call, prompt: Prompt | None) -> Call:
         """One more try of it."""
