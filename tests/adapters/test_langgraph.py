@@ -25,7 +25,9 @@ from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send, TimeoutPolicy, interrupt
+from langgraph_sdk.schema import StreamPart
 
 import concur_agents as ca
 from concur_agents.core import Usage
@@ -116,6 +118,22 @@ class TestTypes:
         graph.with_config({"tags": ["x"]}).invoke(HI)
         graph.with_retry().invoke(HI)
         assert len(steps) == 3
+
+    def test_a_graph_that_runs_elsewhere_waits_to_start(
+        self, gov: Governor, events: list[Event]
+    ) -> None:
+        class Runs:
+            def stream(self, **asked: Any) -> Any:
+                yield StreamPart("values", {"messages": ["hello"]})
+
+        class Client:
+            runs = Runs()
+
+        remote: Any = RemoteGraph("looker", sync_client=Client())  # type: ignore[arg-type]
+        governed = gov.wrap(remote)
+        assert isinstance(governed, RemoteGraph)
+        assert governed.invoke(HI, thread("t")) == {"messages": ["hello"]}
+        assert kinds(events) == ["arrived", "admitted", "left"]
 
     def test_another_governor_takes_over(self, gov: Governor, steps: list[Event]) -> None:
         other = Governor(limit=1)
