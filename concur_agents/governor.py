@@ -143,6 +143,7 @@ class Governor(Doors):
         }
         self.ungoverned: Ungoverned = ungoverned
         self._warned_ungoverned = False
+        self._warned_starvation = False
         self._background = background
         self.on_due: Callable[[], None] | None = None
         """With `background=False`: called when `beat` has become due earlier than it said."""
@@ -282,6 +283,18 @@ class Governor(Doors):
                 "`async with governor.agent(...)`, and start threads of your own through "
                 "`concur_agents.bind` (said once)",
                 what,
+            )
+
+    def meet_starvation(self, agent: str) -> None:
+        """For agents: a synchronous call passes, as its thread is needed by those it waits for."""
+        if not self._warned_starvation:
+            self._warned_starvation = True
+            logger.warning(
+                "agent %r is paused in a thread of asyncio's default executor, and other agents "
+                "wait for such a thread: its call passes ungoverned, or all would wait for ever. "
+                "Make its calls asynchronous, or give the loop more threads with "
+                "`loop.set_default_executor(ThreadPoolExecutor(...))` (said once)",
+                agent,
             )
 
     def executor(self, max_workers: int | None = None) -> Executor:

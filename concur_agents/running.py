@@ -123,6 +123,7 @@ def _change_after_loading(loader: Any, change: Callable[[ModuleType], None]) -> 
 def _change_openai(openai: Any) -> None:
     for client in (openai.OpenAI, openai.AsyncOpenAI):
         client.__init__ = _governed_init(client.__init__)
+        client.request = _in_one_step(client.request)
 
 
 def _governed_init(init: Any) -> Any:
@@ -136,6 +137,16 @@ def _governed_init(init: Any) -> Any:
             self._client = govern(found, self._client)
 
     return __init__
+
+
+def _in_one_step(request: Any) -> Any:
+    @functools.wraps(request)
+    def request_in_one_step(self: Any, *args: Any, **options: Any) -> Any:
+        from concur_agents.openai import one_step
+
+        return one_step(request)(self, *args, **options)
+
+    return request_in_one_step
 
 
 def _change_langgraph(state: Any) -> None:

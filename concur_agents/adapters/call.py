@@ -8,9 +8,9 @@ begun (LangChain's hook, say) is not begun again by the next one below it (the H
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,7 @@ from concur_agents.hosts.step import Step
 from concur_agents.hosts.usage import read_usage
 
 _enclosing: ContextVar[Call | None] = ContextVar("concur_agents_call", default=None)
+_tries: ContextVar[Tries | None] = ContextVar("concur_agents_tries", default=None)
 
 
 class Call:
@@ -33,7 +34,17 @@ class Call:
         over: whether it has ended.
     """
 
-    __slots__ = ("__weakref__", "_owned", "_prompt", "_step", "agent", "over", "part_of")
+    __slots__ = (
+        "__weakref__",
+        "_is_last",
+        "_owned",
+        "_prompt",
+        "_step",
+        "_was_tried",
+        "agent",
+        "over",
+        "part_of",
+    )
 
     def __init__(
         self,
@@ -50,6 +61,8 @@ class Call:
         self._prompt = prompt
         self._step = step
         self._owned = owned  # the agent exists for this call only
+        self._is_last = False  # the call that it is part of ends with it
+        self._was_tried = False  # a part of it has ended
 
     def end(
         self, usage: object = None, *, overloaded: bool = False, retry_after_s: float = 0.0
@@ -69,6 +82,8 @@ class Call:
             prompts.learn(self.agent, self._prompt, told)
         if self.part_of is not None:
             self.part_of.note(told, overloaded=overloaded, retry_after_s=retry_after_s)
+            if self._is_last:
+                self.part_of.end()
         elif self._step is not None:
             self.agent.done(told, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
         if self._owned:
@@ -86,10 +101,17 @@ class Call:
         """A part of this call has ended (one try of several, or the only one); it goes on."""
         if self._step is None or self.over:
             return
+        self._was_tried = True
         if usage is not None:
             self._step.usage = usage
         if overloaded:
             self._step.refused(retry_after_s)
+
+    def part(self, prompt: Prompt | None) -> Call:
+        """A part of this call that begins now: its first try, or one more."""
+        if self._was_tried and self._step is not None:
+            self._step.again()
+        return Call(self.agent, prompt, part_of=self)
 
     def enclose(self) -> None:
         """From here on, calls of this agent in this task are parts of this one, until it ends.
@@ -101,6 +123,62 @@ class Call:
 
     def __del__(self) -> None:
         self.end()  # dropped by whoever made it: an abandoned stream
+
+
+class Tries:
+    """A block in which a client makes one call of its user, with all its HTTP tries.
+
+    They are one step: the first asks the gate, and what follows is part of it. The step ends with
+    the block; if the block has an answer that is still to be read, with that.
+
+    Args:
+        body: what the client is about to send, if it is known before it is serialised.
+    """
+
+    __slots__ = ("_last", "_token", "_whole", "body")
+
+    def __init__(self, body: Mapping[str, object] | None = None) -> None:
+        self.body = body
+        self._whole: Call | None = None
+        self._last: Call | None = None
+        self._token: Token[Tries | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _tries.set(self)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._token is not None
+        _tries.reset(self._token)
+        if self._whole is None or self._last is None:
+            return
+        if kind is None:
+            self._last._is_last = True
+        if kind is not None or self._last.over:
+            self._whole.end()
+
+    def first(self, call: Call) -> Call:
+        """A call that has just passed the gate; returns the part of it that is sent now."""
+        self._whole, self._last = call, call.part(call._prompt)
+        return self._last
+
+    def before(self, governor: Governor, agent: Agent | None) -> Call | None:
+        """The call that a try of this agent (None: of nobody) belongs to; None: it is the first."""
+        whole = self._whole
+        if whole is None or whole.over or whole.agent.governor is not governor:
+            return None
+        is_its_own = agent is whole.agent or (agent is None and whole._owned)
+        return whole if is_its_own else None
+
+    def again(self, whole: Call, prompt: Prompt | None) -> Call:
+        """One more try of it."""
+        self._last = whole.part(prompt)
+        return self._last
+
+
+def body_known() -> Mapping[str, object] | None:
+    """The body that is about to be sent, where it need not be read from its bytes."""
+    tries = _tries.get()
+    return None if tries is None else tries.body
 
 
 class InFlight:
@@ -186,7 +264,7 @@ async def begin(
     except BaseException:
         call.end()
         raise
-    return call
+    return _sent(call)
 
 
 def begin_sync(
@@ -216,12 +294,21 @@ def begin_sync(
     except BaseException:
         call.end()
         raise
-    return call
+    return _sent(call)
+
+
+def _sent(call: Call) -> Call:
+    tries = _tries.get()
+    return call if tries is None else tries.first(call)
 
 
 def _prepare(governor: Governor, what: str, read: Callable[[], Prompt | None]) -> Call | None:
     owned = False
     agent = governor.current_agent()
+    tries = _tries.get()
+    former = None if tries is None else tries.before(governor, agent)
+    if former is not None:
+        agent = former.agent
     if agent is None:
         governor.meet_ungoverned(what)
         if governor.ungoverned != "agent":
@@ -235,5 +322,7 @@ def _prepare(governor: Governor, what: str, read: Callable[[], Prompt | None]) -
             prompts.estimate(agent, prompt)
     outer = _enclosing.get()
     if outer is not None and outer.agent is agent and not outer.over:
-        return Call(agent, prompt, part_of=outer)
+        return outer.part(prompt)
+    if tries is not None and former is not None:
+        return tries.again(former, prompt)
     return Call(agent, prompt, owned=owned)

@@ -15,8 +15,8 @@ from typing import Any
 from concur_agents.hosts.agent import Agent
 
 _REFUSED = (400, 422)  # how servers say that they do not know a field
-_STREAM = b'"stream"'
-_IS_TRUE = re.compile(rb"\s*:\s*true")
+_STREAM = b'"stream'
+_IS_TRUE = re.compile(rb'"\s*:\s*true')
 
 
 @dataclass(slots=True)
@@ -27,13 +27,30 @@ class Extras:
     refused: set[tuple[str, str]] = field(default_factory=set)
     """(host, name of the field)"""
 
-    def edit(self, request: Any, path: str, body: bytes, agent: Agent, *, stream: bool) -> Edit:
+    def edit(
+        self,
+        request: Any,
+        path: str,
+        body: bytes,
+        agent: Agent,
+        *,
+        stream: bool,
+        known: Mapping[str, object] | None = None,
+    ) -> Edit:
         """Adds to a request what may be added to it.
 
         Its headers get the agent's id where an engine is watched: nobody refuses a header.
+
+        Args:
+            request: is changed in place.
+            path: its path.
+            body: its body.
+            agent: whose call it is.
+            stream: whether its answer is to be streamed.
+            known: the body before it was serialised, if that is known.
         """
         added: dict[str, object] = {}
-        if stream and path.endswith("/completions") and _asks_for_stream(body):
+        if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
         if probe is not None:
@@ -51,7 +68,7 @@ class Extras:
             return _NOTHING
         host = request.url.netloc.decode()
         for name in list(added):
-            if (host, name) in self.refused or f'"{name}"'.encode() in body:
+            if (host, name) in self.refused or _is_said(name, body, known):
                 del added[name]
         if not added:
             return _NOTHING
@@ -132,20 +149,40 @@ class Edit:
 _NOTHING = Edit(Extras(), None, "", {})
 
 
-def _asks_for_stream(body: bytes) -> bool:
-    """Whether the body has `"stream": true` at its top level, without parsing all of it.
+def _is_said(name: str, body: bytes, known: Mapping[str, object] | None) -> bool:
+    """Whether the user says something about this field himself."""
+    if name == "stream_options":
+        return False  # looked for already
+    return name in known if known is not None else f'"{name}"'.encode() in body
 
-    It stands there if what follows closes one brace and no more; in a string the quotes would be
-    escaped. Clients write it after the messages, so little follows.
+
+def _asks_for_stream_alone(body: bytes, known: Mapping[str, object] | None = None) -> bool:
+    """Whether the body has `"stream": true` at its top level, and no `stream_options` anywhere.
+
+    One search through it, as prompts may be large. In a string the quotes would be escaped.
     """
-    at = body.rfind(_STREAM)
+    if known is not None:
+        return known.get("stream") is True and "stream_options" not in known
+    asks = False
+    at = body.find(_STREAM)
     while at >= 0:
-        if _IS_TRUE.match(body, at + len(_STREAM)):
-            try:
-                json.loads(b"{" + body[at:])
-            except ValueError:
-                pass
-            else:
-                return True
-        at = body.rfind(_STREAM, 0, at)
-    return False
+        end = at + len(_STREAM)
+        if body.startswith(b'_options"', end):
+            return False
+        asks = asks or (_IS_TRUE.match(body, end) is not None and _is_top_level(body, at))
+        at = body.find(_STREAM, end)
+    return asks
+
+
+def _is_top_level(body: bytes, at: int) -> bool:
+    """Whether the key at `at` is one of the outermost object: what follows then closes one brace.
+
+    Or what goes before opens one: the shorter of the two is parsed. Clients write the key near one
+    end, before or after the messages.
+    """
+    text = body[:at] + b'"":0}' if at < len(body) - at else b"{" + body[at:]
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

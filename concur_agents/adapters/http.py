@@ -135,7 +135,10 @@ class _SyncSend:
         if call is None:
             return send(request, stream=stream, **options)
         try:
-            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
+            known = calls.body_known()
+            edit = self._concur_extras.edit(
+                request, path, body, call.agent, stream=stream, known=known
+            )
             response = send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 response.read()
@@ -169,7 +172,10 @@ class _AsyncSend:
         if call is None:
             return await send(request, stream=stream, **options)
         try:
-            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
+            known = calls.body_known()
+            edit = self._concur_extras.edit(
+                request, path, body, call.agent, stream=stream, known=known
+            )
             response = await send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 await response.aread()

@@ -196,7 +196,8 @@ def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
             run.append((line.now, line.options.get("usage")))
         elif line.name in _SAID:
             close()
-            rows.append((line.now, _SAID[line.name]))
+            said = "refused" if line.options.get("overloaded") else line.name
+            rows.append((line.now, _SAID[said]))
         elif agent not in line.let_in:
             close()
     close()
@@ -206,6 +207,8 @@ def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
 _SAID = {
     "arrive": "arrives",
     "leave": "leaves",
+    "retry_step": "[dim]tries a call again[/]",
+    "refused": "[yellow]is refused by the endpoint[/]",
     "suspend": "[dim]gives its place back for a while[/]",
     "resume": "[dim]asks for its place again[/]",
 }

@@ -141,6 +141,11 @@ class Ledger:
         else:
             account.distance = None
 
+    def refused(self, retry_after_s: float) -> None:
+        """The endpoint refused a call for lack of capacity, and asked to wait so long [s]."""
+        self.evidence.overloads += 1
+        self.evidence.retry_after_s = max(self.evidence.retry_after_s, retry_after_s)
+
     def end(
         self, who: Account, usage: Usage, step_s: float, *, counts: bool, in_calls: float
     ) -> None:

@@ -274,12 +274,10 @@ class Regulator:
         if not who.calls:
             raise ValueError(f"agent {agent!r} has no step to end")
         root.has_sent = True
-        evidence = self._ledger.evidence
         if overloaded:
-            evidence.overloads += 1
-            evidence.retry_after_s = max(evidence.retry_after_s, retry_after_s)
+            self._ledger.refused(retry_after_s)
         elif usage is None:
-            evidence.failures += 1
+            self._ledger.evidence.failures += 1
         else:
             counts = (
                 not root.paused_since_step
@@ -290,6 +288,35 @@ class Regulator:
             step_s = now - who.begun_s
             self._ledger.end(who, usage, step_s, counts=counts, in_calls=in_calls)
         self._end(who, 1, now)
+        return self._fill(now)
+
+    def retry_step(
+        self,
+        agent: AgentId,
+        now: float,
+        *,
+        overloaded: bool = False,
+        retry_after_s: float = 0.0,
+    ) -> list[AgentId]:
+        """A try of `agent`'s step was refused, or another try begins; the step goes on.
+
+        It is no boundary, and how long the step takes is counted from here: tries that failed and
+        the time between them say nothing about the cost of the one that works.
+
+        Args:
+            overloaded: the endpoint refused the try for lack of capacity (429, 503). Told here, and
+                not at the end, which may be a long `Retry-After` away.
+            retry_after_s: how long the endpoint asked to wait [s].
+
+        Raises:
+            KeyError: `agent` is not here.
+        """
+        who = self._account(agent)
+        self._pass_time(now)
+        if overloaded:
+            self._ledger.refused(retry_after_s)
+        if who.calls:
+            who.begun_s = now
         return self._fill(now)
 
     def withdraw_step(self, agent: AgentId, now: float) -> list[AgentId]:

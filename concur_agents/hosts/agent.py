@@ -8,6 +8,7 @@ dropped without leaving can be collected, and then leaves.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Token
@@ -20,11 +21,22 @@ from concur_agents.hosts.checks import read_seconds
 from concur_agents.hosts.place import AgentStats, End, Place, Turn
 from concur_agents.hosts.step import Off, Step, Tool, caller
 from concur_agents.hosts.usage import read_usage
-from concur_agents.hosts.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter, running_loop
+from concur_agents.hosts.waiter import (
+    CallWaiter,
+    LoopWaiter,
+    ThreadWaiter,
+    Waiter,
+    is_thread_needed,
+    running_loop,
+)
 
 if TYPE_CHECKING:
     from concur_agents.core import Chain
     from concur_agents.governor import Governor
+
+
+_LOOK_S, _NEXT_LOOK_S = 0.5, 0.05
+"""A thread that waits looks so often whether others need it; once they did, it expects them."""
 
 
 class Agent:
@@ -52,6 +64,8 @@ class Agent:
         self._prompt_tokens = prompt_tokens
         self._entered = False
         self._token: Token[Agent | None] | None = None
+        self._thread: int | None = None  # it has this thread to itself
+        self._was_needed = False  # a thread that it waited in was needed by others
         self.outer = outer
         """The agent this one was opened in, whichever governor that belongs to."""
 
@@ -106,6 +120,7 @@ class Agent:
         Raises:
             GateError: it would have to wait, and an event loop runs in this thread.
         """
+        self._thread = threading.get_ident()
         turn = self._enter(ThreadWaiter)
         if turn.waiter is not None:
             self._wait_sync(turn)
@@ -253,9 +268,7 @@ class Agent:
             return
         if told is not None:
             step.usage = told
-        if overloaded:
-            step.refused(retry_after_s)
-        step.end()
+        step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
 
     async def checkpoint(self) -> None:
         """An explicit boundary, for clients that are not governed: waits for the turn, no more."""
@@ -320,12 +333,39 @@ class Agent:
                 "`asyncio.to_thread`"
             )
         try:
-            turn.waiter.wait()
+            self._sleep(turn, turn.waiter)
         except BaseException:  # Ctrl-C
             self._governor._desk.withdraw(turn)
             raise
         self._check_expelled()
 
+    def _sleep(self, turn: Turn, waiter: ThreadWaiter) -> None:
+        """Waits, but does not take a thread from those whom it waits for."""
+        if turn.entry or self._has_thread():
+            waiter.wait()
+            return
+        most_s = _NEXT_LOOK_S if self._was_needed else _LOOK_S
+        while not waiter.wait(most_s):
+            if is_thread_needed():
+                self._was_needed = True
+                self._governor._desk.withdraw(turn)
+                self._governor.meet_starvation(self.id)
+                return  # the step was never begun, and passes
+
+    def _has_thread(self) -> bool:
+        agent = self
+        while agent._place.parent is not None and agent.outer is not None:
+            agent = agent.outer
+        return agent._thread == threading.get_ident()
+
     def _check_expelled(self) -> None:
         if self._place.is_expelled():
-            raise asyncio.CancelledError(f"agent {self.id!r} was cancelled")
+            raise _Expelled(f"agent {self.id!r} was cancelled")
+
+
+class _Expelled(asyncio.CancelledError, KeyboardInterrupt):
+    """Out of a thread now, as by Ctrl-C.
+
+    Retry loops, that of mini-swe-agent among them, try again after anything but the latter; an
+    agent that was cancelled would keep its place for minutes.
+    """

@@ -93,6 +93,10 @@ class Desk:
         """A call is over."""
         self.decide(lambda now: self.roster.end(turn, end, now))
 
+    def retry(self, turn: Turn, end: End) -> None:
+        """A try of a call was refused, or another try begins; the call goes on."""
+        self.decide(lambda now: self.roster.retry(turn, end, now))
+
     def end_any(self, place: Place, key: Hashable, end: End) -> None:
         """A call is over, and nobody says which: this caller's, else the oldest."""
         self.decide(lambda now: self.roster.end_any(place, key, end, now))

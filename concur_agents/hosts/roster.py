@@ -204,8 +204,17 @@ class Roster:
             # The enclosing call goes on; what this part of it used is kept for its end.
             if end.usage is not None:
                 turn.joined.usage = end.usage
-            return ()
+            return self.retry(turn, end, now) if end.overloaded else ()
         return self._close_call(turn, now, end)
+
+    def retry(self, turn: Turn, end: End, now: float) -> Iterable[str]:
+        """A try of a call was refused, or another try begins; the call goes on."""
+        call = turn.joined or turn
+        if self.passing or not call.open or call.place.left_s is not None:
+            return ()
+        return self.regulator.retry_step(
+            call.place.id, now, overloaded=end.overloaded, retry_after_s=end.retry_after_s
+        )
 
     def end_any(self, place: Place, key: Hashable, end: End, now: float) -> Iterable[str]:
         """A call is over, and nobody says which: this caller's, else the oldest."""

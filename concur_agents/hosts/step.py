@@ -26,10 +26,8 @@ class Step:
 
     __slots__ = (
         "_agent",
-        "_overloaded",
         "_prefix",
         "_prompt_tokens",
-        "_retry_after_s",
         "_source",
         "_turn",
         "usage",
@@ -48,8 +46,6 @@ class Step:
         self._prefix = check_chain(prefix)
         self._source = source
         self._turn: Turn | None = None
-        self._overloaded = False
-        self._retry_after_s = 0.0
         self.usage: Usage | None = None
         """What was recorded for it."""
 
@@ -82,11 +78,19 @@ class Step:
     def refused(self, retry_after_s: float = 0.0) -> None:
         """Says that the endpoint refused the call for lack of capacity (429, 503).
 
+        The step goes on: what is tried again inside of it is part of it.
+
         Args:
             retry_after_s: how long it asked to wait [s].
         """
-        self._overloaded = True
-        self._retry_after_s = read_seconds(retry_after_s)
+        if self._turn is not None:
+            end = End(overloaded=True, retry_after_s=read_seconds(retry_after_s))
+            self._agent._governor._desk.retry(self._turn, end)
+
+    def again(self) -> None:
+        """Another try of the call begins: how long it takes is counted from here."""
+        if self._turn is not None:
+            self._agent._governor._desk.retry(self._turn, End())
 
     async def begin(self) -> None:
         """Waits for the turn. `async with` does this."""
@@ -103,9 +107,13 @@ class Step:
 
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
+        self.finish()
+
+    def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
+        """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            end = End(self.usage, self._overloaded, self._retry_after_s)
+            end = End(self.usage, overloaded, read_seconds(retry_after_s))
             self._agent._governor._desk.end(turn, end)
 
     def withdraw(self) -> None:

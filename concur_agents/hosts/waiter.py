@@ -7,9 +7,10 @@ wakes it belongs to none. This is why a governor can serve several loops and thr
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Waiter(Protocol):
@@ -57,9 +58,9 @@ class ThreadWaiter:
     def __init__(self) -> None:
         self._event = threading.Event()
 
-    def wait(self) -> None:
-        """Returns when woken."""
-        self._event.wait()
+    def wait(self, most_s: float | None = None) -> bool:
+        """Returns True when woken, False after `most_s` [s]; None: no bound."""
+        return self._event.wait(most_s)
 
     def wake(self) -> bool:
         """Ends the wait; from any thread, never blocks."""
@@ -87,3 +88,18 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def is_thread_needed() -> bool:
+    """Whether work is waiting for this thread to become free: one of asyncio's default executor.
+
+    That is where synchronous pieces of asynchronous agents run, all of them in a handful of
+    threads.
+    """
+    thread: Any = threading.current_thread()
+    if not thread.name.startswith("asyncio_"):
+        return False
+    # Not promised by Python, and the only way to know. Without it nobody is needed.
+    queues: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
+    work = queues.get(thread)
+    return work is not None and not work.empty()

@@ -19,6 +19,7 @@ CALLS = (
     "arrive",
     "begin_step",
     "end_step",
+    "retry_step",
     "withdraw_step",
     "suspend",
     "resume",

@@ -61,6 +61,10 @@ class Taped:
         options["usage"] = usage
         return self._pass_on("end_step", self.inner.end_step, now, agent, options)
 
+    def retry_step(self, agent: str, now: float, **options: Any) -> list[str]:
+        """See `Regulator.retry_step`."""
+        return self._pass_on("retry_step", self.inner.retry_step, now, agent, options)
+
     def withdraw_step(self, agent: str, now: float) -> list[str]:
         """See `Regulator.withdraw_step`."""
         return self._pass_on("withdraw_step", self.inner.withdraw_step, now, agent, {})

@@ -412,6 +412,8 @@ def ended_by(line: Call) -> str:
         return f"{line.agent} ended a step"
     if line.name == "tick":
         return f"the limit moved ({line.reason})" if line.reason else "a reading came"
+    if line.name == "retry_step":
+        return f"{line.agent} tried a call again"
     if line.name == "withdraw_step":
         return f"{line.agent} gave a step up"
     if line.name == "suspend":

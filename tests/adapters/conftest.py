@@ -105,7 +105,8 @@ class Endpoint:
         )
 
     def _response(self, body: dict[str, Any]) -> Any:
-        content = [{"type": "output_text", "text": "hello", "annotations": []}]
+        text = '{"answer": 42}' if "text" in body else "hello"
+        content = [{"type": "output_text", "text": text, "annotations": []}]
         output = {
             "id": "m",
             "type": "message",

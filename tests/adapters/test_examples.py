@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
 NEEDS = {
     "langgraph_decorator.py": ["langchain", "langchain_openai", "langgraph"],
+    "langgraph_human.py": ["langchain_openai", "langgraph"],
     "langgraph_sub_agents.py": ["langchain", "langchain_openai", "langgraph"],
     "mini_swe_agent_batch.py": ["minisweagent", "litellm"],
     "openai_agents.py": ["agents"],
@@ -23,7 +24,9 @@ NEEDS = {
 SAYS = {
     "drop_in_client.py": "issue-7: ",
     "langgraph_decorator.py": "left issue-3",
+    "langgraph_human.py": "0 agents active while the human thinks",
     "langgraph_sub_agents.py": "boss-1/expert#2 is part of boss-1",
+    "long_tool.py": "off_began issue-3",
     "mini_swe_agent_batch.py": "issue-5: Submitted",
     "openai_agents.py": "4 answers",
     "pydantic_ai_limiter.py": "12 requests",

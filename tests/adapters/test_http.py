@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from concur_agents.adapters.answers import Answer, usage_in
+from concur_agents.adapters.extras import _asks_for_stream_alone
 from concur_agents.adapters.http import govern, http_client
 from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConfigError, GateError, UngovernedError
@@ -91,26 +92,6 @@ async def test_a_sync_call_that_must_wait_on_a_loop_thread_raises(endpoint: Any)
         with pytest.raises(GateError, match="to_thread"):
             client.chat.completions.create(**ASK)
         leave.set()
-
-
-def test_a_refusal_for_lack_of_capacity_is_told_to_the_law(endpoint: Any) -> None:
-    gov = Governor(limit=2)
-    endpoint.refuse = [(429, {"retry-after-ms": "1"}, {"error": {"message": "busy"}})]
-    client = sync(gov, endpoint, max_retries=1)
-    seen: list[Any] = []
-    end_step = gov._desk.roster.regulator.end_step
-
-    def spy(agent: str, now: float, usage: Any, **told: Any) -> Any:
-        seen.append((usage is not None, told))
-        return end_step(agent, now, usage, **told)
-
-    gov._desk.roster.regulator.end_step = spy  # type: ignore[method-assign]
-    with gov.agent("a"):
-        assert client.chat.completions.create(**ASK).choices
-    assert seen == [
-        (False, {"overloaded": True, "retry_after_s": 0.001}),
-        (True, {"overloaded": False, "retry_after_s": 0.0}),
-    ]
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
@@ -350,12 +331,20 @@ class TestPromptSizes:
 
 class TestClients:
     @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.parametrize("how", ["http_client", "drop-in", "wrap"])
     def test_proxies_of_the_environment_keep_working(
-        self, kind: str, gov: Governor, monkeypatch: pytest.MonkeyPatch
+        self, how: str, kind: str, gov: Governor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A custom transport would have switched them off."""
         monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
-        http = http_client(gov, kind)  # type: ignore[arg-type]
+        http: Any
+        if how == "http_client":
+            http = http_client(gov, kind)  # type: ignore[arg-type]
+        elif how == "drop-in":
+            http = (OpenAI if kind == "sync" else AsyncOpenAI)(governor=gov, api_key="-")._client
+        else:
+            plain = openai.OpenAI if kind == "sync" else openai.AsyncOpenAI
+            http = gov.wrap(plain(api_key="-"))._client
         transport = http._transport_for_url(http.build_request("GET", "http://engine/").url)
         assert "Proxy" in type(transport._pool).__name__
 
@@ -442,3 +431,38 @@ class TestAnswers:
         answer = Answer(hide_usage=True)
         passed = [answer.feed(text[at : at + size]) for at in range(0, len(text), size)]
         assert b"".join(passed) + answer.finish() == first + filtered + last + b": cut"
+
+
+class TestWhetherABodyAsksForAStream:
+    LONG = "x" * 5000
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"stream": True, "messages": LONG},
+            {"messages": LONG, "stream": True},
+            {"a": [1, {"b": "]}"}], "stream": True, "messages": LONG},
+            {"messages": '"stream": false', "stream": True},
+        ],
+    )
+    @pytest.mark.parametrize("gap", [None, (",", ":")])
+    def test_it_does(self, body: dict[str, Any], gap: Any) -> None:
+        assert _asks_for_stream_alone(json.dumps(body, separators=gap).encode())
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"messages": LONG},
+            {"stream": False, "messages": LONG},
+            {"messages": '"stream": true'},
+            {"tool": {"stream": True}, "messages": LONG},
+            {"messages": LONG, "tool": {"stream": True}},
+            {"messages": LONG, "tools": [{"default": {"stream": True}}], "x": LONG},
+            {"stream": True, "stream_options": {"include_usage": False}},
+            {"stream_options": {"include_usage": True}, "messages": LONG, "stream": True},
+            {"streams": True},
+        ],
+    )
+    @pytest.mark.parametrize("gap", [None, (",", ":")])
+    def test_it_does_not(self, body: dict[str, Any], gap: Any) -> None:
+        assert not _asks_for_stream_alone(json.dumps(body, separators=gap).encode())

@@ -110,6 +110,17 @@ class TestChatOpenAI:
             assert agent.state == "acting"
         assert [step.usage for step in steps] == [None]
 
+    def test_retries_are_part_of_the_call(
+        self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        """The usage of the try that worked was lost if one before it had been refused."""
+        endpoint.refuse = [(429, {"retry-after-ms": "1"}, {"error": {"message": "busy"}})]
+        model = self.model(client, gov, endpoint, max_retries=1)
+        with gov.agent("a") as agent:
+            assert model.invoke("hi").content
+            assert agent.stats.prompt_tokens == 100
+        assert [step.usage for step in steps] == [TOLD]
+
     async def test_a_cancelled_call_is_over(
         self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
     ) -> None:

@@ -6,7 +6,9 @@ import logging
 import operator
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -23,12 +25,15 @@ from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send, TimeoutPolicy, interrupt
+from langgraph_sdk.schema import StreamPart
 
 import concur_agents as ca
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
 from concur_agents.hosts.events import Event
+from concur_agents.record import Call, Recording
 
 HI: Any = {"messages": ["hi"]}
 
@@ -114,6 +119,22 @@ class TestTypes:
         graph.with_retry().invoke(HI)
         assert len(steps) == 3
 
+    def test_a_graph_that_runs_elsewhere_waits_to_start(
+        self, gov: Governor, events: list[Event]
+    ) -> None:
+        class Runs:
+            def stream(self, **asked: Any) -> Any:
+                yield StreamPart("values", {"messages": ["hello"]})
+
+        class Client:
+            runs = Runs()
+
+        remote: Any = RemoteGraph("looker", sync_client=Client())  # type: ignore[arg-type]
+        governed = gov.wrap(remote)
+        assert isinstance(governed, RemoteGraph)
+        assert governed.invoke(HI, thread("t")) == {"messages": ["hello"]}
+        assert kinds(events) == ["arrived", "admitted", "left"]
+
     def test_another_governor_takes_over(self, gov: Governor, steps: list[Event]) -> None:
         other = Governor(limit=1)
         other.wrap(gov.wrap(plain_graph())).invoke(HI)
@@ -169,6 +190,17 @@ class TestRuns:
         await graph.abatch([HI] * 8)
         assert most == 2
         assert gov.snapshot().done_total == 8
+
+    def test_a_run_without_a_thread_is_called_like_its_run(
+        self, gov: Governor, events: list[Event]
+    ) -> None:
+        run_id = uuid.uuid4()
+        graph = gov.wrap(plain_graph())
+        graph.invoke(HI, {"run_id": run_id})
+        graph.invoke(HI)
+        names = [e.agent for e in events if e.kind == "arrived"]
+        assert names[0] == str(run_id)
+        assert len(set(names)) == 2, "a name is made up for the other"
 
     def test_threads_name_agents_and_namesakes_get_numbers(
         self, gov: Governor, events: list[Event]
@@ -314,21 +346,21 @@ class TestInterrupts:
         return gov.wrap(plain_graph(node, checkpointer=InMemorySaver()))
 
     def test_a_human_who_thinks_holds_no_place_and_resuming_takes_one_with_priority(
-        self, gov: Governor
+        self, gov: Governor, tmp_path: Path
     ) -> None:
         graph = self.graph(gov)
-        asked: list[Any] = []
-        arrive = gov._desk.roster.regulator.arrive
-
-        def spy(agent: str, now: float, **told: Any) -> Any:
-            asked.append((agent, told["priority"], told["prompt_tokens"]))
-            return arrive(agent, now, **told)
-
-        gov._desk.roster.regulator.arrive = spy  # type: ignore[method-assign]
+        path = tmp_path / "run.jsonl"
+        stop = gov.record(path)
         assert graph.invoke(HI, thread("t"))["__interrupt__"]
         assert gov.snapshot().active == 0
         reply = graph.invoke(Command(resume="yes"), thread("t"))
         assert reply["messages"][-1].content == "yes"
+        stop()
+        asked = [
+            (line.agent, line.options["priority"], line.options["prompt_tokens"])
+            for line in Recording(path)
+            if isinstance(line, Call) and line.name == "arrive"
+        ]
         assert asked == [("t", 0, None), ("t", 1, 100)]
 
     def test_a_new_turn_of_a_thread_has_no_priority_over_others(self, gov: Governor) -> None:

@@ -1,5 +1,6 @@
 """Every way to make a call with openai's clients: gated once, usage known, answer untouched."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -84,6 +85,17 @@ def chat_raw_stream(c: Any) -> None:
         assert len(lines) == 3
 
 
+def chat_raw_parsed_stream(c: Any) -> None:
+    raw = c.chat.completions.with_raw_response.create(**ASK, stream=True)
+    assert text_of(list(raw.parse())) == TEXT
+
+
+def chat_parse_stream(c: Any) -> None:
+    with c.chat.completions.stream(**ASK, response_format=Answer) as stream:
+        parsed = stream.get_final_completion()
+    assert parsed.choices[0].message.parsed == Answer(answer=42)
+
+
 def completion(c: Any) -> None:
     assert c.completions.create(model="m", prompt="hi").choices[0].text == "hello"
 
@@ -95,6 +107,28 @@ def completion_stream(c: Any) -> None:
 
 def responses(c: Any) -> None:
     assert c.responses.create(model="m", input="hi").output_text == "hello"
+
+
+def responses_raw(c: Any) -> None:
+    raw = c.responses.with_raw_response.create(model="m", input="hi")
+    assert raw.parse().output_text == "hello"
+
+
+def responses_streaming_response(c: Any) -> None:
+    with c.responses.with_streaming_response.create(model="m", input="hi") as response:
+        assert response.parse().output_text == "hello"
+
+
+def responses_parse(c: Any) -> None:
+    parsed = c.responses.parse(model="m", input="42?", text_format=Answer)
+    assert parsed.output_parsed == Answer(answer=42)
+
+
+def responses_stream_helper(c: Any) -> None:
+    with c.responses.stream(model="m", input="hi") as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text == "hello"
 
 
 def responses_stream(c: Any) -> None:
@@ -115,9 +149,15 @@ SYNC: list[Callable[[Any], None]] = [
     chat_raw,
     chat_streaming_response,
     chat_raw_stream,
+    chat_raw_parsed_stream,
+    chat_parse_stream,
     completion,
     completion_stream,
     responses,
+    responses_raw,
+    responses_streaming_response,
+    responses_parse,
+    responses_stream_helper,
     responses_stream,
     with_options,
 ]
@@ -165,6 +205,16 @@ async def achat_streaming_response(c: Any) -> None:
         assert TEXT[:4] in text
 
 
+async def achat_parse_stream(c: Any) -> None:
+    async with c.chat.completions.stream(**ASK, response_format=Answer) as stream:
+        parsed = await stream.get_final_completion()
+    assert parsed.choices[0].message.parsed == Answer(answer=42)
+
+
+async def acompletion(c: Any) -> None:
+    assert (await c.completions.create(model="m", prompt="hi")).choices[0].text == "hello"
+
+
 async def acompletion_stream(c: Any) -> None:
     stream = await c.completions.create(model="m", prompt="hi", stream=True)
     assert [chunk.choices[0].text async for chunk in stream] == ["hello"]
@@ -172,6 +222,23 @@ async def acompletion_stream(c: Any) -> None:
 
 async def aresponses(c: Any) -> None:
     assert (await c.responses.create(model="m", input="hi")).output_text == "hello"
+
+
+async def aresponses_parse(c: Any) -> None:
+    parsed = await c.responses.parse(model="m", input="42?", text_format=Answer)
+    assert parsed.output_parsed == Answer(answer=42)
+
+
+async def aresponses_streaming_response(c: Any) -> None:
+    async with c.responses.with_streaming_response.create(model="m", input="hi") as response:
+        assert (await response.parse()).output_text == "hello"
+
+
+async def aresponses_stream_helper(c: Any) -> None:
+    async with c.responses.stream(model="m", input="hi") as stream:
+        async for _ in stream:
+            pass
+        assert (await stream.get_final_response()).output_text == "hello"
 
 
 async def aresponses_stream(c: Any) -> None:
@@ -191,8 +258,13 @@ ASYNC: list[Callable[[Any], Awaitable[None]]] = [
     achat_parse,
     achat_raw,
     achat_streaming_response,
+    achat_parse_stream,
+    acompletion,
     acompletion_stream,
     aresponses,
+    aresponses_parse,
+    aresponses_streaming_response,
+    aresponses_stream_helper,
     aresponses_stream,
     awith_options,
 ]
@@ -264,9 +336,10 @@ def test_azure_clients_are_governed_too(gov: Governor, endpoint: Any, steps: lis
     )
     with gov.agent("a"):
         chat(client)
+        chat_stream(client)
         with_options(client)
     assert isinstance(client, openai.AzureOpenAI)
-    assert [step.usage for step in steps] == [TOLD, TOLD]
+    assert [step.usage for step in steps] == [TOLD, TOLD, TOLD]
 
 
 async def test_async_azure_clients_are_governed_too(
@@ -281,8 +354,31 @@ async def test_async_azure_clients_are_governed_too(
     )
     async with gov.agent("a"):
         await achat(client)
+        await achat_stream(client)
         await awith_options(client)
-    assert [step.usage for step in steps] == [TOLD, TOLD]
+    assert [step.usage for step in steps] == [TOLD, TOLD, TOLD]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_wrapped_azure_clients_too(
+    asynchronous: bool, gov: Governor, endpoint: Any, steps: list[Event]
+) -> None:
+    given: Any = {"azure_endpoint": "http://azure", "api_version": "2024-10-21", "api_key": "-"}
+    if asynchronous:
+        http = endpoint.http("async")
+        azure = gov.wrap(openai.AsyncAzureOpenAI(http_client=http, **given))
+
+        async def run() -> None:
+            async with gov.agent("a"):
+                await achat_stream(azure)
+
+        asyncio.run(run())
+    else:
+        http = endpoint.http("sync")
+        with gov.agent("a"):
+            chat(gov.wrap(openai.AzureOpenAI(http_client=http, **given)))
+    assert endpoint.requests[0].url.path == "/openai/deployments/m/chat/completions"
+    assert [step.usage for step in steps] == [TOLD]
 
 
 def test_copies_ask_the_same_governor_and_keep_their_class(gov: Governor, endpoint: Any) -> None:
@@ -303,7 +399,8 @@ def test_a_wrapped_client_keeps_its_class_options_and_connections(
     http = endpoint.http("sync")
     mine = Mine(base_url="http://engine/v1", api_key="key", max_retries=7, http_client=http)
     wrapped = wrap_client(gov, mine)
-    assert type(wrapped) is Mine
+    assert isinstance(wrapped, Mine)
+    assert type(wrapped).__qualname__ == Mine.__qualname__
     assert (wrapped.max_retries, wrapped.api_key) == (7, "key")
     assert isinstance(wrapped._client, endpoint.library.Client)
     assert wrapped._client._transport is http._transport

@@ -219,6 +219,13 @@ class RegulatorMachine(RuleBasedStateMachine):
         self.settle(family)
         self.book(woken)
 
+    @precondition(lambda self: self.home)
+    @rule(data=st.data(), overloaded=st.booleans())
+    def try_again(self, data, overloaded):
+        """Within a step, or, by a host's mistake, outside of one."""
+        agent = self.some(data, self.home)
+        self.book(self.regulator.retry_step(agent, self.now, overloaded=overloaded))
+
     @precondition(lambda self: self.asking())
     @rule(data=st.data())
     def give_up_waiting(self, data):

@@ -153,6 +153,53 @@ def test_a_sync_gate_on_a_loop_thread_leaves_the_agent_paused_and_not_lost(timet
     asyncio.run(main())
 
 
+def test_agents_paused_in_asyncios_few_threads_do_not_keep_them_from_those_they_wait_for(
+    timetable, nobody_left, caplog
+):
+    """Synchronous nodes and tools of asynchronous agents run there. Found so: two threads, both
+    of agents that are paused, and an active one that waits for a thread, all of them for ever.
+    """
+
+    async def main():
+        now = 0.0
+        gov = ca.Governor(law=timetable((0, 3), (5, 1)), background=False, clock=lambda: now)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2, thread_name_prefix="asyncio"))
+        ended = 0
+
+        def step(agent):
+            with agent.step():
+                pass
+
+        async def life(name, gone):
+            nonlocal ended
+            async with gov.agent(name) as agent:
+                await gone.wait()
+                await asyncio.to_thread(step, agent)
+            ended += 1
+
+        first, others = asyncio.Event(), asyncio.Event()
+        lives = [asyncio.create_task(life("active", first))]
+        lives += [asyncio.create_task(life(name, others)) for name in ("paused 1", "paused 2")]
+        await asyncio.sleep(0)
+        now = 10.0
+        gov.beat()
+        others.set()
+        while gov.snapshot().active > 1:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.2)
+        assert ended == 0, "nobody needs their threads yet, so they wait like anybody"
+        first.set()
+        await asyncio.gather(*lives)
+        nobody_left(gov)
+        gov.close()
+
+    with caplog.at_level("WARNING", "concur_agents"):
+        asyncio.run(main())
+    (said,) = [record for record in caplog.records if "default executor" in record.getMessage()]
+    assert "paused" in said.getMessage()
+
+
 def test_agents_inherit_nothing_in_bare_threads_and_their_agent_through_bind():
     gov = ca.Governor(limit=1)
     with ThreadPoolExecutor(1) as pool, gov.agent("a") as agent:

@@ -34,6 +34,7 @@ class Server:
 
     def __init__(self):
         self.most = self.now = self.calls = 0
+        self.fail = 0  # so many of the next calls
         lock = threading.Lock()
         server = self
 
@@ -44,6 +45,7 @@ class Server:
                     server.now += 1
                     server.calls += 1
                     server.most = max(server.most, server.now)
+                    fails, server.fail = server.fail > 0, max(0, server.fail - 1)
                 time.sleep(0.05)
                 with lock:
                     server.now -= 1
@@ -62,7 +64,8 @@ class Server:
                     "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
                 }
                 text = json.dumps(body).encode()
-                self.send_response(200)
+                self.send_response(500 if fails else 200)
+                self.send_header("retry-after-ms", "1")
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(text)))
                 self.end_headers()
@@ -133,6 +136,17 @@ asyncio.run(main())
 print("done")
 """
 )
+
+
+def test_what_the_client_tries_again_is_the_same_step(tmp_path, server):
+    server.fail = 2
+    path = tmp_path / "run.jsonl"
+    program = ASK + "print(openai.OpenAI(**options).chat.completions.create(**say).usage)"
+    ran = run(tmp_path, program, "--record", str(path), url=server.url)
+    assert ran.returncode == 0, ran.stderr
+    assert server.calls == 3
+    names = [line.name for line in Recording(path) if isinstance(line, Call)]
+    assert (names.count("begin_step"), names.count("end_step")) == (1, 1)
 
 
 def test_tasks_of_an_unchanged_program_are_agents(server, tmp_path):

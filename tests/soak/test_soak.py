@@ -244,6 +244,11 @@ async def settled(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+def ours() -> set[threading.Thread]:
+    """Threads of governors and pools; another test's governor may still have its own."""
+    return {t for t in threading.enumerate() if t.name.startswith(("concur", "agent "))}
+
+
 @pytest.mark.parametrize("law", LAWS)
 async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp_path):
     journal = tmp_path / "runs.jsonl"
@@ -252,6 +257,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
     flaky = Flaky()
     profile = load_profile("h100-qwen3-8b").replace(kv_blocks=POOL_BLOCKS)
     happened: Counter[str] = Counter()
+    there_before = ours()
 
     with EmbeddedServer(profile, time_scale=20, middleware=flaky.around) as server:
         async with ca.Governor(
@@ -307,8 +313,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             assert not governor._desk.roster.regulator._accounts
             assert sum(server.stats.in_flight_by_agent.values()) == 0
     assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
-    ours = ("concur", "agent ")
-    await settled(lambda: not [t for t in threading.enumerate() if t.name.startswith(ours)])
+    await settled(lambda: not ours() - there_before)
 
     # The journal is complete, and knows on the next night what need not be done again.
     lines = [json.loads(line) for line in journal.read_text().splitlines()][1:]
