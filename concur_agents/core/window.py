@@ -215,8 +215,10 @@ class Window:
             return True
         if self.active >= self.places:
             return False
-        room = self._room_to_enter(account)
-        return room == math.inf or self.claims.fits(room, now)
+        most = self.bound_on(account)
+        if most == math.inf:
+            return True
+        return self.claims.fits(most - self._beside(self.ledger.need(account)), now)
 
     def _room_to_enter(self, account: Account) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens]."""
@@ -229,7 +231,8 @@ class Window:
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
-        self.peak = max(self.peak, self.active)
+        if self.active > self.peak:
+            self.peak = self.active
         self.opened += not account.opened
         account.opened = True
         account.has_begun = False
