@@ -898,6 +898,14 @@ holds more than 73 % in running requests, ours above 90 %. So its sessions hold 
 and more while they do not than the stand-ins do; branches that are left behind would do that, but
 that is a guess.
 
+The profile is not what keeps the collapse at 32 sessions from being complete. With prefill at 0.6
+and 1.6 times its price, two draws hit at 0.24 and 0.37 there instead of 0.30, nowhere near 0.04,
+while the output moves by a quarter: 265 and 165 instead of 212 tokens/s. Cheaper prefill would thus
+mend the speed and not the hits. And at 32 sessions the same profile hits too rarely in step 24, on
+one replica, and too often here, on four behind a router. What differs is the load: stand-ins that
+are less alike than the real sessions blur the knee, and a session that is moved between replicas
+loses its prefix and leaves a copy behind, which would fit the pool in use as well.
+
 [zx]: https://github.com/zetxqx/thunderagent-original-verification
 
 ## Do it again
