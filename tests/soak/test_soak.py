@@ -311,11 +311,13 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
     assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
     ours = ("concur", "agent ")
     await settled(
-        lambda: not [
-            thread
-            for thread in set(threading.enumerate()) - strangers
-            if thread.name.startswith(ours)
-        ]
+        lambda: (
+            not [
+                thread
+                for thread in set(threading.enumerate()) - strangers
+                if thread.name.startswith(ours)
+            ]
+        )
     )
 
     # The journal is complete, and knows on the next night what need not be done again.
