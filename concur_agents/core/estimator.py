@@ -39,14 +39,12 @@ class CostEstimator:
     _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
     _in_calls: float = 0.0
-    _unseen_s: float = 0.0
+    unseen_s: float = 0.0
+    """Time that the engine has had calls in flight since the last step that ended well [s]; added
+    to by whoever knows."""
     _busy_s: float = 0.0
     _uncached: float = 0.0
     _solved: tuple[int, tuple[float, ...]] = (0, ())
-
-    def work(self, busy_s: float) -> None:
-        """The engine has had calls in flight for so long since it was last said."""
-        self._unseen_s += busy_s
 
     def observe(self, step_s: float, uncached: float, output: float, in_calls: float) -> None:
         """One step ended well, with `in_calls` tokens of context in calls meanwhile."""
@@ -74,9 +72,9 @@ class CostEstimator:
         price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
         self._simple += gain * (price - self._simple)
         self._in_calls += gain * (in_calls - self._in_calls)
-        self._busy_s = self._busy_s * fade + self._unseen_s
+        self._busy_s = self._busy_s * fade + self.unseen_s
         self._uncached = self._uncached * fade + uncached
-        self._unseen_s = 0.0
+        self.unseen_s = 0.0
 
     @property
     def prefill_s_per_token(self) -> float | None:

@@ -58,7 +58,10 @@ class Mean:
         if self.value is None:
             self.value = x
         else:
-            self.value += max(self.least_gain, 1.0 / self.count) * (x - self.value)
+            gain = 1.0 / self.count
+            if gain < self.least_gain:
+                gain = self.least_gain
+            self.value += gain * (x - self.value)
 
 
 @dataclass(slots=True)
@@ -109,11 +112,18 @@ class Ledger:
         tokens = prompt + output + account.family_tokens
         if account.chain:
             tokens -= self.prefixes.shared(account.chain)
-        return max(1.0, tokens)
+        if tokens < 1.0:  # not max(): a call costs, and this is asked at every boundary
+            return 1.0
+        return tokens
 
     def held(self, account: Account) -> float:
         """Tokens `account` holds while idle, shared ones left out."""
-        return max(1.0, account.footprint + account.family_tokens - self.shared(account))
+        tokens = account.footprint + account.family_tokens
+        if account.chain:
+            tokens -= self.prefixes.shared(account.chain)
+        if tokens < 1.0:
+            return 1.0
+        return tokens
 
     def grown(self, newcomer: Account) -> float:
         """What `newcomer` may come to hold in the end [tokens].
@@ -167,7 +177,8 @@ class Ledger:
         self.prompt_tokens_total += prompt
         if cached is not None:
             self.cached_known = True
-            cached = min(cached, prompt)
+            if cached > prompt:
+                cached = prompt
             self.cached_tokens_total += cached
             self.cost.observe(step_s, prompt - cached, output, in_calls)
             if who.started:
@@ -177,7 +188,9 @@ class Ledger:
                 if len(self._newcomers) >= _LEAST_NEWCOMERS:
                     self._found = sorted(self._newcomers)[(len(self._newcomers) - 1) // 2]
         if who.started:
-            grown = max(0.0, prompt - who.footprint)
+            grown = prompt - who.footprint
+            if grown < 0.0:
+                grown = 0.0
             self.growth.add(grown)
             who.growth_mean = _blend(who.growth_mean, grown)
             who.work_tokens += grown + output

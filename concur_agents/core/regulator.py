@@ -667,7 +667,7 @@ class Regulator:
             gain = 1.0 - math.exp(-passed / _MEMORY_S)
             window = self._window
             if window.reasoning:
-                self._ledger.cost.work(passed)
+                self._ledger.cost.unseen_s += passed
             self._reasoning_mean += gain * (window.reasoning - self._reasoning_mean)
             tokens = window.claims.reasoning_tokens
             self._reasoning_tokens_mean += gain * (tokens - self._reasoning_tokens_mean)

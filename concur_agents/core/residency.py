@@ -109,7 +109,8 @@ class Residency:
         share = reused / reusable
         if share >= 0.9:
             at_least = distance + reusable
-            self.proven_tokens = max(self.proven_tokens, at_least)
+            if at_least > self.proven_tokens:
+                self.proven_tokens = at_least
             if self.learned_tokens is not None and at_least > self.learned_tokens:
                 self.learned_tokens += self.gain * (at_least - self.learned_tokens)
             return

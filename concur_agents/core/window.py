@@ -128,14 +128,12 @@ class Window:
     def fill(self, now: float) -> list[Account]:
         """Let in whom the limit allows now, best first; returns them, already active."""
         admitted: list[Account] = []
-        while len(self.queue):
-            if self.bound and self.active >= self.places:
-                break
+        while not (self.bound and self.active >= self.places):
             head = self._overdue(now) if self.max_wait_s is not None else None
             overdue = head is not None
             if head is None:
                 head = self._next()
-            if head is None:  # all who wait are new, and no more may be open: not the limit's doing
+            if head is None:  # nobody waits, or all are new and no more may be open
                 break
             if not self._has_room(head, now, overdue=overdue):
                 self.bound = True
@@ -205,8 +203,11 @@ class Window:
 
     def _next(self) -> Account | None:
         """Who goes first while nobody is overdue."""
-        head = self.queue.head(new_allowed=self.may_open)
-        if head is None or head.opened or not self.active or self.limit.tokens == math.inf:
+        may_open = self.max_started is None or self.opened < self.max_started
+        head = self.queue.head(new_allowed=may_open)
+        if head is None or head.opened or self.max_wait_s is None:
+            return head
+        if not self.active or self.limit.tokens == math.inf:
             return head
         if self._may_rotate(head):
             return head
@@ -217,8 +218,12 @@ class Window:
             return True
         if self.active >= self.places:
             return False
-        room = self._room_to_enter(account, overdue=overdue)
-        return room == math.inf or self.claims.fits(room, now)
+        most = self.limit.tokens if overdue else self.bound_on(account)
+        if most == math.inf:
+            return True
+        ledger = self.ledger
+        beside = ledger.prefixes.charged_tokens + ledger.need(account)  # as `_beside`, at each call
+        return self.claims.fits(most - beside, now)
 
     def _room_to_enter(self, account: Account, *, overdue: bool) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens].
@@ -234,7 +239,8 @@ class Window:
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
-        self.peak = max(self.peak, self.active)
+        if self.active > self.peak:
+            self.peak = self.active
         self.opened += not account.opened
         account.opened = True
         account.has_begun = False

@@ -17,7 +17,7 @@ __all__ = ["draw"]
 _INK, _FAINT = "#22272e", "#d5dae1"
 _UNGOVERNED = "#c8553d"
 _COLORS = ("#8a94a3", "#1f6feb", "#2e9e6b", "#8957c4", "#b8860b")  # a cap is grey, a law is not
-_LEFT = 0.09
+_LEFT = 0.1
 _PANELS = (
     ("active", "active agents"),
     ("cached_share", "cached share\nof prompts"),

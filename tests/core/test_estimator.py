@@ -71,7 +71,7 @@ def burst(cost, price, *, calls=60, uncached=5_000, output=100):
     ended_s = 0.0
     for number in range(1, calls + 1):
         step_s = number * uncached * price + 2.0
-        cost.work(step_s - ended_s)
+        cost.unseen_s += step_s - ended_s
         ended_s = step_s
         cost.observe(step_s, uncached, output, calls * uncached)
     return cost
@@ -89,7 +89,7 @@ def test_calls_that_overlap_share_the_engines_time():
     """Ten calls of 5 s at a time: the engine spent 0.5 s on each, not 5."""
     cost = CostEstimator()
     for _ in range(300):
-        cost.work(0.5)
+        cost.unseen_s += 0.5
         cost.observe(5.0, 10_000, 10, 1e5)
     assert cost.prefill_s_per_token == pytest.approx(5e-5, rel=0.01)
 
@@ -125,7 +125,7 @@ def replay(recording, cost):
     began_among = {}
     for at_s, is_end, i in sorted(events):
         if in_flight:
-            cost.work(at_s - last_s)
+            cost.unseen_s += at_s - last_s
         last_s = at_s
         step = steps[i]
         if not is_end:

@@ -26,7 +26,7 @@ from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.text import text_of_tokens
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 AGENTS = 64
 POOL_BLOCKS = 2_000  # of 16 tokens, as many as eight agents come to hold
