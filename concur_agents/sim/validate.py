@@ -780,7 +780,7 @@ of them comes from. How far a section is a test differs, and each says so:
 |---|---|---|---|
 | CPU | the measured one | step costs fitted to these makespans | hit rates; not makespans |
 | H100 | the measured one, seed by seed | from separate calibration runs | hit rates and makespans |
-| H200 | the measured one, seed by seed | the H100's, scaled, nothing fitted | hit rates and makespans |
+| H200 | the measured one, seed by seed | the H100's, scaled | hit rates and makespans |
 | two H100 | a stand-in | partly chosen with these curves in view | the shape at most |
 
 ![Measured and simulated](images/simulator.png)
