@@ -21,7 +21,8 @@ gaps x between a call and the next, a claim that fades with tau gains and costs,
     gain(tau) = mean(exp(-x / tau)) - tau / break_even x mean(1 - exp(-x / tau))
 
 and the law holds for the tau with the largest gain: for ever if tools are quick, not at all if
-they are slow and the engine has prefill to spare.  Then the gate lets go.
+they are slow and the engine has prefill to spare.  Then the gate lets go (reason `let_go`): only
+calls in flight count.
 
 *How large the pool is.*  `capacity` is the smaller of what the engine says and what the reuse
 distances of prefixes that did and did not survive teach (core/residency.py): another tenant, wrong
@@ -148,7 +149,11 @@ class WorkingSet:
         if snapshot.capacity_tokens is not None:
             tokens = min(tokens, self.rho_low * snapshot.capacity_tokens)
         hold = self._hold_s_per_token(snapshot)
-        return replace(state, limit=Limit(math.inf, tokens, hold, self.entry * tokens))
+        limit = Limit(math.inf, tokens, hold, self.entry * tokens)
+        if hold == 0.0:
+            return replace(state, limit=limit, reason="let_go")
+        reason = "hold" if state.reason == "let_go" else state.reason
+        return replace(state, limit=limit, reason=reason)
 
     def _by_latency(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
         """Neither the pool's size nor cached tokens are told: latency has to do."""
