@@ -434,6 +434,10 @@ class OpenAIAgents(Framework):
     def said(self, result: Any) -> str:
         return str(result.final_output)
 
+    async def close(self) -> None:
+        await super().close()
+        gc.collect()  # while the filter for what it leaves behind holds
+
 
 class OpenAIAgentsResponses(OpenAIAgents):
     """The same over the Responses API."""
