@@ -413,7 +413,7 @@ def simulate(
         profile: the engine.
         gate: who may run. It is used up: make a new one for every run.
         poll_interval_s: how often the gate gets a reading of the engine [s].
-        seed: shifts the polls against the batch by up to one interval; 0: polls at whole multiples
+        seed: shifts the polls after the first by up to one interval; 0: polls at whole multiples
             of the interval.
         record_series: take a sample every second.
         faults: what goes wrong.
@@ -601,8 +601,10 @@ class _Simulation:
         self._on_finish: dict[str, Callable[[Request], None]] = {}
         # the poller
         self._poll_interval_s = poll_interval_s
+        # The first poll comes with the first agent, as a Governor's does; then the phase.
         phase_s = random.Random(seed).uniform(0.0, poll_interval_s) if seed else 0.0
-        self._poll_s = phase_s or poll_interval_s
+        self._poll_s = min((plan.arrive_s for plan in plans), default=0.0)
+        self._polls_s = self._poll_s + (phase_s or poll_interval_s)
         self._lost = [fault for fault in faults if isinstance(fault, MetricsLost)]
         self._hide_capacity = any(isinstance(fault, CapacityHidden) for fault in faults)
         self._hide_cached = any(isinstance(fault, CachedHidden) for fault in faults)
@@ -730,7 +732,7 @@ class _Simulation:
     # -- the poller and the series
 
     def _poll(self) -> None:
-        self._poll_s += self._poll_interval_s
+        self._poll_s, self._polls_s = self._polls_s, self._polls_s + self._poll_interval_s
         idle = not self._heap and self.engine.next_event_s() is None
         self._stalled_polls = self._stalled_polls + 1 if idle else 0
         if self._stalled_polls > _STALLED_POLLS:

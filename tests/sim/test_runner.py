@@ -261,15 +261,19 @@ def test_the_same_seed_gives_the_same_result_to_the_byte(law: str) -> None:
         assert run(1) != run(2)  # the polls fall elsewhere
 
 
-def test_polls_come_at_whole_intervals_and_a_seed_shifts_them() -> None:
+def test_polls_come_with_the_first_agent_then_at_intervals_that_a_seed_shifts() -> None:
+    """A governor reads as its first agent comes. When the first poll came an interval later, laws
+    knew no pool until then, and a batch that fits was held up for as long.
+    """
     gate = Watching()
     simulate(small(2), H100, gate, poll_interval_s=0.5)
-    assert [at_s for at_s, _ in gate.readings][:3] == [0.5, 1.0, 1.5]
+    assert [at_s for at_s, _ in gate.readings][:3] == [0.0, 0.5, 1.0]
     shifted = Watching()
     simulate(small(2), H100, shifted, poll_interval_s=0.5, seed=7)
-    first, second = (at_s for at_s, _ in shifted.readings[:2])
-    assert 0 < first < 0.5
-    assert second - first == pytest.approx(0.5)
+    first, second, third = (at_s for at_s, _ in shifted.readings[:3])
+    assert first == 0.0
+    assert 0 < second < 0.5
+    assert third - second == pytest.approx(0.5)
 
 
 def test_a_reading_says_what_the_engine_counted() -> None:
