@@ -107,9 +107,10 @@ class WorkingSet:
     """Fall back above this."""
     interval_s: float = 10.0
     """Time between looks at rho [s]: a few steps of every agent."""
-    hold_scale: float = 0.5
+    hold_scale: float = 0.7
     """Factor on the break-even time, as a context that is no longer held often survives anyway.
-    Half or twice as much changes the makespan by a few percent."""
+    The middle of a plateau: half or twice as much changes most makespans by a few percent, a third
+    or three times as much costs up to a fifth on some."""
     start_tokens: float = 32_768.0
     """First guess when the engine tells no capacity [tokens]: a few agents."""
 
