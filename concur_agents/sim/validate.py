@@ -600,16 +600,21 @@ The calibration itself, run through the engine:
 
 vLLM 0.24.0 again. Nothing was fitted here: the profiles `h200-qwen3-8b` and `h200-qwen3-32b` are
 the H100's calibration scaled by memory bandwidth, arithmetic and model shape, written before these
-runs in the case of the 32B model. The arms are those of [the benchmarks](benchmarks.md) that do not
-depend on a law of ours.
+runs. The arms are those of [the benchmarks](benchmarks.md) that do not depend on a law of ours;
+means where one ran more than once.
 
 96 agents x 8 steps, Qwen3-8B shape, 408,256 tokens of KV:
 
 <h200-0>
 
-24 agents x 14 steps, Qwen3-32B shape, 100,000 tokens of KV, tools of 0.2 to 1 s:
+60 agents x 3 to 8 steps, the same shape, 120,000 tokens of KV, log-normal tools with a median of
+4 s:
 
 <h200-1>
+
+48 agents x 12 steps, Qwen3-32B shape, 200,000 tokens of KV, tools of 0.2 to 1 s:
+
+<h200-2>
 
 ## Two H100, public load curves
 

@@ -33,8 +33,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("the engine listens on every interface and runs under `unshare -n` only")
     out = tmp_path_factory.mktemp("sglang") / "replay.json"
     replay = [sys.executable, "-m", "concur_agents.cli.app", "replay"]
-    options = ["--workload", "cpu:steps=5", "--overload", "2.5", "--arms", "none,fixed:3"]
-    options[-1] += ",working_set"
+    arms = "none,fixed:3,working_set"
+    options = ["--workload", "cpu:steps=5", "--overload", "2.5", "--arms", arms]
     arguments = " ".join([*replay, "$ENGINE_URL", *options, "--no-plot", "--out", str(out)])
     subprocess.run([SCRIPT, "run", folder, "small", "bash", "-c", arguments], check=True)
     loaded: dict[str, Any] = json.loads(out.read_text())
@@ -61,4 +61,5 @@ def test_ungoverned_thrashes_and_governed_does_not(record: dict[str, Any]) -> No
     assert rows["none"]["hit_deficit"] > 0.8
     assert rows["fixed:3"]["hit_deficit"] < 0.05
     assert rows["working_set"]["hit_deficit"] < 0.5
-    assert rows["none"]["makespan_s"] / rows["working_set"]["makespan_s"] >= 1.5
+    # by how much is in docs/benchmarks.md, also against the caps, which do better here
+    assert rows["working_set"]["makespan_s"] < rows["none"]["makespan_s"]
