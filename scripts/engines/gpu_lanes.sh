@@ -10,20 +10,20 @@
 #   lane 2,3 qwen3-32b 0
 #   large --workload main --arms working_set,none --no-plot
 #
-# Lane n listens on port 8000 + n, keeps its server's files in /tmp/vllm-lane-n and writes to OUT/lane-n. Servers run on
+# Lane n listens on port PORT + n (PORT: 8000), keeps its server's files in RUN-lane-n (RUN: /tmp/vllm) and writes to OUT/lane-n. Servers run on
 # and are used again by the next call with the same lane, shape, blocks and flags. TIME_S as in gpu_run.sh.
 # `python3 scripts/engines/results.py OUT/lane-*/*.json` makes one table of all lanes.
 set -uo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 FILE=${1:?usage: gpu_lanes.sh FILE}
-OUT=${OUT:-.}
+OUT=${OUT:-.} PORT=${PORT:-8000} RUN=${RUN:-/tmp/vllm}
 lane=-1 runs=() pids=()
 
 begin() { # the lane read so far, if any
   [ "$lane" -ge 0 ] || return 0
   local name=lane-$lane
   (
-    OUT=$OUT/$name PORT=$(( 8000 + lane )) GPUS=$gpus RUN=/tmp/vllm-$name SERVE_FLAGS=$flags \
+    OUT=$OUT/$name PORT=$(( PORT + lane )) GPUS=$gpus RUN=$RUN-$name SERVE_FLAGS=$flags \
       "$HERE/gpu_run.sh" "$shape" "$blocks" "${runs[@]}" 2>&1 | sed -u "s/^/$name: /"
     exit "${PIPESTATUS[0]}"
   ) &
