@@ -165,3 +165,26 @@ def test_under_a_bound_on_waiting_only_as_many_are_opened_as_fit_when_grown(regu
         r.tick(Reading(at_s=0.0, capacity_tokens=25_000), 0.0)
         inside = [who for who in "abcd" if r.arrive(who, 1.0, prompt_tokens=1_000) == [who]]
         assert inside == let_in
+
+
+def test_an_overdue_agent_takes_the_place_of_one_whatever_the_bound_on_entering_says(regulate):
+    """Found here: below the entry bound it pushed out two or three, which became overdue, too."""
+    r = regulate(tokens=3_000, enter=2_000, max_wait_s=60.0)
+    start(r, "abc")
+    for agent in "ab":
+        step(r, agent, 0.0, Usage(1_150, 100, 0))
+    assert r.view(0.0).pressure_tokens == 2_500
+    assert r.begin_step("a", 61.0) == ["c"], "1,250 of b and about 1,000 of c: more than 2,000"
+    assert r.agent_state("b") == "acting"
+
+
+def test_one_more_is_opened_than_fits_if_what_is_beyond_the_pool_is_cheap_to_prefill(regulate):
+    """Three of 10,000 when grown in 25,000: 5,000 take turns, for at most 6 s of prefill in 60."""
+    for step_s, let_in in ((1.0, ["c"]), (2.0, [])):  # 1 ms per token, or 2
+        r = regulate(tokens=24_000, max_wait_s=60.0)
+        r.tick(Reading(at_s=0.0, capacity_tokens=25_000), 0.0)
+        for agent in "abc":
+            r.arrive(agent, 1.0, prompt_tokens=1_000)
+        assert r.agent_state("c") == "queued"
+        r.begin_step("a", 1.0)
+        assert r.end_step("a", 1.0 + step_s, Usage(1_000, 0, 0)) == let_in
