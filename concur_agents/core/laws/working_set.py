@@ -109,8 +109,8 @@ class WorkingSet:
     """Time between looks at rho [s]: a few steps of every agent."""
     hold_scale: float = 0.7
     """Factor on the break-even time, as a context that is no longer held often survives anyway.
-    The middle of a plateau: half or twice as much changes most makespans by a few percent, a third
-    or three times as much costs up to a fifth on some."""
+    Half or twice as much changes most makespans by a few percent; twice costs a sixth where quick
+    and slow tools are mixed, a third of it as much on long sessions."""
     start_tokens: float = 32_768.0
     """First guess when the engine tells no capacity [tokens]: a few agents."""
 
