@@ -51,13 +51,13 @@ def draw_costs(panel):
         panel.plot([0, 20], [0, 20 * prefill_s / crossing], color=color, linewidth=1.8, label=label)
         panel.plot(crossing, prefill_s, "o", color=color)
     panel.set(
-        xlim=(0, 16),
-        ylim=(0, 4.6),
+        xlim=(0, 20),
+        ylim=(0, 7),
         xlabel="idle time [s]",
         ylabel="engine time it costs [s]",
         title=f"One idle context of {CONTEXT_TOKENS:,} tokens",
     )
-    panel.legend(edgecolor="none", framealpha=0.9, loc="upper right", fontsize=9)
+    panel.legend(edgecolor="none", framealpha=0.9, loc="upper left", fontsize=9)
 
 
 def draw_gains(panel):

@@ -3,10 +3,11 @@
 Usage: python docs/images/report.py [chromium]
 """
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from browser import screenshot
 
 from concur_agents.core import Regulator, make_law
 from concur_agents.record import Recording, record
@@ -29,21 +30,9 @@ def main(browser: str) -> None:
         with recorder:
             simulate(plans_from_traces(traces, 12, 0), profile, RegulatorGate(taped), seed=0)
         text = page(tell(Recording(recorder.path)), title="run.jsonl")
-        (Path(folder) / "report.html").write_text(text, encoding="utf-8")
-        subprocess.run(
-            [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                "--window-size=1100,1960",
-                f"--screenshot={HERE / 'report.png'}",
-                f"file://{folder}/report.html",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        shown = Path(folder) / "report.html"
+        shown.write_text(text, encoding="utf-8")
+        screenshot(browser, shown, HERE / "report.png", width=1100, height=1960)
 
 
 if __name__ == "__main__":

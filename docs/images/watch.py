@@ -4,11 +4,11 @@ Usage: python docs/images/watch.py [chromium]
 """
 
 import io
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from browser import screenshot
 from rich.console import Console
 from rich.terminal_theme import SVG_EXPORT_THEME
 
@@ -51,20 +51,14 @@ def main(browser: str) -> None:
         )
         html = console.export_html(theme=SVG_EXPORT_THEME, code_format=PAGE, inline_styles=True)
         rows = console.file.getvalue().count("\n")
-        (Path(folder) / "watch.html").write_text(html, encoding="utf-8")
-        subprocess.run(
-            [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                f"--window-size={round(WIDTH * 8.43) + 28},{17 * rows + 28}",
-                f"--screenshot={HERE / 'watch.png'}",
-                f"file://{folder}/watch.html",
-            ],
-            check=True,
-            capture_output=True,
+        shown = Path(folder) / "watch.html"
+        shown.write_text(html, encoding="utf-8")
+        screenshot(
+            browser,
+            shown,
+            HERE / "watch.png",
+            width=round(WIDTH * 8.43) + 28,
+            height=17 * rows + 28,
         )
 
 
