@@ -5,6 +5,7 @@ Other fixtures live beside the tests that use them.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,11 @@ from concur_agents.core import LawState, Limit, Snapshot
 # Derandomised: a red run on one machine is the same red run on the next.
 settings.register_profile("concur", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("concur")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that; some
+# tests are about Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
