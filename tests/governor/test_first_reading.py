@@ -125,7 +125,7 @@ def test_a_page_that_does_not_come_holds_nobody_up_for_longer_than_that():
     with ca.Governor(probe=probe) as gov:
         begun_s = time.monotonic()
         inside, end = enter_all(gov, "abc")
-        wait_until(lambda: len(inside) == 3)
+        wait_until(lambda: len(inside) == 3, timeout_s=10)  # before the probe gives up
         first_s, *others_s = sorted(inside.values())
         assert first_s - begun_s < 0.9 * FIRST_READING_S
         assert min(others_s) - begun_s >= FIRST_READING_S
