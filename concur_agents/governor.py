@@ -51,6 +51,10 @@ logger = logging.getLogger("concur_agents")
 
 Ungoverned = Literal["pass", "agent", "error"]
 
+FIRST_READING_S = 1.0
+"""Until the engine has been read once, but for at most so long [s], one agent runs alone. An engine
+that answers does so within some milliseconds, and one that is not there refuses as fast."""
+
 
 class Governor(Doors):
     """Decides which agents may run, so that their contexts stay in the engine's KV cache.
@@ -124,8 +128,9 @@ class Governor(Doors):
         self._shadow_law = None
         if shadow is not None:
             self._shadow_law = choose_law(shadow, None, has_endpoint=has_endpoint)
+        is_cap = self._law.name == "fixed"
         # Without an endpoint a law that learns from usage still needs its ticks; a cap does not.
-        self._ticks = has_endpoint or shadow is not None or self._law.name != "fixed"
+        self._ticks = has_endpoint or shadow is not None or not is_cap
         self._clock = clock
         self._reader = Reader(
             url,
@@ -140,6 +145,8 @@ class Governor(Doors):
             "max_started": max_started,
             "blind_after_s": blind_after_s,
             "blind_agents": blind_agents,
+            # Without an endpoint there is no reading to wait for, and a cap needs none.
+            "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
         }
         self.ungoverned: Ungoverned = ungoverned
         self._warned_ungoverned = False
@@ -179,7 +186,7 @@ class Governor(Doors):
             regulator = Regulator(self._law, start_s=start_s, **self._regulator_options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
-        self._poller: Poller | None = None
+        self._poller = Poller(self)
         self._dispatcher = Dispatcher()
         self._desk = Desk(
             Roster(
@@ -203,7 +210,12 @@ class Governor(Doors):
             options=self._regulator_options,
             url=self._reader.url,
         )
-        self._pulse = Pulse(self._desk, self._reader, ticks=self._ticks)
+        self._pulse = Pulse(
+            self._desk,
+            self._reader,
+            ticks=self._ticks,
+            first_reading_s=self._regulator_options["first_reading_s"] if self._background else 0.0,
+        )
 
     def _after_fork(self) -> None:
         """In a child process: a governor of its own, and none of the parent's agents.
@@ -421,11 +433,9 @@ class Governor(Doors):
         self._desk.decide(self._desk.roster.close)
         self._hide()
         self._tape.end()
-        poller, self._poller = self._poller, None
-        if poller is not None:
-            poller.stop(join_s)
-        else:
-            self._reader.close()
+        self._poller.stop(join_s)
+        if self._poller.thread is None:
+            self._reader.close()  # else the thread does, when it is done with it
 
     def __enter__(self) -> Self:
         return self
@@ -481,13 +491,11 @@ class Governor(Doors):
         if not self._background:
             if self.on_due is not None:
                 self.on_due()
-        elif self._poller is not None:
+            return
+        try:
             self._poller.nudge()
-        else:
-            try:
-                self._poller = Poller(self)
-            except RuntimeError:  # no more threads, or the interpreter is shutting down
-                logger.warning("cannot start the governor's thread; it only acts at boundaries")
+        except RuntimeError:  # no more threads, or the interpreter is shutting down
+            logger.warning("cannot start the governor's thread; it only acts at boundaries")
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

@@ -23,32 +23,43 @@ LONGEST_BACKOFF_S = 10.0
 
 
 class Poller:
-    """A thread that calls `governor.beat()` whenever it is due."""
+    """A thread that calls `governor.beat()` whenever it is due, from the first nudge on."""
 
     def __init__(self, governor: Governor) -> None:
         # put() of a SimpleQueue may be called from anywhere, finalisers and signal handlers
         # included, where a Condition could dead-lock.
-        self._mailbox: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=_run,
-            args=(weakref.ref(governor, self._stop), self._mailbox),
-            name="concur-poller",
-            daemon=True,
-        )
-        self._thread.start()
+        self._mailbox = mailbox = queue.SimpleQueue[bool]()
+        self._governor = weakref.ref(governor, lambda _: mailbox.put(False))
+        # Agents that come at once nudge at once. Who gets this starts the thread, and keeps it.
+        self._begun = threading.Lock()
+        self.thread: threading.Thread | None = None
+        """The thread; None: it has not been needed yet."""
 
     def nudge(self) -> None:
-        """Something is due earlier than thought."""
-        self._mailbox.put(True)
+        """Something is due, for the first time or earlier than thought.
+
+        Raises:
+            RuntimeError: there can be no more threads; the next nudge tries again.
+        """
+        if not self._begun.acquire(blocking=False):
+            self._mailbox.put(True)
+            return
+        thread = threading.Thread(
+            target=_run, args=(self._governor, self._mailbox), name="concur-poller", daemon=True
+        )
+        try:
+            thread.start()
+        finally:
+            if thread.ident is None:
+                self._begun.release()
+        self.thread = thread
 
     def stop(self, timeout_s: float = 0.0) -> None:
         """Ends the thread, and waits so long for it."""
         self._mailbox.put(False)
-        if timeout_s > 0 and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
-
-    def _stop(self, _: object) -> None:
-        self._mailbox.put(False)
+        thread = self.thread
+        if timeout_s > 0 and thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
 
 
 def _run(ref: weakref.ref[Governor], mailbox: queue.SimpleQueue[bool]) -> None:

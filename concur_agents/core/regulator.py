@@ -85,6 +85,9 @@ class Regulator:
             `blind_agents` [s].
         blind_agents: the safe limit then [agents]; it never raises the limit.
         order: who is let in first, a name in `ORDERS` or a function of your own.
+        first_reading_s: until the first tick, but for at most this long after the first arrival
+            [s], one agent runs alone: before the engine has told its pool, a law can only guess how
+            many it has room for, and whoever was let in on a guess stays. 0: nobody waits for it.
 
     Raises:
         ValueError: an argument out of its range, or an unknown order.
@@ -100,6 +103,7 @@ class Regulator:
         blind_after_s: float = 30.0,
         blind_agents: int = 8,
         order: str | Order = "warm_new_least",
+        first_reading_s: float = 0.0,
     ) -> None:
         if max_wait_s is not None and not max_wait_s > 0:
             raise ValueError(f"max_wait_s must be above 0, got {max_wait_s}")
@@ -109,6 +113,10 @@ class Regulator:
             raise ValueError(f"blind_after_s must be above 0, got {blind_after_s}")
         if blind_agents < 1:
             raise ValueError(f"blind_agents must be at least 1, got {blind_agents}")
+        if not 0 <= first_reading_s < math.inf:
+            raise ValueError(
+                f"first_reading_s must be at least 0, and not for ever, got {first_reading_s}"
+            )
         if isinstance(order, str):
             if order not in ORDERS:
                 raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
@@ -128,7 +136,11 @@ class Regulator:
             limit=Limit(),
             pool_tokens=self._pool_tokens,
         )
-        self._window.resize(self.state.limit, start_s)
+        self._is_blind = False
+        self._first_reading_s = first_reading_s
+        # One agent runs alone until then; infinity: until the first tick, for nobody has come yet.
+        self._alone_until_s: float | None = math.inf if first_reading_s else None
+        self._enforce(start_s)
         self._arrivals = 0
         self._off = 0
         self._done_total = 0
@@ -143,7 +155,6 @@ class Regulator:
         self._engine_counts = False
         self._restarts_total = 0
         self._hit_rate: float | None = None
-        self._is_blind = False
         # what `next_wake` answered
         self._wake_s: float | None = None
         self._wake_stands = False
@@ -175,6 +186,8 @@ class Regulator:
         """
         if agent in self._accounts:
             raise ValueError(f"agent {agent!r} is already here: ids must be unique until it leaves")
+        if self._alone_until_s == math.inf:
+            self._alone_until_s = now + self._first_reading_s
         self._pass_time(now)
         account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
         account.expected_prompt = prompt_tokens
@@ -424,10 +437,8 @@ class Regulator:
         if reading is not None or not self.law.needs_readings:
             self.last_snapshot = snapshot = self._snapshot(reading, now)
             self.state = self.law.decide(self.state, snapshot)
-        limit = self.state.limit
-        if blind and limit.agents > self._blind_agents:
-            limit = replace(limit, agents=self._blind_agents)
-        self._window.resize(limit, now)
+        self._end_alone()
+        self._enforce(now)
         return self._fill(now)
 
     def advance(self, now: float) -> list[AgentId]:
@@ -442,6 +453,9 @@ class Regulator:
         """
         if not self._wake_stands:
             self._wake_s = self._window.next_wake(now)
+            if self._alone_until_s is not None and len(self._window.queue):
+                wake_s = math.inf if self._wake_s is None else self._wake_s
+                self._wake_s = min(wake_s, self._alone_until_s)
             self._wake_stands = True
         return self._wake_s
 
@@ -449,12 +463,14 @@ class Regulator:
 
     @property
     def limit(self) -> Limit:
-        """What is enforced now: the law's limit, or the safe one while blind."""
+        """What is enforced now: the law's limit, or a tighter one while blind or at first."""
         return self._window.limit
 
     @property
     def reason(self) -> str:
         """Code of the decision in force."""
+        if self._alone_until_s is not None:
+            return "first_reading"
         return "blind" if self._is_blind else self.state.reason
 
     def agent_state(self, agent: AgentId) -> str | None:
@@ -660,8 +676,29 @@ class Regulator:
             return learned
         return told if learned is None else min(told, learned)
 
+    def _enforce(self, now: float) -> None:
+        """The law's limit holds, or what is tighter."""
+        limit = self.state.limit
+        most = math.inf
+        if self._alone_until_s is not None:
+            most = 1
+        elif self._is_blind:
+            most = self._blind_agents
+        if limit.agents > most:
+            limit = replace(limit, agents=most)
+        self._window.resize(limit, now)
+
+    def _end_alone(self) -> None:
+        """Nobody waits for the first reading any more, nor has anybody waited for the limit yet."""
+        if self._alone_until_s is not None:
+            self._alone_until_s = None
+            self._window.bound = False
+
     def _pass_time(self, now: float) -> None:
         self._wake_stands = False
+        if self._alone_until_s is not None and now >= self._alone_until_s:
+            self._end_alone()
+            self._enforce(now)
         passed = now - self._averaged_s
         if passed > 0.0:
             gain = 1.0 - math.exp(-passed / _MEMORY_S)
@@ -723,7 +760,7 @@ class Regulator:
             reasoning=window.reasoning,
             waiting=len(window.queue),
             peak_active=peak,
-            was_bound=bound,
+            was_bound=bound and self._alone_until_s is None,
             pressure_tokens=window.pressure(now),
             reasoning_mean=self._reasoning_mean,
             reasoning_tokens_mean=self._reasoning_tokens_mean,
@@ -751,6 +788,9 @@ class Regulator:
         window = self._window
         if not account.opened and not window.may_open:
             return f"{window.opened} of {window.max_started} agents open"
+        if self._alone_until_s is not None:
+            most_s = max(0.0, self._alone_until_s - now)
+            return f"waiting for the engine's first reading, at most {most_s:.1f} s"
         if window.active >= window.places:
             return f"{window.active} of {window.places:.0f} agents active"
         most = window.bound_on(account)

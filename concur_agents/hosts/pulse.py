@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from concur_agents.hosts.events import told
@@ -38,12 +39,17 @@ class Pulse:
         desk: whose decisions they are.
         reader: reads the engine.
         ticks: whether the law lives on readings at all.
+        first_reading_s: whom only the first reading keeps waiting is let in after so long [s] even
+            if that reading is still under way; 0: nobody is kept by it, or time is simulated.
     """
 
-    def __init__(self, desk: Desk, reader: Reader, *, ticks: bool) -> None:
+    def __init__(
+        self, desk: Desk, reader: Reader, *, ticks: bool, first_reading_s: float = 0.0
+    ) -> None:
         self._desk = desk
         self._reader = reader
         self._ticks = ticks
+        self._first_reading_s = first_reading_s
         self._beating = threading.Lock()  # its state is touched only by whoever beats
         self._poll_at_s = -math.inf
         self._long_wait_s = LONG_WAIT_S
@@ -75,7 +81,7 @@ class Pulse:
                 self._poll_at_s = now + self._reader.rest_s()
             due.append(self._poll_at_s)
 
-        desk.decide(desk.roster.regulator.advance)
+        self._let_in_by_time()
         long_wait_s = self._mind_long_waits()
         if long_wait_s is not None:
             due.append(now + long_wait_s)
@@ -92,7 +98,8 @@ class Pulse:
         """Reads the engine, and tells the regulator."""
         reader, roster = self._reader, self._desk.roster
         dark_since_s = reader.sighted_s if reader.failures else None
-        reading = reader.poll()
+        with self._bounded():
+            reading = reader.poll()
         changed: list[tuple[LawState, LawState]] = []
 
         def tick(now: float) -> Iterable[str]:
@@ -125,6 +132,30 @@ class Pulse:
                     limit_agents=_finite(after.limit.agents),
                 ),
             )
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """While this thread is busy with the first reading, another one minds how long it takes."""
+        wait_s, self._first_reading_s = self._first_reading_s, 0.0
+        if not wait_s:
+            yield
+            return
+        timer = threading.Timer(wait_s, self._let_in_by_time)
+        timer.name, timer.daemon = "concur-first-reading", True
+        try:
+            timer.start()
+        except RuntimeError:  # no more threads: then it takes as long as it takes
+            yield
+            return
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _let_in_by_time(self) -> None:
+        """Lets in whom time alone lets in."""
+        roster = self._desk.roster
+        self._desk.decide(lambda now: () if roster.passing else roster.regulator.advance(now))
 
     def _mind_long_waits(self) -> float | None:
         """Logs a wait that has become long; returns when [s from now] to look again."""

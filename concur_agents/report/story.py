@@ -422,6 +422,8 @@ def ended_by(line: Call) -> str:
         return f"{line.agent} came to a boundary"
     if line.name == "arrive":
         return f"{line.agent} arrived"
+    if line.reason:  # no law decides on time alone
+        return "the first reading took too long"
     return "idle claims had faded"
 
 

@@ -68,8 +68,9 @@ class RegulatorMachine(RuleBasedStateMachine):
         limit=limits,
         max_wait_s=st.sampled_from([None, 20.0]),
         max_started=st.sampled_from([None, 1, 3]),
+        first_reading_s=st.sampled_from([0.0, 1.0, 30.0]),
     )
-    def start(self, limit, max_wait_s, max_started):
+    def start(self, limit, max_wait_s, max_started, first_reading_s):
         self.law = SimpleNamespace(
             name="scripted",
             formula="",
@@ -79,7 +80,14 @@ class RegulatorMachine(RuleBasedStateMachine):
         )
         self.limit = limit
         self.now = 0.0
-        self.regulator = Regulator(self.law, max_wait_s=max_wait_s, max_started=max_started)
+        self.regulator = Regulator(
+            self.law,
+            max_wait_s=max_wait_s,
+            max_started=max_started,
+            first_reading_s=first_reading_s,
+        )
+        self.first_reading_s = first_reading_s
+        self.alone_until_s = math.inf if first_reading_s else None  # None: that is over
         self.window = self.regulator._window
         self.families = []
         self.home = {}  # agent -> family
@@ -93,6 +101,8 @@ class RegulatorMachine(RuleBasedStateMachine):
 
     def book(self, woken):
         """Checks that exactly those were named who have come in, and writes them down."""
+        if self.alone_until_s is not None and self.now >= self.alone_until_s:
+            self.alone_until_s = None
         assert len(set(woken)) == len(woken), "named twice"
         named = []
         newly = [family for family in self.families if not family.active and self.is_in(family)]
@@ -140,6 +150,8 @@ class RegulatorMachine(RuleBasedStateMachine):
                 with pytest.raises(ValueError, match="already here"):
                     self.regulator.arrive(agent, self.now)
                 continue
+            if self.alone_until_s == math.inf:
+                self.alone_until_s = self.now + self.first_reading_s
             family = SimpleNamespace(
                 root=agent,
                 members={agent: 0},
@@ -298,7 +310,7 @@ class RegulatorMachine(RuleBasedStateMachine):
 
     @rule(limit=limits, failed=st.booleans(), capacity=st.sampled_from([None, 20_000]))
     def tick(self, limit, failed, capacity):
-        self.limit = limit
+        self.limit, self.alone_until_s = limit, None
         reading = None if failed else Reading(at_s=self.now, capacity_tokens=capacity)
         self.book(self.regulator.tick(reading, self.now))
         assert self.window.limit == limit
@@ -306,6 +318,7 @@ class RegulatorMachine(RuleBasedStateMachine):
     @rule(hits=st.integers(0, 10_000), misses=st.integers(0, 10_000))
     def hear_counters(self, hits, misses):
         """Often fewer than last time: the engine restarted."""
+        self.alone_until_s = None
         reading = Reading(at_s=self.now, hit_tokens_total=hits, query_tokens_total=hits + misses)
         self.book(self.regulator.tick(reading, self.now))
 
@@ -322,8 +335,10 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert wake > self.now
         self.now = wake
         active = self.window.active
+        # After that wake another limit holds, which may be as tight.
+        may_be_in_vain = wake == self.alone_until_s or self.window.max_wait_s is not None
         woken = self.regulator.advance(self.now)
-        if self.window.max_wait_s is None:  # nobody is named if only idle children are left of one
+        if not may_be_in_vain:  # nobody is named if only idle children are left of one
             assert self.window.active > active, "woken in vain"
         self.book(woken)
 
@@ -348,6 +363,18 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert all(self.regulator.agent_state(m) == "off" for family in out for m in family.members)
         assert self.window.opened == sum(family.opened for family in self.families)
         assert not {id(f) for f in active} & {id(f) for f in waiting}
+
+    @invariant()
+    def one_runs_alone_until_the_first_reading_but_not_for_long(self):
+        if self.alone_until_s is None:
+            assert self.regulator.reason == "start"
+            assert self.window.limit == self.regulator.state.limit
+        else:
+            assert self.regulator.reason == "first_reading"
+            assert self.window.active <= 1
+            wake_s = self.regulator.next_wake(self.now)
+            if len(self.window.queue):
+                assert self.now < wake_s <= self.alone_until_s
 
     @invariant()
     def sums_are_those_of_the_book(self):

@@ -229,19 +229,38 @@ def test_agents_inherit_nothing_in_bare_threads_and_their_agent_through_bind():
 def test_the_thread_starts_with_the_first_agent_and_ends_with_close():
     probe = ScriptedProbe(lambda s: Reading(at_s=s, kv_usage=0.1), time.monotonic)
     gov = ca.Governor(probe=probe, law=ca.make_law("cache_aimd"), poll_interval_s=0.01)
-    assert gov._poller is None
+    assert gov._poller.thread is None
     assert probe.reads == 0
-    with gov:
-        with gov.agent("a"):
-            wait_until(lambda: probe.reads > 2)
-        poller = gov._poller
-    assert not poller._thread.is_alive()
+    with gov, gov.agent("a"):
+        wait_until(lambda: probe.reads > 2)
+    assert not gov._poller.thread.is_alive()
+
+
+def test_agents_that_come_at_once_start_one_thread():
+    """Each used to start one if the first had not yet got so far, and only one of them ended."""
+    before = set(threading.enumerate())
+    for _ in range(20):
+        probe = ScriptedProbe(lambda s: Reading(at_s=s, kv_usage=0.1), time.monotonic)
+        gov, together = ca.Governor(probe=probe), threading.Barrier(8)
+
+        def life(gov=gov, together=together):
+            together.wait()
+            with gov.agent():
+                pass
+
+        threads = [in_thread(life) for _ in range(8)]
+        for thread in threads:
+            thread.join(20)
+        pollers = {t for t in threading.enumerate() if t.name == "concur-poller"} - before
+        gov.close()
+        assert pollers <= {gov._poller.thread}
+    wait_until(lambda: not gov._poller.thread.is_alive())
 
 
 def test_a_fixed_cap_that_nobody_waits_for_needs_no_thread():
     gov = ca.Governor(limit=2)
     with gov.agent("a"), gov.agent("b", detached=True):
-        assert gov._poller is None
+        assert gov._poller.thread is None
 
 
 def test_a_dropped_governor_is_collected_and_its_thread_ends():
@@ -249,7 +268,7 @@ def test_a_dropped_governor_is_collected_and_its_thread_ends():
     gov = ca.Governor(probe=probe, law=ca.make_law("cache_aimd"), poll_interval_s=30)
     with gov.agent("a") as agent:
         pass
-    thread, ref = gov._poller._thread, weakref.ref(gov)
+    thread, ref = gov._poller.thread, weakref.ref(gov)
     wait_until(lambda: probe.reads)
     del gov, agent
     wait_until(lambda: gc.collect() >= 0 and ref() is None)

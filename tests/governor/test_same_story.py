@@ -14,6 +14,7 @@ from contextlib import suppress
 import pytest
 
 from concur_agents.core import Limit, Reading, Regulator, Usage, law_names, make_law
+from concur_agents.governor import FIRST_READING_S
 from concur_agents.sim.cache import Run
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.profile import load_profile
@@ -24,7 +25,7 @@ from concur_agents.testing import run, virtual_governor
 POLL_S = 1.0
 
 
-def plans(seed, agents=24, steps=5):
+def plans(seed, agents=24, steps=5, at_once=False):
     rng = random.Random(seed)
     batch = []
     for i in range(agents):
@@ -35,6 +36,8 @@ def plans(seed, agents=24, steps=5):
             prompt = (*prompt, output, Run((i, k, "tool"), rng.randint(50, 700)))
         # The first one comes with the first poll of the runner; the governor polls when he comes.
         arrive_s = POLL_S if i == 0 else POLL_S + rng.uniform(0.001, 4.0)
+        if at_once:  # at 0, for of timers that are due at once none is the first
+            arrive_s = 0.0
         batch.append(AgentPlan(f"a{i}", tuple(story), arrive_s))
     return batch
 
@@ -158,9 +161,11 @@ def governed_story(batch, profile, law):
     return story, run(main())
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("seed", "at_once"), [(1, False), (2, False), (3, False), (4, True)])
 @pytest.mark.parametrize("name", [*law_names(), "timetable"])
-def test_simulator_and_governor_make_identical_decisions_from_the_same_plan(name, seed, timetable):
+def test_simulator_and_governor_make_identical_decisions_from_the_same_plan(
+    name, seed, at_once, timetable
+):
     options = {
         "fixed": {"agents": 5},
         "cache_aimd": {"interval_s": 2.0, "start": 6.0, "hit_low": 0.9, "usage_high": 0.3},
@@ -174,8 +179,9 @@ def test_simulator_and_governor_make_identical_decisions_from_the_same_plan(name
     else:
         law = make_law(name, **options.get(name, {}))
     profile = load_profile("h100-qwen3-8b").replace(kv_blocks=800)
-    batch = plans(seed)
-    gate = Recorder(Regulator(law, 0.0))
+    batch = plans(seed, at_once=at_once)
+    first_reading_s = 0.0 if name == "fixed" else FIRST_READING_S
+    gate = Recorder(Regulator(law, 0.0, first_reading_s=first_reading_s))
     simulate(batch, profile, gate, poll_interval_s=POLL_S, seed=0)
 
     story, pauses = governed_story(batch, profile, law)

@@ -61,7 +61,7 @@ def busy():
         async with virtual_governor(probe=probe, **options) as governor:
             export(governor, registry)
             agents = [asyncio.ensure_future(life(governor, f"a{n}")) for n in range(4)]
-            await asyncio.sleep(90)
+            await asyncio.sleep(110)
             found, snapshot = scraped(registry), governor.snapshot()
             for agent in agents:
                 agent.cancel()
