@@ -49,8 +49,6 @@ class CostEstimator:
         default_factory=lambda: deque(maxlen=_KEPT)
     )
     """Steps not summed up yet: what `observe` was told, and `unseen_s`."""
-    _summed: int = 0
-    """Steps that the sums below know of, or have forgotten."""
     _xx: list[float] = field(default_factory=lambda: [0.0] * len(_CELLS))
     _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
@@ -79,30 +77,21 @@ class CostEstimator:
         return self._price
 
     def _sum_up(self) -> None:
-        self._fade(_FADE ** (self.steps - len(self._noted) - self._summed))
-        self._summed = self.steps - len(self._noted)
-        for step_s, uncached, output, in_calls, busy_s in self._noted:
-            self._summed += 1
-            self._fade(_FADE)
+        first = self.steps - len(self._noted) + 1
+        for number, noted in enumerate(self._noted, first):
+            step_s, uncached, output, in_calls, busy_s = noted
             x = (1.0 / step_s, uncached / step_s, output / step_s, output * in_calls / step_s)
             for cell, (i, j) in enumerate(_CELLS):
-                self._xx[cell] += x[i] * x[j]
+                self._xx[cell] = self._xx[cell] * _FADE + x[i] * x[j]
             for i in range(_N):
-                self._xy[i] += x[i]
-            self._busy_s += busy_s
-            self._uncached += uncached
-            gain = max(1.0 - _FADE, 1.0 / self._summed)
+                self._xy[i] = self._xy[i] * _FADE + x[i]
+            self._busy_s = self._busy_s * _FADE + busy_s
+            self._uncached = self._uncached * _FADE + uncached
+            gain = max(1.0 - _FADE, 1.0 / number)
             price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
             self._simple += gain * (price - self._simple)
             self._in_calls += gain * (in_calls - self._in_calls)
         self._noted.clear()
-
-    def _fade(self, share: float) -> None:
-        """Of all sums so much is left."""
-        self._xx = [share * cell for cell in self._xx]
-        self._xy = [share * cell for cell in self._xy]
-        self._busy_s *= share
-        self._uncached *= share
 
     def _solve(self) -> tuple[float, ...]:
         effective = (1.0 - _FADE ** min(self.steps, 2000)) / (1.0 - _FADE)
