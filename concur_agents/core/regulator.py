@@ -26,6 +26,8 @@ _FRESH = 0.3
 """A return counts as evidence up to this share of the hold: three quarters still claimed."""
 _MEMORY_S = 30.0
 """Memory of time averages [s]: several steps of an agent, few of its lives."""
+_MOMENT_S = 1.0
+"""Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +160,13 @@ class Regulator:
         # what `next_wake` answered
         self._wake_s: float | None = None
         self._wake_stands = False
-        # time averages
+        # time averages up to `_averaged_s`, and what has been since, times how long
+        self._passed_s = start_s
         self._averaged_s = start_s
         self._reasoning_mean = 0.0
         self._reasoning_tokens_mean = 0.0
+        self._reasoning_times_s = 0.0
+        self._reasoning_tokens_times_s = 0.0
 
     # -- the door ----------------------------------------------------------------------------
 
@@ -699,16 +704,26 @@ class Regulator:
         if self._alone_until_s is not None and now >= self._alone_until_s:
             self._end_alone()
             self._enforce(now)
-        passed = now - self._averaged_s
+        passed = now - self._passed_s
         if passed > 0.0:
-            gain = 1.0 - math.exp(-passed / _MEMORY_S)
+            if now - self._averaged_s >= _MOMENT_S:
+                self._average()
+            self._passed_s = now
             window = self._window
             if window.reasoning:
                 self._ledger.cost.unseen_s += passed
-            self._reasoning_mean += gain * (window.reasoning - self._reasoning_mean)
-            tokens = window.claims.reasoning_tokens
+                self._reasoning_times_s += window.reasoning * passed
+                self._reasoning_tokens_times_s += window.claims.reasoning_tokens * passed
+
+    def _average(self) -> None:
+        passed = self._passed_s - self._averaged_s
+        if passed > 0.0:
+            gain = 1.0 - math.exp(-passed / _MEMORY_S)
+            self._reasoning_mean += gain * (self._reasoning_times_s / passed - self._reasoning_mean)
+            tokens = self._reasoning_tokens_times_s / passed
             self._reasoning_tokens_mean += gain * (tokens - self._reasoning_tokens_mean)
-            self._averaged_s = now
+            self._reasoning_times_s = self._reasoning_tokens_times_s = 0.0
+            self._averaged_s = self._passed_s
 
     def _hear(self, reading: Reading, now: float) -> None:
         self._heard_s = now
@@ -742,6 +757,7 @@ class Regulator:
             hits -= before.hit_tokens_total
             queries -= before.query_tokens_total
         self._hit_rate = hits / queries if queries > 0 else None
+        self._average()
         peak, bound = window.take_peak()
         interval_s, self._ticked_s = now - self._ticked_s, now
         return Snapshot(
