@@ -30,6 +30,7 @@ class Queue:
         self._new: list[_Entry] = []
         self._by_wait: deque[tuple[int, Account]] = deque()
         self._opened_by_wait: deque[tuple[int, Account]] = deque()
+        self._heads: dict[bool, _Entry] = {}  # what `head` found, until somebody comes or goes
         self._ties = itertools.count()
         self._tickets = itertools.count(1)
         self._size = 0
@@ -49,6 +50,7 @@ class Queue:
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""
         account.ticket = 0
+        self._heads.clear()
         self._size -= 1
         if not self._size:  # and nothing of the last ones stays
             for entries in (self._opened, self._new, self._by_wait, self._opened_by_wait):
@@ -66,13 +68,13 @@ class Queue:
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
         """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
-        opened = self._top(self._opened) if self._opened else None
-        new = self._top(self._new) if new_allowed and self._new else None
-        if opened is None or new is None:
-            best = opened or new
-        else:
-            best = min(new, opened)
-        return best[4] if best is not None else None
+        head = self._heads.get(new_allowed)
+        if head is None or (head[3] and not self._is_warm(head[4])):
+            head = self._find_head(new_allowed)
+            if head is None:
+                return None
+            self._heads[new_allowed] = head
+        return head[4]
 
     def oldest(self, *, opened: bool = False) -> Account | None:
         """Who has waited longest; with `opened` among those that have been let in before."""
@@ -85,10 +87,18 @@ class Queue:
         """All who wait, longest first.  O(n): for pictures and tests."""
         return [account for ticket, account in self._by_wait if account.ticket == ticket]
 
+    def _find_head(self, new_allowed: bool) -> _Entry | None:
+        opened = self._top(self._opened)
+        new = self._top(self._new) if new_allowed else None
+        if opened is None or new is None:
+            return opened or new
+        return min(new, opened)
+
     def _insert(self, account: Account) -> None:
         warm = account.started and self._is_warm(account)
         entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
         heapq.heappush(self._opened if account.opened else self._new, entry)
+        self._heads.clear()
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:

@@ -74,6 +74,13 @@ class AgentView(NamedTuple):
     """Steps that have ended well."""
 
 
+class _Accounts(dict[AgentId, Account]):
+    """Everybody who is here."""
+
+    def __missing__(self, agent: AgentId) -> Account:
+        raise KeyError(f"agent {agent!r} is not here: it must arrive first")
+
+
 class Regulator:
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
@@ -128,7 +135,7 @@ class Regulator:
         self.last_snapshot: Snapshot | None = None
         self._blind_after_s = blind_after_s
         self._blind_agents = blind_agents
-        self._accounts: dict[AgentId, Account] = {}
+        self._accounts = _Accounts()
         self._ledger = Ledger()
         self._window = Window(
             self._ledger,
@@ -232,7 +239,7 @@ class Regulator:
         Raises:
             KeyError: `agent` is not here.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
         if prefix is not None and who is root and tuple(prefix) != root.chain:
@@ -241,7 +248,7 @@ class Regulator:
             root.expected_prompt = prompt_tokens
         if who is root:
             root.is_off = False
-        if not root.is_active:
+        if not root.state.is_active:
             if root.state is State.OFF:
                 self._off -= 1
                 self._wait(root, now)
@@ -283,10 +290,10 @@ class Regulator:
             KeyError: `agent` is not here.
             ValueError: it has no step to end.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if not root.is_active:
+        if not root.state.is_active:
             self._give_up(who)
             return self._fill(now)
         if not who.calls:
@@ -329,7 +336,7 @@ class Regulator:
         Raises:
             KeyError: `agent` is not here.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         self._pass_time(now)
         if overloaded:
             self._ledger.refused(retry_after_s)
@@ -346,10 +353,10 @@ class Regulator:
             KeyError: `agent` is not here.
             ValueError: it has no step to withdraw.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if not root.is_active:
+        if not root.state.is_active:
             self._give_up(who)
             return self._fill(now)
         if not who.calls:
@@ -401,7 +408,7 @@ class Regulator:
         if root.state is State.OFF:
             self._off -= 1
             self._wait(root, now)
-        if root.is_active:
+        if root.state.is_active:
             return [agent, *self._fill(now)]
         root.waiters.setdefault(agent, 0)
         return self._fill(now)
@@ -535,7 +542,7 @@ class Regulator:
         if who is None:
             return f"{agent}: not here"
         root = who.parent or who
-        if root.is_active:
+        if root.state.is_active:
             return f"{agent}: {root.state.value}, holding {_k(root.claim.tokens)} tokens"
         if root.state is State.OFF:
             return f"{agent}: off, its place is free meanwhile"
@@ -551,7 +558,7 @@ class Regulator:
         """The numbers that keep `agent` waiting, of this instant; '' if it does not wait.  O(1)."""
         who = self._accounts.get(agent)
         root = None if who is None else who.parent or who
-        if root is None or root.is_active or root.state is State.OFF:
+        if root is None or root.state.is_active or root.state is State.OFF:
             return ""
         return self._why_waiting(root, now)
 
@@ -564,14 +571,8 @@ class Regulator:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _account(self, agent: AgentId) -> Account:
-        try:
-            return self._accounts[agent]
-        except KeyError:
-            raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
-
     def _root(self, agent: AgentId) -> Account:
-        who = self._account(agent)
+        who = self._accounts[agent]
         if who.parent is not None:
             raise ValueError(f"agent {agent!r} shares the place of {who.parent.agent!r}")
         return who
@@ -587,7 +588,7 @@ class Regulator:
             return
         if root.state is State.OFF:
             return
-        if root.is_active:
+        if root.state.is_active:
             self._window.take_out(root)
         else:
             self._window.withdraw(root)
@@ -661,7 +662,7 @@ class Regulator:
         return woken
 
     def _drop(self, root: Account) -> None:
-        if root.is_active:
+        if root.state.is_active:
             self._window.take_out(root)
         elif root.state is State.OFF:
             self._off -= 1
