@@ -78,6 +78,9 @@ class Claims:
     _curve: float = 0.0
     """Sum of `total x rate^2`."""
 
+    def __post_init__(self) -> None:
+        self.hold_s_per_token = max(self.hold_s_per_token, _LEAST_HOLD)
+
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
         if claim.held or claim.fading is not None:
@@ -143,8 +146,7 @@ class Claims:
             return False
         if self._idle <= room:
             return True
-        theta = self._theta if now <= self._at_s else self._advance(now)
-        passed = theta - self._base
+        passed = self._advance(now) - self._base
         least = self._idle - passed * self._slope
         if least > 0.0:  # else the bounds are wide, and lose digits
             if least > room:
@@ -156,7 +158,7 @@ class Claims:
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
         """From now on claims fade at this rate; what has faded stays faded."""
         self._advance(now)
-        self.hold_s_per_token = hold_s_per_token
+        self.hold_s_per_token = max(hold_s_per_token, _LEAST_HOLD)
 
     def seconds_until(self, tokens: float, now: float) -> float | None:
         """When pressure will have faded to `tokens`, if nobody moves [s from now]; None: never.
@@ -180,7 +182,7 @@ class Claims:
             passed += excess / sum([total * rate for total, rate in rest])
         # Both clocks have their own rounding: a double counts 1e9 s in steps of 1e-7 s.
         passed += 2.0 * math.ulp(self._theta)
-        return passed * max(self.hold_s_per_token, _LEAST_HOLD) + 4.0 * math.ulp(now) + 1e-6
+        return passed * self.hold_s_per_token + 4.0 * math.ulp(now) + 1e-6
 
     def _change(self, fading: _Fading, tokens: float) -> None:
         """`fading` becomes larger by `tokens`."""
@@ -207,7 +209,6 @@ class Claims:
 
     def _advance(self, now: float) -> float:
         if now > self._at_s:
-            if self.hold_s_per_token != _NEVER:
-                self._theta += (now - self._at_s) / max(self.hold_s_per_token, _LEAST_HOLD)
+            self._theta += (now - self._at_s) / self.hold_s_per_token
             self._at_s = now
         return self._theta

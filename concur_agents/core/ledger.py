@@ -202,7 +202,8 @@ class Ledger:
         who.steps += 1
         who.started = True
         who.last_prompt = prompt
-        self._credit(who)
+        if self._found:
+            self._credit(who)
         who.generation = self.residency.generation
         who.distance = None
         self._set_footprint(who, float(prompt + output))

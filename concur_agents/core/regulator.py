@@ -143,7 +143,6 @@ class Regulator:
             max_wait_s=max_wait_s,
             max_started=max_started,
             limit=Limit(),
-            pool_tokens=self._pool_tokens,
         )
         self._is_blind = False
         self._first_reading_s = first_reading_s
@@ -155,7 +154,6 @@ class Regulator:
         self._done_total = 0
         self._pauses_total = 0
         # what the engine told
-        self._capacity_tokens: float | None = None
         self._last_reading: Reading | None = None
         self._heard_s = start_s
         self._ticked_s = start_s
@@ -242,33 +240,36 @@ class Regulator:
         who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if prefix is not None and who is root and tuple(prefix) != root.chain:
-            self._ledger.share(root, prefix)
-        if prompt_tokens is not None and who is root:
-            root.expected_prompt = prompt_tokens
         if who is root:
             root.is_off = False
+            if prompt_tokens is not None:
+                root.expected_prompt = prompt_tokens
+            if prefix is not None and tuple(prefix) != root.chain:
+                self._ledger.share(root, prefix)
         if not root.state.is_active:
             if root.state is State.OFF:
                 self._off -= 1
                 self._wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        if not root.in_flight and root.started:
-            self._ledger.gaps_s.append(now - root.idle_since_s)
         need = self._ledger.need(root)
-        if root.in_flight or not self._window.must_pause(root, need, now):
-            self._begin(root, need, now)
-            self._call(who, 1, now)
-            return [agent, *self._fill(now)]
-        self._window.take_out(root)
-        root.waiters[agent] = 1
-        if root.started:
-            root.paused_since_step = True
-            root.pauses += 1
-            self._pauses_total += 1
-        self._wait(root, now)
-        return self._fill(now)
+        if root.in_flight:
+            self._window.begin(root, max(root.need, need))
+        else:
+            if root.started:
+                self._ledger.gaps_s.append(now - root.idle_since_s)
+            in_calls = self._window.claims.reasoning_tokens
+            if not self._window.begin_or_pause(root, need, now):
+                root.waiters[agent] = 1
+                if root.started:
+                    root.paused_since_step = True
+                    root.pauses += 1
+                    self._pauses_total += 1
+                self._wait(root, now)
+                return self._fill(now)
+            self._begin(root, in_calls, now)
+        self._call(who, 1, now)
+        return [agent, *self._fill(now)]
 
     def end_step(
         self,
@@ -304,10 +305,11 @@ class Regulator:
         elif usage is None:
             self._ledger.evidence.failures += 1
         else:
+            hold_s = self._window.limit.hold_s_per_token * max(1.0, root.footprint)
             counts = (
                 not root.paused_since_step
                 and who.begun_s >= self.state.epoch_s
-                and self._within_hold(root)
+                and root.idle_s <= _FRESH * hold_s
             )
             in_calls = 0.5 * (who.in_calls + self._window.claims.reasoning_tokens)
             step_s = now - who.begun_s
@@ -509,7 +511,7 @@ class Regulator:
             off=self._off,
             done_total=self._done_total,
             pressure_tokens=window.pressure(now),
-            capacity_tokens=self._capacity_tokens,
+            capacity_tokens=ledger.residency.capacity_tokens,
             footprint_tokens=ledger.footprint_tokens,
             limit=window.limit,
             reason=self.reason,
@@ -596,16 +598,11 @@ class Regulator:
         root.paused_since_step = True
         self._off += 1
 
-    def _begin(self, root: Account, need: float, now: float) -> None:
-        """Calls of the family of `root`, which is active, go out."""
-        if root.in_flight:
-            root.need = max(root.need, need)
-        else:
-            root.need = need
-            root.has_sent = False
-            root.idle_s = now - root.idle_since_s
-            self._ledger.begin(root, self._window.claims.reasoning_tokens)
-        self._window.begin(root)
+    def _begin(self, root: Account, in_calls: float, now: float) -> None:
+        """The family of `root` is in a call again, while others claimed `in_calls` for theirs."""
+        root.has_sent = False
+        root.idle_s = now - root.idle_since_s
+        self._ledger.begin(root, in_calls)
 
     def _call(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who` go out."""
@@ -635,8 +632,7 @@ class Regulator:
         who.calls -= calls
         root.in_flight -= calls
         if root.in_flight:
-            root.need = max(root.need, self._ledger.need(root))
-            self._window.begin(root)
+            self._window.begin(root, max(root.need, self._ledger.need(root)))
             return
         root.expected_prompt = None
         root.paused_since_step = False
@@ -656,7 +652,9 @@ class Regulator:
             waiters, root.waiters = root.waiters, {}
             woken.extend(waiters or ([] if root.departed else [root.agent]))
             if any(waiters.values()):
-                self._begin(root, root.need, now)
+                in_calls = self._window.claims.reasoning_tokens
+                self._window.begin(root, root.need)
+                self._begin(root, in_calls, now)
                 for agent, calls in waiters.items():
                     self._call(self._accounts[agent], calls, now)
         return woken
@@ -670,17 +668,6 @@ class Regulator:
             self._window.withdraw(root)
         self._window.opened -= root.opened
         self._ledger.close(root)
-
-    def _within_hold(self, root: Account) -> bool:
-        hold = self._window.limit.hold_s_per_token
-        return root.idle_s <= _FRESH * hold * max(1.0, root.footprint)
-
-    def _pool_tokens(self) -> float | None:
-        learned = self._ledger.residency.learned_tokens
-        told = self._capacity_tokens
-        if told is None:
-            return learned
-        return told if learned is None else min(told, learned)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""
@@ -729,7 +716,6 @@ class Regulator:
     def _hear(self, reading: Reading, now: float) -> None:
         self._heard_s = now
         if reading.capacity_tokens is not None:
-            self._capacity_tokens = reading.capacity_tokens
             self._ledger.residency.capacity_tokens = reading.capacity_tokens
         before, self._last_reading = self._last_reading, reading
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
@@ -765,7 +751,7 @@ class Regulator:
             at_s=now,
             interval_s=interval_s,
             reading=reading,
-            capacity_tokens=self._capacity_tokens,
+            capacity_tokens=ledger.residency.capacity_tokens,
             learned_tokens=ledger.residency.learned_tokens,
             proven_tokens=ledger.residency.proven_tokens,
             hit_tokens_total=self._hit_total,

@@ -62,6 +62,14 @@ class Residency:
     """Times positions have lost their meaning."""
     _total: float = 0.0
 
+    @property
+    def pool_tokens(self) -> float | None:
+        """Believed size of the pool [tokens], the smaller where two tell it; None: nobody does."""
+        told, learned = self.capacity_tokens, self.learned_tokens
+        if told is None or (learned is not None and learned < told):
+            return learned
+        return told
+
     def touch(self, place: Place, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
         if place.position:
