@@ -146,7 +146,8 @@ class Claims:
             return False
         if self._idle <= room:
             return True
-        passed = self._advance(now) - self._base
+        theta = self._theta if now <= self._at_s else self._advance(now)
+        passed = theta - self._base
         least = self._idle - passed * self._slope
         if least > 0.0:  # else the bounds are wide, and lose digits
             if least > room:

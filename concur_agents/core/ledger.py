@@ -235,10 +235,6 @@ class Ledger:
             self.prefixes.part(account.chain)
             account.chain = ()
 
-    def shared(self, account: Account) -> float:
-        """Part of what `account` holds that is charged once for all who hold it, now [tokens]."""
-        return self.prefixes.shared(account.chain) if account.chain else 0.0
-
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
         if account.started and account.parent is None:
@@ -261,8 +257,10 @@ class Ledger:
         reused = reusable if cached >= reusable - _SLACK_TOKENS else float(cached)
         self.recent_reusable = 0.98 * self.recent_reusable + reusable
         self.recent_reused = 0.98 * self.recent_reused + reused
-        shared = self.shared(who)
-        own, kept = reusable - shared, max(0.0, reused - shared)
+        own, kept = reusable, reused
+        if who.chain:
+            shared = self.prefixes.shared(who.chain)
+            own, kept = reusable - shared, max(0.0, reused - shared)
         if who.distance is not None and own > _SLACK_TOKENS:
             self.residency.observe(who.distance, own, kept)
         if counts:

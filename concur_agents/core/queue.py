@@ -30,7 +30,7 @@ class Queue:
         self._new: list[_Entry] = []
         self._by_wait: deque[tuple[int, Account]] = deque()
         self._opened_by_wait: deque[tuple[int, Account]] = deque()
-        self._heads: dict[bool, _Entry] = {}  # what `head` found, until somebody comes or goes
+        self._head: _Entry | None = None  # who goes first; None: to be found
         self._ties = itertools.count()
         self._tickets = itertools.count(1)
         self._size = 0
@@ -50,7 +50,8 @@ class Queue:
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""
         account.ticket = 0
-        self._heads.clear()
+        if self._head is not None and self._head[4] is account:
+            self._head = None
         self._size -= 1
         if not self._size:  # and nothing of the last ones stays
             for entries in (self._opened, self._new, self._by_wait, self._opened_by_wait):
@@ -68,13 +69,13 @@ class Queue:
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
         """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
-        head = self._heads.get(new_allowed)
-        if head is None or (head[3] and not self._is_warm(head[4])):
-            head = self._find_head(new_allowed)
-            if head is None:
-                return None
-            self._heads[new_allowed] = head
-        return head[4]
+        if new_allowed:
+            first = self._head
+            if first is None or (first[3] and not self._is_warm(first[4])):
+                first = self._head = self._find_head()
+        else:
+            first = self._top(self._opened)
+        return None if first is None else first[4]
 
     def oldest(self, *, opened: bool = False) -> Account | None:
         """Who has waited longest; with `opened` among those that have been let in before."""
@@ -87,9 +88,8 @@ class Queue:
         """All who wait, longest first.  O(n): for pictures and tests."""
         return [account for ticket, account in self._by_wait if account.ticket == ticket]
 
-    def _find_head(self, new_allowed: bool) -> _Entry | None:
-        opened = self._top(self._opened)
-        new = self._top(self._new) if new_allowed else None
+    def _find_head(self) -> _Entry | None:
+        opened, new = self._top(self._opened), self._top(self._new)
         if opened is None or new is None:
             return opened or new
         return min(new, opened)
@@ -98,7 +98,8 @@ class Queue:
         warm = account.started and self._is_warm(account)
         entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
         heapq.heappush(self._opened if account.opened else self._new, entry)
-        self._heads.clear()
+        if self._head is not None and entry < self._head:
+            self._head = None
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:
@@ -108,6 +109,7 @@ class Queue:
                 heapq.heappop(heap)
             elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
                 heapq.heappop(heap)
+                self._head = None
                 self._insert(account)
             else:
                 return top
