@@ -109,7 +109,6 @@ class Queue:
                 heapq.heappop(heap)
             elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
                 heapq.heappop(heap)
-                self._head = None
                 self._insert(account)
             else:
                 return top
