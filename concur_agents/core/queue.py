@@ -1,10 +1,10 @@
 """Who waits, best first.
 
 Two heaps (agents that are open, i.e. have been let in before, and new ones) and lists by waiting
-time.  Removal is
-lazy: an entry whose ticket is no longer its account's is void and dropped when it surfaces, and a
-heap that is mostly void is rebuilt, so each operation is O(log n) amortised and nothing of an
-agent that is gone stays behind for long.
+time.  Removal is lazy: an entry whose ticket is no longer its account's is void and dropped when it
+surfaces, and a heap that is mostly void is rebuilt, so each operation is O(log n) amortised and
+nothing of an agent that is gone stays behind for long.  Who goes first is asked at every event and
+seldom changes, so it is kept.
 """
 
 from __future__ import annotations
