@@ -26,6 +26,10 @@ class State(enum.Enum):
     OFF = "off"
     """Holds no place and asks for none: in a long tool, say."""
 
+    def __init__(self, word: str) -> None:
+        self.is_active = word in ("reasoning", "acting")
+        """Whether an agent that stands here holds a place."""
+
 
 @dataclass(slots=True, eq=False)
 class Account:
@@ -106,11 +110,6 @@ class Account:
     """Nobody named them: newcomers found as much in the cache."""
     ticket: int = 0
     """Valid queue entry; older entries of this account are void."""
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it holds a place."""
-        return self.state is State.REASONING or self.state is State.ACTING
 
     @property
     def standing(self) -> State:

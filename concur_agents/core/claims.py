@@ -21,18 +21,21 @@ _NEVER = math.inf
 _LEAST_HOLD = 1e-9
 """A hold of nothing, as a number one can divide by [s/token]."""
 
+_FAR = 1.0
+"""How far, in time constants of a sum, its base may lie back when a claim joins it."""
+
 _CRUMB = 1e-6
 """What fading and rounding leave of tokens that are not there [tokens]."""
 
 
 @dataclass(slots=True)
 class _Fading:
-    """Idle claims of about `1 / rate` tokens: their sum as it stood at `theta`."""
+    """Idle claims of about `1 / rate` tokens, as one sum."""
 
     rate: float
     """How fast they fade: exp(-d_theta x rate) [1/token]."""
     total: float = 0.0
-    theta: float = 0.0
+    """Their sum at `Claims._base`; those that came later count as if they had been larger then."""
     count: int = 0
 
 
@@ -51,9 +54,10 @@ class Claim:
 class Claims:
     """All claims and their sum.
 
-    Most questions are whether the sum exceeds something, and most are answered by bounds that are
-    kept up to date with each move: a falling exponential lies above its tangent, and below what it
-    was and its parabola: 1 - x <= exp(-x) <= min(1, 1 - x + x^2 / 2).
+    All sums stand at one theta, `_base`, and are brought forward together.  Most questions are
+    whether the pressure exceeds something, and most are answered by bounds that are kept up to
+    date with each move: a falling exponential lies above its tangent, and below what it was and
+    its parabola: 1 - x <= exp(-x) <= min(1, 1 - x + x^2 / 2).
     """
 
     hold_s_per_token: float = math.inf
@@ -65,16 +69,17 @@ class Claims:
     _sums: dict[int, _Fading] = field(default_factory=dict)
     _faded: int = 0
     """Claims that fade."""
+    _base: float = 0.0
+    """Theta at which all sums stand."""
     _idle: float = 0.0
-    """Sum of `total` over `_sums`, each as it stood at its own theta."""
+    """Sum of `total` over `_sums`."""
     _slope: float = 0.0
     """Sum of `total x rate`."""
-    _lead: float = 0.0
-    """Sum of `total x rate x (theta - _base)`."""
     _curve: float = 0.0
     """Sum of `total x rate^2`."""
-    _base: float = 0.0
-    """Theta at which all sums last stood."""
+
+    def __post_init__(self) -> None:
+        self.hold_s_per_token = max(self.hold_s_per_token, _LEAST_HOLD)
 
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
@@ -98,15 +103,10 @@ class Claims:
         key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
         fading = self._sums.get(key)
         if fading is None:
-            fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE), theta=theta)
-        worth = tokens * math.exp((began - theta) * fading.rate) if again else tokens
-        if fading.theta != theta:
-            rest = fading.total * math.exp((fading.theta - theta) * fading.rate)
-            self._change(fading, -fading.total)
-            fading.theta = theta
-            self._change(fading, rest + worth)
-        else:
-            self._change(fading, worth)
+            fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE))
+        if (theta - self._base) * fading.rate > _FAR:
+            self._settle(now)
+        self._change(fading, tokens * math.exp((began - self._base) * fading.rate))
         fading.count += 1
         self._faded += 1
         claim.tokens, claim.theta, claim.fading = tokens, began, fading
@@ -122,10 +122,10 @@ class Claims:
             fading = claim.fading
             fading.count -= 1
             self._faded -= 1
-            rest = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
-            self._change(fading, -min(rest, fading.total) if fading.count else -fading.total)
+            part = claim.tokens * math.exp((claim.theta - self._base) * fading.rate)
+            self._change(fading, -min(part, fading.total) if fading.count else -fading.total)
             if not self._faded:
-                self._idle = self._slope = self._lead = self._curve = 0.0
+                self._idle = self._slope = self._curve = 0.0
             claim.fading = None
         claim.tokens = 0.0
 
@@ -148,8 +148,8 @@ class Claims:
             return True
         theta = self._theta if now <= self._at_s else self._advance(now)
         passed = theta - self._base
-        if passed * self._slope < self._idle:  # else the bounds are wide, and lose digits
-            least = self._idle - passed * self._slope + self._lead
+        least = self._idle - passed * self._slope
+        if least > 0.0:  # else the bounds are wide, and lose digits
             if least > room:
                 return False
             if least + 0.5 * passed * passed * self._curve <= room:
@@ -159,7 +159,7 @@ class Claims:
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
         """From now on claims fade at this rate; what has faded stays faded."""
         self._advance(now)
-        self.hold_s_per_token = hold_s_per_token
+        self.hold_s_per_token = max(hold_s_per_token, _LEAST_HOLD)
 
     def seconds_until(self, tokens: float, now: float) -> float | None:
         """When pressure will have faded to `tokens`, if nobody moves [s from now]; None: never.
@@ -183,37 +183,33 @@ class Claims:
             passed += excess / sum([total * rate for total, rate in rest])
         # Both clocks have their own rounding: a double counts 1e9 s in steps of 1e-7 s.
         passed += 2.0 * math.ulp(self._theta)
-        return passed * max(self.hold_s_per_token, _LEAST_HOLD) + 4.0 * math.ulp(now) + 1e-6
+        return passed * self.hold_s_per_token + 4.0 * math.ulp(now) + 1e-6
 
     def _change(self, fading: _Fading, tokens: float) -> None:
-        """`fading` becomes larger by `tokens`, at its own theta."""
+        """`fading` becomes larger by `tokens`."""
         fading.total += tokens
         falling = tokens * fading.rate
         self._idle += tokens
         self._slope += falling
-        self._lead += falling * (fading.theta - self._base)
         self._curve += falling * fading.rate
 
     def _settle(self, now: float) -> float:
         """Brings all sums to now; returns theirs [tokens]."""
         theta = self._advance(now)
+        passed, self._base = theta - self._base, theta
         idle = slope = curve = 0.0
         for fading in self._sums.values():
             if fading.count:
-                if fading.theta != theta:
-                    fading.total *= math.exp((fading.theta - theta) * fading.rate)
-                    fading.theta = theta
+                fading.total *= math.exp(-passed * fading.rate)
                 idle += fading.total
                 falling = fading.total * fading.rate
                 slope += falling
                 curve += falling * fading.rate
         self._idle, self._slope, self._curve = idle, slope, curve
-        self._lead, self._base = 0.0, theta
         return idle
 
     def _advance(self, now: float) -> float:
         if now > self._at_s:
-            if self.hold_s_per_token != _NEVER:
-                self._theta += (now - self._at_s) / max(self.hold_s_per_token, _LEAST_HOLD)
+            self._theta += (now - self._at_s) / self.hold_s_per_token
             self._at_s = now
         return self._theta

@@ -20,9 +20,12 @@ engine has prefilled in a while it cannot have spent more on than the while, so 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 _FADE = 0.99  # a memory of about 100 steps
+_KEPT = 512
+"""Steps kept until somebody asks.  Of those before them 0.99^512 = 0.6 % would be left."""
 _PRIOR_RATIO = 200.0
 _PRIOR_STEPS = 0.5
 _N = 4
@@ -32,63 +35,65 @@ _CELLS = tuple((i, j) for i in range(_N) for j in range(i, _N))
 
 @dataclass(slots=True)
 class CostEstimator:
-    """Least squares over recent steps, old ones fading."""
+    """Least squares over recent steps, old ones fading.
+
+    Many steps end between two questions, so a step is only noted when it ends, and the last few
+    hundred are summed up when somebody asks.
+    """
 
     steps: int = 0
+    unseen_s: float = 0.0
+    """Time that the engine has had calls in flight since the last step that ended well [s]; added
+    to by whoever knows."""
+    _noted: deque[tuple[float, float, float, float, float]] = field(
+        default_factory=lambda: deque(maxlen=_KEPT)
+    )
+    """Steps not summed up yet: what `observe` was told, and `unseen_s`."""
     _xx: list[float] = field(default_factory=lambda: [0.0] * len(_CELLS))
     _xy: list[float] = field(default_factory=lambda: [0.0] * _N)
     _simple: float = 0.0
     _in_calls: float = 0.0
-    unseen_s: float = 0.0
-    """Time that the engine has had calls in flight since the last step that ended well [s]; added
-    to by whoever knows."""
     _busy_s: float = 0.0
     _uncached: float = 0.0
-    _solved: tuple[int, tuple[float, ...]] = (0, ())
+    _price: float | None = None
 
     def observe(self, step_s: float, uncached: float, output: float, in_calls: float) -> None:
         """One step ended well, with `in_calls` tokens of context in calls meanwhile."""
         if step_s <= 0.0:
             return
         self.steps += 1
-        # Written out cell by cell: this runs at every step, a loop would take twice as long.
-        p = 1.0 / step_s
-        q, r, t = uncached * p, output * p, output * in_calls * p
-        xx, xy, fade = self._xx, self._xy, _FADE
-        self._xx = [
-            xx[0] * fade + p * p,
-            xx[1] * fade + p * q,
-            xx[2] * fade + p * r,
-            xx[3] * fade + p * t,
-            xx[4] * fade + q * q,
-            xx[5] * fade + q * r,
-            xx[6] * fade + q * t,
-            xx[7] * fade + r * r,
-            xx[8] * fade + r * t,
-            xx[9] * fade + t * t,
-        ]
-        self._xy = [xy[0] * fade + p, xy[1] * fade + q, xy[2] * fade + r, xy[3] * fade + t]
-        gain = max(1.0 - _FADE, 1.0 / self.steps)
-        price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
-        self._simple += gain * (price - self._simple)
-        self._in_calls += gain * (in_calls - self._in_calls)
-        self._busy_s = self._busy_s * fade + self.unseen_s
-        self._uncached = self._uncached * fade + uncached
+        self._noted.append((step_s, uncached, output, in_calls, self.unseen_s))
         self.unseen_s = 0.0
 
     @property
     def prefill_s_per_token(self) -> float | None:
         """Engine seconds per uncached prompt token; None before any step."""
-        if not self.steps:
-            return None
-        price = min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
-        if self._busy_s and self._uncached:
-            price = min(price, self._busy_s / self._uncached)
-        return price
+        if self._noted:
+            self._sum_up()
+            price = min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
+            if self._busy_s and self._uncached:
+                price = min(price, self._busy_s / self._uncached)
+            self._price = price
+        return self._price
+
+    def _sum_up(self) -> None:
+        first = self.steps - len(self._noted) + 1
+        for number, noted in enumerate(self._noted, first):
+            step_s, uncached, output, in_calls, busy_s = noted
+            x = (1.0 / step_s, uncached / step_s, output / step_s, output * in_calls / step_s)
+            for cell, (i, j) in enumerate(_CELLS):
+                self._xx[cell] = self._xx[cell] * _FADE + x[i] * x[j]
+            for i in range(_N):
+                self._xy[i] = self._xy[i] * _FADE + x[i]
+            self._busy_s = self._busy_s * _FADE + busy_s
+            self._uncached = self._uncached * _FADE + uncached
+            gain = max(1.0 - _FADE, 1.0 / number)
+            price = step_s / (uncached + _PRIOR_RATIO * output + 1.0)
+            self._simple += gain * (price - self._simple)
+            self._in_calls += gain * (in_calls - self._in_calls)
+        self._noted.clear()
 
     def _solve(self) -> tuple[float, ...]:
-        if self._solved[0] == self.steps:
-            return self._solved[1]
         effective = (1.0 - _FADE ** min(self.steps, 2000)) / (1.0 - _FADE)
         half = 0.5 * _PRIOR_RATIO * self._simple
         prior = (0.0, self._simple, half, half / max(1.0, self._in_calls))
@@ -107,5 +112,4 @@ class CostEstimator:
                 b[k] -= factor * b[i]
         for i in reversed(range(_N)):
             b[i] = (b[i] - sum([a[i][j] * b[j] for j in range(i + 1, _N)])) / a[i][i]
-        self._solved = (self.steps, tuple(b))
-        return self._solved[1]
+        return tuple(b)

@@ -26,6 +26,8 @@ _OUTPUT_TOKENS = 256.0
 """Assumed output of a step while none has ended."""
 _GROWTH = 10.0
 """How many times its first prompt an agent is assumed to grow to while none has left."""
+_OWN_GAIN = 0.25
+"""How far one step moves what an agent's own steps are like."""
 _GAPS, _QUANTILES = 256, 32
 _NEWCOMERS, _LEAST_NEWCOMERS = 16, 4
 
@@ -46,22 +48,19 @@ class Evidence:
 
 @dataclass(slots=True)
 class Mean:
-    """A running mean with a memory of about `1 / least_gain` values."""
+    """A running mean with a memory of about `most` values."""
 
-    value: float | None = None
-    least_gain: float = 0.05
+    value: float = 0.0
+    """The mean; what is assumed while there is no value."""
     count: int = 0
+    """Values so far, at most `most`."""
+    most: int = 20
 
     def add(self, x: float) -> None:
         """One more value."""
-        self.count += 1
-        if self.value is None:
-            self.value = x
-        else:
-            gain = 1.0 / self.count
-            if gain < self.least_gain:
-                gain = self.least_gain
-            self.value += gain * (x - self.value)
+        if self.count < self.most:
+            self.count += 1
+        self.value += (x - self.value) / self.count
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class Ledger:
     cost: CostEstimator = field(default_factory=CostEstimator)
     evidence: Evidence = field(default_factory=Evidence)
     first_prompt: Mean = field(default_factory=Mean)
-    output: Mean = field(default_factory=Mean)
+    output: Mean = field(default_factory=lambda: Mean(_OUTPUT_TOKENS))
     growth: Mean = field(default_factory=Mean)
     prompt_tokens_total: float = 0.0
     cached_tokens_total: float = 0.0
@@ -100,15 +99,13 @@ class Ledger:
             if account.started:
                 growth = account.growth_mean
                 if growth is None:
-                    growth = self.growth.value or 0.0
+                    growth = self.growth.value
                 prompt = account.footprint + growth
             else:
                 prompt = self.first_prompt.value or self._unseen_prompt
         output = account.output_mean
         if output is None:
             output = self.output.value
-            if output is None:
-                output = _OUTPUT_TOKENS
         tokens = prompt + output + account.family_tokens
         if account.chain:
             tokens -= self.prefixes.shared(account.chain)
@@ -192,18 +189,21 @@ class Ledger:
             if grown < 0.0:
                 grown = 0.0
             self.growth.add(grown)
-            who.growth_mean = _blend(who.growth_mean, grown)
+            mean = who.growth_mean
+            who.growth_mean = grown if mean is None else mean + _OWN_GAIN * (grown - mean)
             who.work_tokens += grown + output
         else:
             self.first_prompt.add(prompt)
             who.first_prompt = prompt
             who.work_tokens += prompt + output
         self.output.add(output)
-        who.output_mean = _blend(who.output_mean, output)
+        mean = who.output_mean
+        who.output_mean = output if mean is None else mean + _OWN_GAIN * (output - mean)
         who.steps += 1
         who.started = True
         who.last_prompt = prompt
-        self._credit(who)
+        if self._found:
+            self._credit(who)
         who.generation = self.residency.generation
         who.distance = None
         self._set_footprint(who, float(prompt + output))
@@ -235,10 +235,6 @@ class Ledger:
             self.prefixes.part(account.chain)
             account.chain = ()
 
-    def shared(self, account: Account) -> float:
-        """Part of what `account` holds that is charged once for all who hold it, now [tokens]."""
-        return self.prefixes.shared(account.chain) if account.chain else 0.0
-
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
         if account.started and account.parent is None:
@@ -261,8 +257,10 @@ class Ledger:
         reused = reusable if cached >= reusable - _SLACK_TOKENS else float(cached)
         self.recent_reusable = 0.98 * self.recent_reusable + reusable
         self.recent_reused = 0.98 * self.recent_reused + reused
-        shared = self.shared(who)
-        own, kept = reusable - shared, max(0.0, reused - shared)
+        own, kept = reusable, reused
+        if who.chain:
+            shared = self.prefixes.shared(who.chain)
+            own, kept = reusable - shared, max(0.0, reused - shared)
         if who.distance is not None and own > _SLACK_TOKENS:
             self.residency.observe(who.distance, own, kept)
         if counts:
@@ -287,7 +285,3 @@ class Ledger:
         if who.parent is not None:
             who.parent.family_tokens += tokens - who.footprint
         who.footprint = tokens
-
-
-def _blend(mean: float | None, x: float) -> float:
-    return float(x) if mean is None else mean + 0.25 * (x - mean)

@@ -1,10 +1,10 @@
 """Who waits, best first.
 
 Two heaps (agents that are open, i.e. have been let in before, and new ones) and lists by waiting
-time.  Removal is
-lazy: an entry whose ticket is no longer its account's is void and dropped when it surfaces, and a
-heap that is mostly void is rebuilt, so each operation is O(log n) amortised and nothing of an
-agent that is gone stays behind for long.
+time.  Removal is lazy: an entry whose ticket is no longer its account's is void and dropped when it
+surfaces, and a heap that is mostly void is rebuilt, so each operation is O(log n) amortised and
+nothing of an agent that is gone stays behind for long.  Who goes first is asked at every event and
+seldom changes, so it is kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Queue:
         self._new: list[_Entry] = []
         self._by_wait: deque[tuple[int, Account]] = deque()
         self._opened_by_wait: deque[tuple[int, Account]] = deque()
+        self._head: _Entry | None = None  # who goes first; None: to be found
         self._ties = itertools.count()
         self._tickets = itertools.count(1)
         self._size = 0
@@ -49,6 +50,8 @@ class Queue:
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""
         account.ticket = 0
+        if self._head is not None and self._head[4] is account:
+            self._head = None
         self._size -= 1
         if not self._size:  # and nothing of the last ones stays
             for entries in (self._opened, self._new, self._by_wait, self._opened_by_wait):
@@ -66,13 +69,13 @@ class Queue:
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
         """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
-        opened = self._top(self._opened) if self._opened else None
-        new = self._top(self._new) if new_allowed and self._new else None
-        if opened is None or new is None:
-            best = opened or new
+        if new_allowed:
+            first = self._head
+            if first is None or (first[3] and not self._is_warm(first[4])):
+                first = self._head = self._find_head()
         else:
-            best = min(new, opened)
-        return best[4] if best is not None else None
+            first = self._top(self._opened)
+        return None if first is None else first[4]
 
     def oldest(self, *, opened: bool = False) -> Account | None:
         """Who has waited longest; with `opened` among those that have been let in before."""
@@ -85,10 +88,18 @@ class Queue:
         """All who wait, longest first.  O(n): for pictures and tests."""
         return [account for ticket, account in self._by_wait if account.ticket == ticket]
 
+    def _find_head(self) -> _Entry | None:
+        opened, new = self._top(self._opened), self._top(self._new)
+        if opened is None or new is None:
+            return opened or new
+        return min(new, opened)
+
     def _insert(self, account: Account) -> None:
         warm = account.started and self._is_warm(account)
         entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
         heapq.heappush(self._opened if account.opened else self._new, entry)
+        if self._head is not None and entry < self._head:
+            self._head = None
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:

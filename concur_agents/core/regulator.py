@@ -26,6 +26,8 @@ _FRESH = 0.3
 """A return counts as evidence up to this share of the hold: three quarters still claimed."""
 _MEMORY_S = 30.0
 """Memory of time averages [s]: several steps of an agent, few of its lives."""
+_MOMENT_S = 1.0
+"""Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,13 @@ class AgentView(NamedTuple):
     """What it claims for the call that it is in; 0: it is in none."""
     steps: int
     """Steps that have ended well."""
+
+
+class _Accounts(dict[AgentId, Account]):
+    """Everybody who is here."""
+
+    def __missing__(self, agent: AgentId) -> Account:
+        raise KeyError(f"agent {agent!r} is not here: it must arrive first")
 
 
 class Regulator:
@@ -126,7 +135,7 @@ class Regulator:
         self.last_snapshot: Snapshot | None = None
         self._blind_after_s = blind_after_s
         self._blind_agents = blind_agents
-        self._accounts: dict[AgentId, Account] = {}
+        self._accounts = _Accounts()
         self._ledger = Ledger()
         self._window = Window(
             self._ledger,
@@ -134,7 +143,6 @@ class Regulator:
             max_wait_s=max_wait_s,
             max_started=max_started,
             limit=Limit(),
-            pool_tokens=self._pool_tokens,
         )
         self._is_blind = False
         self._first_reading_s = first_reading_s
@@ -146,7 +154,6 @@ class Regulator:
         self._done_total = 0
         self._pauses_total = 0
         # what the engine told
-        self._capacity_tokens: float | None = None
         self._last_reading: Reading | None = None
         self._heard_s = start_s
         self._ticked_s = start_s
@@ -158,10 +165,13 @@ class Regulator:
         # what `next_wake` answered
         self._wake_s: float | None = None
         self._wake_stands = False
-        # time averages
+        # time averages up to `_averaged_s`, and what has been since, times how long
+        self._passed_s = start_s
         self._averaged_s = start_s
         self._reasoning_mean = 0.0
         self._reasoning_tokens_mean = 0.0
+        self._reasoning_times_s = 0.0
+        self._reasoning_tokens_times_s = 0.0
 
     # -- the door ----------------------------------------------------------------------------
 
@@ -227,36 +237,39 @@ class Regulator:
         Raises:
             KeyError: `agent` is not here.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if prefix is not None and who is root and tuple(prefix) != root.chain:
-            self._ledger.share(root, prefix)
-        if prompt_tokens is not None and who is root:
-            root.expected_prompt = prompt_tokens
         if who is root:
             root.is_off = False
-        if not root.is_active:
+            if prompt_tokens is not None:
+                root.expected_prompt = prompt_tokens
+            if prefix is not None and tuple(prefix) != root.chain:
+                self._ledger.share(root, prefix)
+        if not root.state.is_active:
             if root.state is State.OFF:
                 self._off -= 1
                 self._wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        if not root.in_flight and root.started:
-            self._ledger.gaps_s.append(now - root.idle_since_s)
         need = self._ledger.need(root)
-        if root.in_flight or not self._window.must_pause(root, need, now):
-            self._begin(root, need, now)
-            self._call(who, 1, now)
-            return [agent, *self._fill(now)]
-        self._window.take_out(root)
-        root.waiters[agent] = 1
-        if root.started:
-            root.paused_since_step = True
-            root.pauses += 1
-            self._pauses_total += 1
-        self._wait(root, now)
-        return self._fill(now)
+        if root.in_flight:
+            self._window.begin(root, max(root.need, need))
+        else:
+            if root.started:
+                self._ledger.gaps_s.append(now - root.idle_since_s)
+            in_calls = self._window.claims.reasoning_tokens
+            if not self._window.begin_or_pause(root, need, now):
+                root.waiters[agent] = 1
+                if root.started:
+                    root.paused_since_step = True
+                    root.pauses += 1
+                    self._pauses_total += 1
+                self._wait(root, now)
+                return self._fill(now)
+            self._begin(root, in_calls, now)
+        self._call(who, 1, now)
+        return [agent, *self._fill(now)]
 
     def end_step(
         self,
@@ -278,10 +291,10 @@ class Regulator:
             KeyError: `agent` is not here.
             ValueError: it has no step to end.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if not root.is_active:
+        if not root.state.is_active:
             self._give_up(who)
             return self._fill(now)
         if not who.calls:
@@ -292,10 +305,11 @@ class Regulator:
         elif usage is None:
             self._ledger.evidence.failures += 1
         else:
+            hold_s = self._window.limit.hold_s_per_token * max(1.0, root.footprint)
             counts = (
                 not root.paused_since_step
                 and who.begun_s >= self.state.epoch_s
-                and self._within_hold(root)
+                and root.idle_s <= _FRESH * hold_s
             )
             in_calls = 0.5 * (who.in_calls + self._window.claims.reasoning_tokens)
             step_s = now - who.begun_s
@@ -324,7 +338,7 @@ class Regulator:
         Raises:
             KeyError: `agent` is not here.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         self._pass_time(now)
         if overloaded:
             self._ledger.refused(retry_after_s)
@@ -341,10 +355,10 @@ class Regulator:
             KeyError: `agent` is not here.
             ValueError: it has no step to withdraw.
         """
-        who = self._account(agent)
+        who = self._accounts[agent]
         root = who.parent or who
         self._pass_time(now)
-        if not root.is_active:
+        if not root.state.is_active:
             self._give_up(who)
             return self._fill(now)
         if not who.calls:
@@ -396,7 +410,7 @@ class Regulator:
         if root.state is State.OFF:
             self._off -= 1
             self._wait(root, now)
-        if root.is_active:
+        if root.state.is_active:
             return [agent, *self._fill(now)]
         root.waiters.setdefault(agent, 0)
         return self._fill(now)
@@ -497,7 +511,7 @@ class Regulator:
             off=self._off,
             done_total=self._done_total,
             pressure_tokens=window.pressure(now),
-            capacity_tokens=self._capacity_tokens,
+            capacity_tokens=ledger.residency.capacity_tokens,
             footprint_tokens=ledger.footprint_tokens,
             limit=window.limit,
             reason=self.reason,
@@ -530,7 +544,7 @@ class Regulator:
         if who is None:
             return f"{agent}: not here"
         root = who.parent or who
-        if root.is_active:
+        if root.state.is_active:
             return f"{agent}: {root.state.value}, holding {_k(root.claim.tokens)} tokens"
         if root.state is State.OFF:
             return f"{agent}: off, its place is free meanwhile"
@@ -546,7 +560,7 @@ class Regulator:
         """The numbers that keep `agent` waiting, of this instant; '' if it does not wait.  O(1)."""
         who = self._accounts.get(agent)
         root = None if who is None else who.parent or who
-        if root is None or root.is_active or root.state is State.OFF:
+        if root is None or root.state.is_active or root.state is State.OFF:
             return ""
         return self._why_waiting(root, now)
 
@@ -559,14 +573,8 @@ class Regulator:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _account(self, agent: AgentId) -> Account:
-        try:
-            return self._accounts[agent]
-        except KeyError:
-            raise KeyError(f"agent {agent!r} is not here: it must arrive first") from None
-
     def _root(self, agent: AgentId) -> Account:
-        who = self._account(agent)
+        who = self._accounts[agent]
         if who.parent is not None:
             raise ValueError(f"agent {agent!r} shares the place of {who.parent.agent!r}")
         return who
@@ -582,7 +590,7 @@ class Regulator:
             return
         if root.state is State.OFF:
             return
-        if root.is_active:
+        if root.state.is_active:
             self._window.take_out(root)
         else:
             self._window.withdraw(root)
@@ -590,16 +598,11 @@ class Regulator:
         root.paused_since_step = True
         self._off += 1
 
-    def _begin(self, root: Account, need: float, now: float) -> None:
-        """Calls of the family of `root`, which is active, go out."""
-        if root.in_flight:
-            root.need = max(root.need, need)
-        else:
-            root.need = need
-            root.has_sent = False
-            root.idle_s = now - root.idle_since_s
-            self._ledger.begin(root, self._window.claims.reasoning_tokens)
-        self._window.begin(root)
+    def _begin(self, root: Account, in_calls: float, now: float) -> None:
+        """The family of `root` is in a call again, while others claimed `in_calls` for theirs."""
+        root.has_sent = False
+        root.idle_s = now - root.idle_since_s
+        self._ledger.begin(root, in_calls)
 
     def _call(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who` go out."""
@@ -629,8 +632,7 @@ class Regulator:
         who.calls -= calls
         root.in_flight -= calls
         if root.in_flight:
-            root.need = max(root.need, self._ledger.need(root))
-            self._window.begin(root)
+            self._window.begin(root, max(root.need, self._ledger.need(root)))
             return
         root.expected_prompt = None
         root.paused_since_step = False
@@ -650,13 +652,15 @@ class Regulator:
             waiters, root.waiters = root.waiters, {}
             woken.extend(waiters or ([] if root.departed else [root.agent]))
             if any(waiters.values()):
-                self._begin(root, root.need, now)
+                in_calls = self._window.claims.reasoning_tokens
+                self._window.begin(root, root.need)
+                self._begin(root, in_calls, now)
                 for agent, calls in waiters.items():
                     self._call(self._accounts[agent], calls, now)
         return woken
 
     def _drop(self, root: Account) -> None:
-        if root.is_active:
+        if root.state.is_active:
             self._window.take_out(root)
         elif root.state is State.OFF:
             self._off -= 1
@@ -664,17 +668,6 @@ class Regulator:
             self._window.withdraw(root)
         self._window.opened -= root.opened
         self._ledger.close(root)
-
-    def _within_hold(self, root: Account) -> bool:
-        hold = self._window.limit.hold_s_per_token
-        return root.idle_s <= _FRESH * hold * max(1.0, root.footprint)
-
-    def _pool_tokens(self) -> float | None:
-        learned = self._ledger.residency.learned_tokens
-        told = self._capacity_tokens
-        if told is None:
-            return learned
-        return told if learned is None else min(told, learned)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""
@@ -699,21 +692,30 @@ class Regulator:
         if self._alone_until_s is not None and now >= self._alone_until_s:
             self._end_alone()
             self._enforce(now)
-        passed = now - self._averaged_s
+        passed = now - self._passed_s
         if passed > 0.0:
-            gain = 1.0 - math.exp(-passed / _MEMORY_S)
+            if now - self._averaged_s >= _MOMENT_S:
+                self._average()
+            self._passed_s = now
             window = self._window
             if window.reasoning:
                 self._ledger.cost.unseen_s += passed
-            self._reasoning_mean += gain * (window.reasoning - self._reasoning_mean)
-            tokens = window.claims.reasoning_tokens
+                self._reasoning_times_s += window.reasoning * passed
+                self._reasoning_tokens_times_s += window.claims.reasoning_tokens * passed
+
+    def _average(self) -> None:
+        passed = self._passed_s - self._averaged_s
+        if passed > 0.0:
+            gain = 1.0 - math.exp(-passed / _MEMORY_S)
+            self._reasoning_mean += gain * (self._reasoning_times_s / passed - self._reasoning_mean)
+            tokens = self._reasoning_tokens_times_s / passed
             self._reasoning_tokens_mean += gain * (tokens - self._reasoning_tokens_mean)
-            self._averaged_s = now
+            self._reasoning_times_s = self._reasoning_tokens_times_s = 0.0
+            self._averaged_s = self._passed_s
 
     def _hear(self, reading: Reading, now: float) -> None:
         self._heard_s = now
         if reading.capacity_tokens is not None:
-            self._capacity_tokens = reading.capacity_tokens
             self._ledger.residency.capacity_tokens = reading.capacity_tokens
         before, self._last_reading = self._last_reading, reading
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
@@ -742,13 +744,14 @@ class Regulator:
             hits -= before.hit_tokens_total
             queries -= before.query_tokens_total
         self._hit_rate = hits / queries if queries > 0 else None
+        self._average()
         peak, bound = window.take_peak()
         interval_s, self._ticked_s = now - self._ticked_s, now
         return Snapshot(
             at_s=now,
             interval_s=interval_s,
             reading=reading,
-            capacity_tokens=self._capacity_tokens,
+            capacity_tokens=ledger.residency.capacity_tokens,
             learned_tokens=ledger.residency.learned_tokens,
             proven_tokens=ledger.residency.proven_tokens,
             hit_tokens_total=self._hit_total,

@@ -12,8 +12,9 @@ distance + footprint, a miss that it is less than distance plus the whole footpr
 says where in between.  So the pool is learned when the engine does not tell it, and another
 tenant's share is noticed when it does.
 
-Positions in the list are numbered; a Fenwick tree over them sums "everything after me" and moves
-an agent to the end in O(log n).  Renumbering is amortised over as many moves.
+Positions in the list are numbered; a Fenwick tree over them sums "everything up to me" and takes
+an agent out in O(log n), and grows by the one that is touched.  Renumbering is amortised over as
+many moves.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Place:
 
 
 _MOST_LEFT = 4096
+_LEAST_POSITIONS = 1024
 
 
 @dataclass(slots=True)
@@ -51,23 +53,31 @@ class Residency:
     """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
     return (a retry on another replica, say) is outvoted by the next few."""
 
-    _tree: list[float] = field(default_factory=lambda: [0.0] * 1025)
+    _tree: list[float] = field(default_factory=lambda: [0.0])
+    """At i the tokens at as many positions, up to i, as its lowest set bit says."""
     _entries: dict[int, Place] = field(default_factory=dict)
-    _last: int = 0
+    _most_positions: int = _LEAST_POSITIONS
+    """So many are used until they are numbered anew."""
     _numbering: int = 0
     """Times positions have lost their meaning."""
     _total: float = 0.0
+
+    @property
+    def pool_tokens(self) -> float | None:
+        """Believed size of the pool [tokens], the smaller where two tell it; None: nobody does."""
+        told, learned = self.capacity_tokens, self.learned_tokens
+        if told is None or (learned is not None and learned < told):
+            return learned
+        return told
 
     def touch(self, place: Place, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
         if place.position:
             self.remove(place)
-        if self._last + 1 >= len(self._tree):
+        if len(self._tree) > self._most_positions:
             self._renumber()
-        self._last += 1
-        place.position, place.tokens = self._last, tokens
-        self._entries[place.position] = place
-        self._add(place.position, tokens)
+        place.tokens = tokens
+        self._append(place)
 
     def remove(self, place: Place) -> None:
         """The agent is in a call (its blocks are pinned) or its context is gone."""
@@ -96,7 +106,14 @@ class Residency:
 
     def distance(self, place: Place) -> float:
         """Tokens of other idle contexts touched since this one was [tokens]."""
-        return self._total - self._sum(place.position) if place.position else 0.0
+        position, tree = place.position, self._tree
+        if not position:
+            return 0.0
+        tokens = self._total
+        while position:
+            tokens -= tree[position]
+            position &= position - 1
+        return tokens
 
     def observe(self, distance: float, reusable: float, reused: float) -> None:
         """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
@@ -128,8 +145,8 @@ class Residency:
         for place in self._entries.values():
             place.position = 0
         self._entries.clear()
-        self._tree = [0.0] * 1025
-        self._last, self._total = 0, 0.0
+        self._tree = [0.0]
+        self._total = 0.0
         self._numbering += 1
 
     def _renumber(self) -> None:
@@ -145,13 +162,22 @@ class Residency:
         kept.reverse()
         self._entries.clear()
         self._numbering += 1
-        self._last, self._total = 0, 0.0
-        self._tree = [0.0] * (max(1024, 4 * len(kept)) + 1)
+        self._tree = [0.0]
+        self._total = 0.0
+        self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
         for place in kept:
-            self._last += 1
-            place.position = self._last
-            self._entries[self._last] = place
-            self._add(self._last, place.tokens)
+            self._append(place)
+
+    def _append(self, place: Place) -> None:
+        tree, tokens = self._tree, place.tokens
+        self._total += tokens
+        position = place.position = len(tree)
+        self._entries[position] = place
+        below = 1
+        while not position & below:
+            tokens += tree[position - below]
+            below += below
+        tree.append(tokens)
 
     def _add(self, position: int, tokens: float) -> None:
         self._total += tokens
@@ -159,10 +185,3 @@ class Residency:
         while position < size:
             tree[position] += tokens
             position += position & -position
-
-    def _sum(self, position: int) -> float:
-        total, tree = 0.0, self._tree
-        while position:
-            total += tree[position]
-            position &= position - 1
-        return total

@@ -14,7 +14,6 @@ Rules, each with its test:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from concur_agents.core.account import Account, State
@@ -51,8 +50,6 @@ class Window:
     overdue_total: int = 0
     claims: Claims = field(default_factory=Claims)
     queue: Queue = field(init=False)
-    pool_tokens: Callable[[], float | None] = lambda: None
-    """Believed size of the KV pool [tokens]."""
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.order, self.is_warm)
@@ -79,30 +76,33 @@ class Window:
         self.paused -= account.state is State.PAUSED
         self.queue.remove(account)
 
-    def must_pause(self, account: Account, need: float, now: float) -> bool:
-        """Whether `account`, active and at a boundary, has to give up its place.
+    def begin_or_pause(self, account: Account, need: float, now: float) -> bool:
+        """`account`, active and at a boundary, reasons; False: it has given up its place instead.
 
-        Its own claim counts as `need` here, as if the step had begun.
+        It begins first, and is taken out again if that is too much: its claim counts as `need`.
         """
-        if self.active > 1:
-            if self.active > self.places:
-                return True
-            if self.limit.tokens != math.inf:
-                own = self.claims.value(account.claim, now)
-                if not self.claims.fits(self.limit.tokens - self._beside(need) + own, now):
-                    return True
-        # One that has just been let in runs a step before it makes room for the next overdue one.
-        if self.max_wait_s is None:
+        had_begun = account.has_begun
+        self.begin(account, need)
+        if self.active > 1 and (
+            self.active > self.places
+            or not self.claims.fits(self.limit.tokens - self.ledger.prefixes.charged_tokens, now)
+        ):
+            self.take_out(account)
             return False
-        return account.has_begun and self._overdue(now) is not None
+        # One that has just been let in runs a step before it makes room for the next overdue one.
+        if had_begun and self.max_wait_s is not None and self._overdue(now) is not None:
+            self.take_out(account)
+            return False
+        return True
 
-    def begin(self, account: Account) -> None:
-        """`account`, active, reasons; `account.need` is what it claims."""
+    def begin(self, account: Account, need: float) -> None:
+        """`account`, active, reasons and claims `need`."""
         if account.state is not State.REASONING:
             account.state = State.REASONING
             self.reasoning += 1
         account.has_begun = True
-        self.claims.hold(account.claim, account.need)
+        account.need = need
+        self.claims.hold(account.claim, need)
 
     def end(self, account: Account, held: float, now: float) -> None:
         """`account` has no call in flight any more, and claims the tokens it holds."""
@@ -129,13 +129,16 @@ class Window:
         """Let in whom the limit allows now, best first; returns them, already active."""
         admitted: list[Account] = []
         while not (self.bound and self.active >= self.places):
-            head = self._overdue(now) if self.max_wait_s is not None else None
+            head = None if self.max_wait_s is None else self._overdue(now)
             overdue = head is not None
             if head is None:
                 head = self._next()
             if head is None:  # nobody waits, or all are new and no more may be open
                 break
-            if not self._has_room(head, now, overdue=overdue):
+            if self.active and (
+                self.active >= self.places
+                or not self.claims.fits(self._room_to_enter(head, overdue), now)
+            ):
                 self.bound = True
                 break
             self.overdue_total += overdue
@@ -152,13 +155,13 @@ class Window:
 
     def is_warm(self, account: Account) -> bool:
         """Whether most of what `account` sent is probably still cached."""
-        pool = self.pool_tokens()
-        if pool is None:
-            return account.started and account.place.position > 0
-        place = account.place
+        place, residency = account.place, self.ledger.residency
         if not place.position:
             return False
-        distance = self.claims.reasoning_tokens + self.ledger.residency.distance(place)
+        pool = residency.pool_tokens
+        if pool is None:
+            return True
+        distance = self.claims.reasoning_tokens + residency.distance(place)
         return distance + 0.5 * place.tokens <= pool
 
     def next_wake(self, now: float) -> float | None:
@@ -174,7 +177,7 @@ class Window:
         overdue = self._overdue(now)
         head = overdue or self._next()
         if head is not None and self.active < self.places:
-            room = self._room_to_enter(head, overdue=overdue is not None)
+            room = self._room_to_enter(head, overdue is not None)
             fades = self.claims.seconds_until(room, now)
             if fades is not None:
                 wakes.append(now + fades)
@@ -213,29 +216,16 @@ class Window:
             return head
         return self.queue.head(new_allowed=False)
 
-    def _has_room(self, account: Account, now: float, *, overdue: bool) -> bool:
-        if not self.active:
-            return True
-        if self.active >= self.places:
-            return False
-        most = self.limit.tokens if overdue else self.bound_on(account)
-        if most == math.inf:
-            return True
-        ledger = self.ledger
-        beside = ledger.prefixes.charged_tokens + ledger.need(account)  # as `_beside`, at each call
-        return self.claims.fits(most - beside, now)
-
-    def _room_to_enter(self, account: Account, *, overdue: bool) -> float:
+    def _room_to_enter(self, account: Account, overdue: bool) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens].
 
         One that is overdue takes the place of another: it needs no more than that one had.
         """
         most = self.limit.tokens if overdue else self.bound_on(account)
-        return most if most == math.inf else most - self._beside(self.ledger.need(account))
-
-    def _beside(self, need: float) -> float:
-        """What a step of that need takes beside all claims [tokens]."""
-        return self.ledger.prefixes.charged_tokens + need
+        if most == math.inf:
+            return most
+        ledger = self.ledger
+        return most - ledger.prefixes.charged_tokens - ledger.need(account)
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
@@ -273,7 +263,7 @@ class Window:
         """
         if self.max_wait_s is None:
             return True
-        ledger, pool = self.ledger, self.pool_tokens()
+        ledger, pool = self.ledger, self.ledger.residency.pool_tokens
         tokens = ledger.footprint_tokens + ledger.need(newcomer)
         if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
             tokens = max(tokens, (self.opened + 1) * ledger.grown(newcomer))

@@ -1,5 +1,7 @@
 """What is heard from the engine: counters and their resets, silence, capacity, evidence."""
 
+import math
+
 import pytest
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
@@ -338,3 +340,23 @@ def test_means_follow_time_not_calls(regulate):
         r.advance(0.0)
     r.tick(None, 300.0)
     assert r.last_snapshot.reasoning_mean == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("seconds", "abs_"), [((0.002, 0.001, 0.004), 0.002), ((9, 4, 12), 1e-9)])
+def test_means_fade_with_a_memory_of_half_a_minute_however_often_something_happens(
+    regulate, seconds, abs_
+):
+    """Against the exact mean; changes within a second may fade together."""
+    r, now, exact = regulate(), 0.0, 0.0
+    r.arrive("a", now)
+    for n in range(1 + int(60 / sum(seconds))):
+        for reasoning, passed in zip((1, 0, n % 3 > 0), seconds, strict=True):
+            if reasoning:
+                r.begin_step("a", now)
+            now += passed
+            exact += (1.0 - math.exp(-passed / 30.0)) * (reasoning - exact)
+            if reasoning:
+                r.end_step("a", now, None)
+    r.tick(None, now)
+    assert r.last_snapshot.reasoning_mean == pytest.approx(exact, abs=abs_)
+    assert 0.3 < exact < 0.9

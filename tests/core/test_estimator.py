@@ -42,6 +42,23 @@ def test_a_changed_price_is_found_again():
         assert cost.prefill_s_per_token == pytest.approx(price, rel=0.1)
 
 
+@pytest.mark.parametrize("steps", [1, 500, 2_000])
+def test_the_price_does_not_depend_on_how_often_it_is_asked_for(steps):
+    """Steps are summed up when somebody asks; those forgotten by then had all but faded."""
+    rng, often, once = random.Random(3), CostEstimator(), CostEstimator()
+    for n in range(steps):
+        uncached, output = rng.choice([100, 4_000, 20_000]), rng.randint(20, 800)
+        price = 2e-4 if n < 1_000 else 1e-4
+        step_s = (0.05 + price * uncached + 0.02 * output) * rng.uniform(0.7, 1.3)
+        for cost in (often, once):
+            cost.unseen_s += 10.0
+            cost.observe(step_s, uncached, output, 1e5)
+        price_often = often.prefill_s_per_token
+    rel = 1e-12 if steps <= 512 else 0.01
+    assert once.prefill_s_per_token == pytest.approx(price_often, rel=rel)
+    assert once.prefill_s_per_token == once.prefill_s_per_token
+
+
 def test_the_first_steps_give_a_sane_price_already():
     """One step cannot tell prefill from decode; the prior splits it."""
     cost = CostEstimator()

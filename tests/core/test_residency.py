@@ -63,7 +63,7 @@ def test_numbers_are_used_again_however_long_it_runs():
     residency, places = Residency(), [Place() for _ in range(10)]
     for n in range(20_000):
         residency.touch(places[n % 10], 1.0)
-    assert len(residency._tree) == 1025
+    assert len(residency._tree) <= 1025
     assert residency.distance(places[0]) == 9
 
 
