@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self
 
 from concur_agents.config import OPTION_NAMES, governor_options, settings, unknown_option
 from concur_agents.context import _current
-from concur_agents.core import AgentView, Law, Reading, Regulator
+from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Regulator
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.hosts.agent import Agent
 from concur_agents.hosts.checks import check_priority, check_tokens
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("concur_agents")
 
 Ungoverned = Literal["pass", "agent", "error"]
-
-FIRST_READING_S = 1.0
-"""Until the engine has been read once, but for at most so long [s], one agent runs alone. An engine
-that answers does so within some milliseconds, and one that is not there refuses as fast."""
 
 
 class Governor(Doors):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from concur_agents.bench.draw import Case
 from concur_agents.bench.scenario import Scenario
 from concur_agents.bench.search import best_cap
-from concur_agents.core import Law, LawState, Regulator, Snapshot, make_law
+from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot, make_law
 from concur_agents.errors import ConfigError
 from concur_agents.sim.runner import (
     Gauges,
@@ -65,7 +65,7 @@ class LawArm:
         )
 
     def regulate(self) -> Regulator:
-        """A fresh Regulator.
+        """A fresh Regulator, as a Governor with an endpoint makes it.
 
         Raises:
             ConfigError: an option that the law or the Regulator does not take.
@@ -74,7 +74,7 @@ class LawArm:
             law = make_law(self.law, **self.options)
             if self.wrong_price != 1.0:
                 law = _Misled(law, self.wrong_price)
-            return Regulator(law, **self.regulator)
+            return Regulator(law, **{"first_reading_s": FIRST_READING_S, **self.regulator})
         except (ValueError, TypeError) as error:
             raise ConfigError(f"arm {self.name!r}: {error}") from error
 

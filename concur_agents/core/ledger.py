@@ -44,6 +44,9 @@ class Evidence:
     retry_after_s: float = 0.0
     step_s: float = 0.0
     output: float = 0.0
+    grown: float = 0.0
+    grown_steps: int = 0
+    left: float = 0.0
 
 
 @dataclass(slots=True)
@@ -188,6 +191,8 @@ class Ledger:
             grown = prompt - who.footprint
             if grown < 0.0:
                 grown = 0.0
+            evidence.grown += grown + output
+            evidence.grown_steps += 1
             self.growth.add(grown)
             mean = who.growth_mean
             who.growth_mean = grown if mean is None else mean + _OWN_GAIN * (grown - mean)
@@ -237,6 +242,8 @@ class Ledger:
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
+        if (account.parent or account).state.is_active:
+            self.evidence.left += account.footprint
         if account.started and account.parent is None:
             self._finals.append(account.footprint)
         self.unshare(account)

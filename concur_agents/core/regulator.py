@@ -22,6 +22,9 @@ from concur_agents.core.reading import Reading, Usage
 from concur_agents.core.snapshot import Snapshot
 from concur_agents.core.window import Window
 
+FIRST_READING_S = 1.0
+"""What to give as `first_reading_s` where there is an engine to read [s].  One that answers does so
+within some milliseconds, and one that is not there refuses as fast."""
 _FRESH = 0.3
 """A return counts as evidence up to this share of the hold: three quarters still claimed."""
 _MEMORY_S = 30.0
@@ -167,7 +170,7 @@ class Regulator:
         self._wake_stands = False
         # time averages up to `_averaged_s`, and what has been since, times how long
         self._passed_s = start_s
-        self._averaged_s = start_s
+        self._start_s = self._averaged_s = start_s
         self._reasoning_mean = 0.0
         self._reasoning_tokens_mean = 0.0
         self._reasoning_times_s = 0.0
@@ -747,6 +750,7 @@ class Regulator:
         self._average()
         peak, bound = window.take_peak()
         interval_s, self._ticked_s = now - self._ticked_s, now
+        seen = 1.0 - math.exp((self._start_s - now) / _MEMORY_S)  # what the means weigh so far
         return Snapshot(
             at_s=now,
             interval_s=interval_s,
@@ -765,8 +769,8 @@ class Regulator:
             peak_active=peak,
             was_bound=bound and self._alone_until_s is None,
             pressure_tokens=window.pressure(now),
-            reasoning_mean=self._reasoning_mean,
-            reasoning_tokens_mean=self._reasoning_tokens_mean,
+            reasoning_mean=self._reasoning_mean / (seen or 1.0),
+            reasoning_tokens_mean=self._reasoning_tokens_mean / (seen or 1.0),
             footprint_mean=ledger.footprint_mean,
             gaps_s=ledger.gap_quantiles(),
             prefill_s_per_token=ledger.cost.prefill_s_per_token,
@@ -777,6 +781,9 @@ class Regulator:
             overloads=evidence.overloads,
             retry_after_s=evidence.retry_after_s,
             restarts_total=self._restarts_total,
+            grown_tokens=evidence.grown,
+            grown_steps=evidence.grown_steps,
+            left_tokens=evidence.left,
         )
 
     def _goes_before(self, other: Account, account: Account) -> bool:

@@ -69,3 +69,10 @@ class Snapshot:
     """Longest Retry-After among them [s]."""
     restarts_total: int
     """Engine restarts seen: counters that fell."""
+    grown_tokens: float = 0.0
+    """What agents grew by in steps after their first, since the last snapshot: new prompt tokens
+    and output."""
+    grown_steps: int = 0
+    """Those steps."""
+    left_tokens: float = 0.0
+    """Footprints of active agents that left since the last snapshot."""

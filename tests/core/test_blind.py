@@ -331,6 +331,14 @@ def test_the_snapshot_counts_who_is_where(regulate):
     assert r.last_snapshot.interval_s == 2.0
 
 
+def test_a_mean_is_that_of_the_time_so_far_and_not_of_time_before_it(regulate):
+    r = regulate(start_s=100.0)
+    r.arrive("a", 100.0)
+    r.begin_step("a", 100.0)
+    r.tick(None, 101.0)
+    assert r.last_snapshot.reasoning_mean == pytest.approx(1.0)
+
+
 def test_means_follow_time_not_calls(regulate):
     """One agent reasoning for 300 s, ten memories long: the mean is 1 whatever happened between."""
     r = regulate()
@@ -346,7 +354,7 @@ def test_means_follow_time_not_calls(regulate):
 def test_means_fade_with_a_memory_of_half_a_minute_however_often_something_happens(
     regulate, seconds, abs_
 ):
-    """Against the exact mean; changes within a second may fade together."""
+    """Against the exact mean of the time so far; changes within a second may fade together."""
     r, now, exact = regulate(), 0.0, 0.0
     r.arrive("a", now)
     for n in range(1 + int(60 / sum(seconds))):
@@ -358,5 +366,6 @@ def test_means_fade_with_a_memory_of_half_a_minute_however_often_something_happe
             if reasoning:
                 r.end_step("a", now, None)
     r.tick(None, now)
+    exact /= 1.0 - math.exp(-now / 30.0)
     assert r.last_snapshot.reasoning_mean == pytest.approx(exact, abs=abs_)
     assert 0.3 < exact < 0.9

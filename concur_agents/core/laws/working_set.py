@@ -3,7 +3,7 @@
 Fast and feed-forward, at every boundary (the Regulator enforces it):
 
     go on          while   pressure + need <= limit         limit = rho x capacity
-    come in cold   while   pressure + need <= entry x limit
+    come in cold   while   pressure + need <= enter         enter = limit - growth ahead
 
     claim of a reasoning agent = what its call will hold at its end
     claim of an acting agent   = footprint x exp(-idle / tau)
@@ -23,6 +23,14 @@ gaps x between a call and the next, a claim that fades with tau gains and costs,
 and the law holds for the tau with the largest gain: for ever if tools are quick, not at all if
 they are slow and the engine has prefill to spare.  Then the gate lets go (reason `let_go`): only
 calls in flight count.
+
+*How much room those inside will need.*  Letting a cold agent in now uses room that those inside
+will grow into; then somebody has to pause, and its context is prefilled once more.  It is the same
+bargain: room that stays free for longer than the break-even time is worth filling.  So cold agents
+leave room for what those inside grow by in that time (growth.py), whatever their number.  Only
+decoding gains from a larger batch, about half of what an engine does, so the time counts
+`growth_scale` = 2 times.  While nobody has come for a second step, growth is unknown, and cold
+agents fill only `entry_low` of the pool, for at most as long.
 
 *How large the pool is.*  `capacity` is the smaller of what the engine says and what the reuse
 distances of prefixes that did and did not survive teach (core/residency.py): another tenant, wrong
@@ -47,16 +55,19 @@ would have to find out by trying is measured by the distances.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from concur_agents.core.laws.gradient import Gradient, GradientState
+from concur_agents.core.laws.growth import Growth, kept
 from concur_agents.core.laws.law import LawState, Limit
 from concur_agents.core.snapshot import Snapshot
 
 _LEAST_GAPS = 8
 _TAUS = tuple(2.0**k for k in range(-3, 7))
 """Candidate holds in break-even times; never and for ever are tried as well."""
+_FEW = 4
+"""So many agents may always come in while growth is unknown: each is much of what gets done."""
 _LEAST_SILENT_STEPS = 8
 """Steps without a word on cached tokens before latency stands in."""
 _GRADIENT = Gradient()
@@ -75,6 +86,9 @@ class WorkingSetState(LawState):
     reused_tokens: float = 0.0
     was_bound: bool = False
     decided_s: float | None = None
+    growth: Growth = field(default_factory=Growth)
+    priced_s: float | None = None
+    """When the price of prefill was first known [s]."""
     by_latency: GradientState | None = None
     """Where the latency gradient stands while it stands in; None: it does not."""
     steps: int = 0
@@ -98,7 +112,11 @@ class WorkingSet:
     """Most that rho may exceed what was learned of the pool: a little, so that room that has come
     back is tried and then learned.  At 1.3 the trying cost 3 % wherever the pool is learned."""
     entry: float = 0.9
-    """Share of the limit up to which cold agents come in; the rest is for those inside to grow."""
+    """Most of the limit up to which cold agents come in, however little those inside grow."""
+    entry_low: float = 0.5
+    """Least of it, however much they grow, and all of it while that is unknown."""
+    growth_scale: float = 2.0
+    """Factor on the break-even time for which those inside are left room to grow."""
     step: float = 0.02
     """Added to rho per look."""
     deficit_low: float = 0.05
@@ -117,8 +135,13 @@ class WorkingSet:
     def __post_init__(self) -> None:
         if not 0 < self.rho_low <= self.rho_high:
             raise ValueError(f"rho_low must lie between 0 and rho_high, got {self.rho_low}")
-        if not 0 < self.entry <= 1:
-            raise ValueError(f"entry must be a share above 0, at most 1, got {self.entry}")
+        if not 0 < self.entry_low <= self.entry <= 1:
+            raise ValueError(
+                "entry_low and entry must be shares above 0, at most 1, and entry not the smaller, "
+                f"got {self.entry_low} and {self.entry}"
+            )
+        if not self.growth_scale >= 0:
+            raise ValueError(f"growth_scale must be at least 0, got {self.growth_scale}")
         for name in ("interval_s", "hold_scale", "start_tokens"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -144,13 +167,16 @@ class WorkingSet:
             reused_tokens=state.reused_tokens + snapshot.reused_tokens,
             was_bound=state.was_bound or snapshot.was_bound,
             decided_s=snapshot.at_s if state.decided_s is None else state.decided_s,
+            growth=state.growth.after(snapshot),
         )
+        if state.priced_s is None and snapshot.prefill_s_per_token is not None:
+            state = replace(state, priced_s=snapshot.at_s)
         state = self._feedback(state, snapshot)
         tokens = state.rho * state.pool_tokens
         if snapshot.capacity_tokens is not None:
             tokens = min(tokens, self.rho_low * snapshot.capacity_tokens)
         hold = self._hold_s_per_token(snapshot)
-        limit = Limit(math.inf, tokens, hold, self.entry * tokens)
+        limit = Limit(math.inf, tokens, hold, self._enter_tokens(state, snapshot, tokens, hold))
         if hold == 0.0:
             return replace(state, limit=limit, reason="let_go")
         reason = "hold" if state.reason == "let_go" else state.reason
@@ -175,23 +201,40 @@ class WorkingSet:
 
     def _hold_s_per_token(self, snapshot: Snapshot) -> float:
         """The tau of largest gain, per token of mean footprint [s/token]."""
-        price, footprint = snapshot.prefill_s_per_token, snapshot.footprint_mean
-        if price is None or not footprint:
-            return math.inf
-        break_even_s = self.hold_scale * price * max(snapshot.reasoning_tokens_mean, footprint)
+        break_even_s = _break_even_s(snapshot)
         gaps, n = snapshot.gaps_s, len(snapshot.gaps_s)
-        if n < _LEAST_GAPS or not break_even_s > 0:
-            return break_even_s / footprint
+        if not break_even_s or n < _LEAST_GAPS:
+            return math.inf
+        break_even_s *= self.hold_scale
         best_gain, best_tau = 0.0, 0.0
         for tau in (*(share * break_even_s for share in _TAUS), math.inf):
             if tau == math.inf:
                 gain = 1.0 - sum(gaps) / n / break_even_s
             else:
-                kept = sum([math.exp(-gap / tau) for gap in gaps]) / n
-                gain = kept - tau / break_even_s * (1.0 - kept)
+                left = kept(gaps, tau)
+                gain = left - tau / break_even_s * (1.0 - left)
             if gain > best_gain:
                 best_gain, best_tau = gain, tau
-        return best_tau / footprint
+        return best_tau / snapshot.footprint_mean
+
+    def _enter_tokens(
+        self, state: WorkingSetState, snapshot: Snapshot, tokens: float, hold_s_per_token: float
+    ) -> float:
+        """Pressure up to which cold agents come in: what those inside will grow by is left free."""
+        low, high = self.entry_low * tokens, self.entry * tokens
+        few = _FEW * snapshot.pressure_tokens / max(1, snapshot.active)
+        break_even_s, growth = _break_even_s(snapshot), state.growth
+        if not break_even_s or state.priced_s is None:
+            return min(high, max(low, few))
+        ahead_s = self.growth_scale * break_even_s
+        if not growth.is_known(snapshot.active):
+            if snapshot.at_s - state.priced_s < ahead_s:
+                return min(high, max(low, few))
+            if not growth.is_seen:
+                return high
+        hold_s = hold_s_per_token * snapshot.footprint_mean
+        room = ahead_s * growth.tokens_per_s(snapshot, hold_s)
+        return min(high, max(low, tokens - room))
 
     def _feedback(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
         assert state.decided_s is not None
@@ -217,3 +260,11 @@ class WorkingSet:
             was_bound=False,
             decided_s=snapshot.at_s,
         )
+
+
+def _break_even_s(snapshot: Snapshot) -> float | None:
+    """What it would take to prefill all that is in calls [s]; None: not known yet."""
+    price, footprint = snapshot.prefill_s_per_token, snapshot.footprint_mean
+    if price is None or not footprint:
+        return None
+    return price * max(snapshot.reasoning_tokens_mean, footprint)
