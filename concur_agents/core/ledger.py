@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from concur_agents.core.account import Account
 from concur_agents.core.estimator import CostEstimator
+from concur_agents.core.lives import Lives
 from concur_agents.core.prefixes import Chain, Prefixes
 from concur_agents.core.reading import Usage
 from concur_agents.core.residency import Residency
@@ -46,7 +47,6 @@ class Evidence:
     output: float = 0.0
     grown: float = 0.0
     grown_steps: int = 0
-    left: float = 0.0
 
 
 @dataclass(slots=True)
@@ -72,6 +72,7 @@ class Ledger:
 
     residency: Residency = field(default_factory=Residency)
     prefixes: Prefixes = field(default_factory=Prefixes)
+    lives: Lives = field(default_factory=Lives)
     cost: CostEstimator = field(default_factory=CostEstimator)
     evidence: Evidence = field(default_factory=Evidence)
     first_prompt: Mean = field(default_factory=Mean)
@@ -204,6 +205,9 @@ class Ledger:
         self.output.add(output)
         mean = who.output_mean
         who.output_mean = output if mean is None else mean + _OWN_GAIN * (output - mean)
+        if who.parent is None:
+            self.lives.go(who.steps)
+            self.lives.come(who.steps + 1)
         who.steps += 1
         who.started = True
         who.last_prompt = prompt
@@ -242,10 +246,9 @@ class Ledger:
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
-        if (account.parent or account).state.is_active:
-            self.evidence.left += account.footprint
         if account.started and account.parent is None:
             self._finals.append(account.footprint)
+            self.lives.past.append(account.steps)
         self.unshare(account)
         self.residency.leave_behind(account.place)
         self._set_footprint(account, 0.0)
@@ -273,6 +276,11 @@ class Ledger:
         if counts:
             self.evidence.reusable += reusable
             self.evidence.reused += reused
+
+    @property
+    def final_mean(self) -> float:
+        """Mean footprint of the last agents as they left [tokens]; 0: none has."""
+        return sum(self._finals) / len(self._finals) if self._finals else 0.0
 
     @property
     def footprint_mean(self) -> float:

@@ -781,9 +781,11 @@ class Regulator:
             overloads=evidence.overloads,
             retry_after_s=evidence.retry_after_s,
             restarts_total=self._restarts_total,
+            ages=tuple(sorted(ledger.lives.ages.items())),
+            lives=tuple(sorted(ledger.lives.past)),
+            final_tokens=ledger.final_mean,
             grown_tokens=evidence.grown,
             grown_steps=evidence.grown_steps,
-            left_tokens=evidence.left,
         )
 
     def _goes_before(self, other: Account, account: Account) -> bool:

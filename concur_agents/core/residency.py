@@ -20,6 +20,7 @@ many moves.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 
@@ -34,6 +35,10 @@ class Place:
 
 
 _MOST_LEFT = 4096
+_WITNESSES = 16
+_DOUBT = 0.4
+"""A miss that says the pool is less than this share of what a recent hit proved says nothing: that
+context was rewritten, not evicted.  Larger shares took longer to notice another tenant."""
 _LEAST_POSITIONS = 1024
 
 
@@ -53,6 +58,8 @@ class Residency:
     """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
     return (a retry on another replica, say) is outvoted by the next few."""
 
+    _survived: deque[float] = field(default_factory=lambda: deque(maxlen=_WITNESSES))
+    """Of the last returns: how much the pool held for the prefix to survive; 0: it did not."""
     _tree: list[float] = field(default_factory=lambda: [0.0])
     """At i the tokens at as many positions, up to i, as its lowest set bit says."""
     _entries: dict[int, Place] = field(default_factory=dict)
@@ -126,12 +133,17 @@ class Residency:
         share = reused / reusable
         if share >= 0.9:
             at_least = distance + reusable
+            self._survived.append(at_least)
             if at_least > self.proven_tokens:
                 self.proven_tokens = at_least
             if self.learned_tokens is not None and at_least > self.learned_tokens:
                 self.learned_tokens += self.gain * (at_least - self.learned_tokens)
             return
         seen = distance + reused
+        contradicted = seen < _DOUBT * max(self._survived, default=0.0)
+        self._survived.append(0.0)
+        if contradicted:
+            return  # older contexts have survived since: this one was rewritten, not evicted
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
         elif share > 0.1 or seen < self.learned_tokens:
@@ -145,6 +157,7 @@ class Residency:
         for place in self._entries.values():
             place.position = 0
         self._entries.clear()
+        self._survived.clear()
         self._tree = [0.0]
         self._total = 0.0
         self._numbering += 1

@@ -74,5 +74,9 @@ class Snapshot:
     and output."""
     grown_steps: int = 0
     """Those steps."""
-    left_tokens: float = 0.0
-    """Footprints of active agents that left since the last snapshot."""
+    ages: tuple[tuple[int, int], ...] = ()
+    """Steps done, and how many of the active agents have done so many; rising."""
+    lives: tuple[int, ...] = ()
+    """Steps that the last agents had done when they left, rising."""
+    final_tokens: float = 0.0
+    """Mean footprint of the last agents as they left; 0: none has."""

@@ -123,6 +123,7 @@ class Window:
         if account.state is State.REASONING:
             self.reasoning -= 1
         self.active -= 1
+        self.ledger.lives.go(account.steps)
         self.claims.release(account.claim)
 
     def fill(self, now: float) -> list[Account]:
@@ -229,6 +230,7 @@ class Window:
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
+        self.ledger.lives.come(account.steps)
         if self.active > self.peak:
             self.peak = self.active
         self.opened += not account.opened

@@ -386,6 +386,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         held = sum(root.claim.tokens for root in roots if root.claim.held)
         assert claims.reasoning_tokens == pytest.approx(held)
         assert sum(root.claim.held for root in roots) == self.window.reasoning
+        ages = Counter(root.steps for root in roots if root.state.is_active)
+        assert self.regulator._ledger.lives.ages == ages
         alone = sum(claims.value(root.claim, self.now) for root in roots)
         charged = self.regulator._ledger.prefixes.charged_tokens
         assert self.window.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)

@@ -118,6 +118,29 @@ def test_one_odd_miss_is_outvoted_by_the_next_hits():
     assert residency.learned_tokens == pytest.approx(100_000, rel=0.01)
 
 
+def test_a_context_that_was_rewritten_says_nothing_of_the_pool():
+    """It misses although others have survived much longer: nothing was evicted.  Taken for an
+    eviction it would say 10,000 of a pool that is at least 100,000, and a pool believed to be that
+    small is never filled far enough to show that it is not."""
+    residency = Residency()
+    residency.observe(90_000.0, 10_000.0, 10_000.0)
+    residency.observe(10_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens is None
+    residency.observe(45_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens == 45_000, "that may well be another tenant"
+
+
+def test_but_what_survived_long_ago_does_not_contradict():
+    """Sixteen returns in a row that say the same are believed."""
+    residency = Residency()
+    residency.observe(90_000.0, 10_000.0, 10_000.0)
+    for _ in range(16):
+        assert residency.learned_tokens is None
+        residency.observe(10_000.0, 10_000.0, 0.0)
+    residency.observe(10_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens == 10_000
+
+
 @pytest.mark.parametrize("pool", [50_000, 200_000])
 def test_the_learned_pool_converges_to_that_of_a_toy_lru(pool):
     """A real little LRU cache of tokens, 40 agents of mixed sizes, returning at random."""

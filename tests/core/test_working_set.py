@@ -160,10 +160,14 @@ def test_they_fill_nine_tenths_at_most_and_half_at_least():
     assert decide({**STEPS, "grown_tokens": 50 * 900.0}).limit.enter_tokens == 47_500
 
 
-def test_what_leaves_makes_up_for_what_grows():
-    grows = {**STEPS, "grown_tokens": 50 * 400.0, "interval_s": 10.0}
-    assert decide({**grows, "left_tokens": 10_000.0}).limit.enter_tokens == 95_000 - 20_000
-    assert decide({**grows, "left_tokens": 100_000.0}).limit.enter_tokens == 85_500
+def test_agents_about_to_leave_make_room():
+    """Five of ten come to the end of their lives after five of the ten steps, and give back 10,000
+    tokens each. Until then all grow: most is needed after a quarter of the time, 10,000."""
+    grows = {**STEPS, "grown_tokens": 50 * 400.0, "final_tokens": 10_000.0}
+    halves = {**grows, "ages": ((3, 5), (15, 5)), "lives": (20, 20, 20, 20)}
+    assert decide(halves).limit.enter_tokens == 95_000 - 10_000
+    young = {**grows, "ages": ((3, 10),), "lives": (20, 20, 20, 20)}
+    assert decide(young).limit.enter_tokens == 95_000 - 40_000
 
 
 def test_slower_tools_mean_less_growth_in_the_same_time():
@@ -175,6 +179,14 @@ def test_what_is_let_go_does_not_add_up():
     """With tools of a minute no claim is there when its agent comes back."""
     slow = {**STEPS, "gaps_s": (60.0,) * 32, "grown_tokens": 50 * 9_000.0}
     assert decide(slow).limit.enter_tokens == 85_500
+
+
+def test_a_pool_that_is_only_guessed_is_filled_so_that_the_guess_is_tried():
+    untold = {"capacity_tokens": None, "active": 20, "prefill_s_per_token": None}
+    limit = decide(untold).limit
+    assert limit.enter_tokens == pytest.approx(0.9 * limit.tokens)
+    limit = decide({**untold, "learned_tokens": 100_000.0}).limit
+    assert limit.enter_tokens == pytest.approx(0.5 * limit.tokens)
 
 
 def test_until_half_of_those_inside_have_shown_how_they_grow_cold_agents_fill_half_the_pool():
@@ -250,7 +262,9 @@ def test_evidence_is_gathered_for_ten_seconds():
             step_s=st.floats(0.001, 100.0),
             grown_steps=st.integers(0, 10),
             grown_tokens=st.floats(0.0, 1e5),
-            left_tokens=st.floats(0.0, 1e5),
+            ages=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=5).map(tuple),
+            lives=st.lists(st.integers(1, 50), max_size=64).map(sorted).map(tuple),
+            final_tokens=st.floats(0.0, 1e5),
             reasoning_tokens_mean=st.floats(0.0, 1e6),
         ),
         max_size=20,

@@ -224,6 +224,8 @@ class WorkingSet:
         low, high = self.entry_low * tokens, self.entry * tokens
         few = _FEW * snapshot.pressure_tokens / max(1, snapshot.active)
         break_even_s, growth = _break_even_s(snapshot), state.growth
+        if snapshot.capacity_tokens is None and snapshot.learned_tokens is None:
+            return high
         if not break_even_s or state.priced_s is None:
             return min(high, max(low, few))
         ahead_s = self.growth_scale * break_even_s
@@ -233,7 +235,7 @@ class WorkingSet:
             if not growth.is_seen:
                 return high
         hold_s = hold_s_per_token * snapshot.footprint_mean
-        room = ahead_s * growth.tokens_per_s(snapshot, hold_s)
+        room = growth.ahead(snapshot, ahead_s) * kept(snapshot.gaps_s, hold_s)
         return min(high, max(low, tokens - room))
 
     def _feedback(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
