@@ -121,11 +121,9 @@ def test_some_slow_among_many_quick_ones_hold_for_a_while():
     assert 0.5 < tau_s < 7.0
 
 
-def test_until_gaps_are_known_nothing_fades():
-    """On a real engine a hold of break-even, half a second, let in cold agents during the first
-    tools of 0.3 s, and then everybody was too many."""
-    assert decide({"gaps_s": (60.0,) * 7}).limit.hold_s_per_token == math.inf
-    assert decide({"gaps_s": (60.0,) * 8}).limit.hold_s_per_token == 0.0
+def test_until_gaps_are_known_idle_contexts_hold_for_seven_tenths_of_break_even():
+    tau_s = decide({"gaps_s": (60.0,) * 7}).limit.hold_s_per_token * BASE.footprint_mean
+    assert tau_s == pytest.approx(7.0)
 
 
 def test_until_a_price_is_known_nothing_fades():

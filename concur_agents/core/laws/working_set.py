@@ -203,9 +203,11 @@ class WorkingSet:
         """The tau of largest gain, per token of mean footprint [s/token]."""
         break_even_s = _break_even_s(snapshot)
         gaps, n = snapshot.gaps_s, len(snapshot.gaps_s)
-        if not break_even_s or n < _LEAST_GAPS:
+        if not break_even_s:
             return math.inf
         break_even_s *= self.hold_scale
+        if n < _LEAST_GAPS:
+            return break_even_s / snapshot.footprint_mean
         best_gain, best_tau = 0.0, 0.0
         for tau in (*(share * break_even_s for share in _TAUS), math.inf):
             if tau == math.inf:
