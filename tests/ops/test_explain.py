@@ -155,7 +155,7 @@ def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
     why = set()
     for line in Recording(path):
         screen.take(line)
-        if line.agent == agent and line.now > 100:
+        if line.agent == agent and line.now > 20:
             why |= {row.why for row in screen.frame().waiting if row.agent == agent}
     assert any("for its step, limit" in text for text in why) == told
 

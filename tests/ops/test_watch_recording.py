@@ -152,7 +152,7 @@ def test_a_screen_is_never_wider_or_higher_than_the_terminal(batch):
     screen = Screen(batch)
     for number, line in enumerate(batch):
         screen.take(line)
-        if number == 900:
+        if number == 300:
             break
     frame = screen.frame()
     assert frame.waiting
