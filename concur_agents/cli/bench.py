@@ -38,8 +38,12 @@ def bench_command(
     seeds: int = typer.Option(0, min=0, help="Draws per scenario; 0: three, quick one."),
     workers: int = typer.Option(0, min=0, help="Processes; 0: one per core."),
     scenarios: Path | None = typer.Option(None, help="Folder of scenario files of your own."),
-    cache: Path | None = typer.Option(None, help="Folder that keeps outcomes between calls."),
-    out: Path | None = typer.Option(None, help="Folder for results (.json, .md) and pictures."),
+    cache: Path | None = typer.Option(
+        None, file_okay=False, help="Folder that keeps outcomes between calls."
+    ),
+    out: Path | None = typer.Option(
+        None, file_okay=False, help="Folder for results (.json, .md) and pictures."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, see docs/bench.md."),
     listing: bool = typer.Option(False, "--list", help="List the scenarios and stop."),
 ) -> None:

@@ -62,7 +62,7 @@ def demo_command(
     time_scale: float = typer.Option(
         0.0, min=0.0, help="Engine seconds per real second; 0: so that all takes about a minute."
     ),
-    out: Path = typer.Option(Path(), help=f"Folder for {NAME}.png and .svg."),
+    out: Path = typer.Option(Path(), file_okay=False, help=f"Folder for {NAME}.png and .svg."),
     as_json_: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),
 ) -> None:
     """Run one batch of recorded agents ungoverned, capped and governed, and compare.

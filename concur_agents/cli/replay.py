@@ -79,7 +79,9 @@ def replay_command(
         None, help="Address of the metrics, if not the endpoint's own."
     ),
     api_key: str | None = typer.Option(None, envvar="OPENAI_API_KEY", help="Key of the endpoint."),
-    out: Path = typer.Option(Path("replay.json"), help="JSON with every round, step and sample."),
+    out: Path = typer.Option(
+        Path("replay.json"), dir_okay=False, help="JSON with every round, step and sample."
+    ),
     plot: bool = typer.Option(True, help="Draw a picture beside the JSON (needs matplotlib)."),
     note: str = typer.Option("", help="Any words to keep with the results."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),

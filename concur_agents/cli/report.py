@@ -15,7 +15,9 @@ from concur_agents.report.story import tell
 
 def report_command(
     recording: Path = typer.Argument(help="File written by record=."),
-    output: Path = typer.Option(Path("report.html"), "--output", "-o", help="The page."),
+    output: Path = typer.Option(
+        Path("report.html"), "--output", "-o", dir_okay=False, help="The page."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Make one self-contained page from a recording: no network, opens anywhere, also on a phone.

@@ -233,6 +233,16 @@ def test_an_unknown_law_is_one_line_that_lists_the_laws(capsys):
     assert "working_set" in said
 
 
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_a_folder_that_is_a_file_is_told_before_anything_runs(command, tmp_path, capsys):
+    file = tmp_path / "notes.txt"
+    file.touch()
+    with pytest.raises(SystemExit) as end:
+        main([command, "--out", str(file)])
+    assert end.value.code == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_the_demo_and_its_server_at_once(tmp_path):
     """The terminal sends it to all; a server that goes first would turn it into a failed call."""
     program = (  # where tests run in the background, SIGINT is ignored and that is inherited
