@@ -616,6 +616,15 @@ means where one ran more than once.
 
 <h200-2>
 
+A second sitting, of which nothing was known when the profiles were written either. 96 agents x 8
+steps, Qwen3-8B shape, 350,000 tokens of KV:
+
+<h200-3>
+
+48 agents x 14 steps, Qwen3-32B shape, 160,000 tokens of KV:
+
+<h200-4>
+
 ## Two H100, public load curves
 
 Independent measurements, ungoverned: [zetxqx/thunderagent-original-verification][zx], vLLM 0.28.0,
