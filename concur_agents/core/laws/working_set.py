@@ -87,6 +87,7 @@ class WorkingSetState(LawState):
     was_bound: bool = False
     decided_s: float | None = None
     growth: Growth = field(default_factory=Growth)
+    """What agents have grown by lately."""
     priced_s: float | None = None
     """When the price of prefill was first known [s]."""
     by_latency: GradientState | None = None
@@ -147,7 +148,7 @@ class WorkingSet:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def initial(self) -> WorkingSetState:
-        """The first guess of the pool; idle claims hold until prices and gaps are known."""
+        """The first guess of the pool; idle claims hold until a price is known."""
         return WorkingSetState(
             Limit(tokens=self.rho_low * self.start_tokens),
             rho=self.rho_low,
