@@ -122,8 +122,9 @@ def test_some_slow_among_many_quick_ones_hold_for_a_while():
 
 
 def test_until_gaps_are_known_idle_contexts_hold_for_seven_tenths_of_break_even():
-    tau_s = decide({"gaps_s": (60.0,) * 7}).limit.hold_s_per_token * BASE.footprint_mean
+    tau_s = decide({"gaps_s": (60.0,) * 2}).limit.hold_s_per_token * BASE.footprint_mean
     assert tau_s == pytest.approx(7.0)
+    assert decide({"gaps_s": (60.0,) * 3}).limit.hold_s_per_token == 0.0
 
 
 def test_until_a_price_is_known_nothing_fades():

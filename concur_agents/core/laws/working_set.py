@@ -63,7 +63,9 @@ from concur_agents.core.laws.growth import Growth, kept
 from concur_agents.core.laws.law import LawState, Limit
 from concur_agents.core.snapshot import Snapshot
 
-_LEAST_GAPS = 8
+_LEAST_GAPS = 3
+"""Gaps seen before they count.  On a pool of four agents, eight were the whole first round: claims
+faded during quick tools, and a fifth came in."""
 _TAUS = tuple(2.0**k for k in range(-3, 7))
 """Candidate holds in break-even times; never and for ever are tried as well."""
 _FEW = 4
