@@ -12,8 +12,9 @@ from concur_agents.core.laws.law import Law, LawState, Limit
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reading import Reading, Usage
-from concur_agents.core.regulator import FIRST_READING_S, AgentView, Regulator, View
+from concur_agents.core.regulator import FIRST_READING_S, Regulator
 from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.view import AgentView, View
 
 __all__ = [
     "FIRST_READING_S",

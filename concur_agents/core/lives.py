@@ -6,6 +6,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 _REMEMBERED = 64
+_BITS = 6
+_EXACT = 1 << _BITS
+
+
+def told_age(steps: int) -> int:
+    """`steps` to six binary digits: exact up to 64, then less by 3 % at most.
+
+    So there are at most 32 ages an octave, however many agents there are and however
+    far they come.
+    """
+    dropped = max(0, steps.bit_length() - _BITS)
+    return steps >> dropped << dropped
 
 
 @dataclass(slots=True)
@@ -13,18 +25,20 @@ class Lives:
     """Ages of the active agents and lengths of past lives, both in steps."""
 
     ages: dict[int, int] = field(default_factory=dict)
-    """How many active agents have done so many steps."""
+    """How many active agents have done so many steps, by `told_age`."""
     past: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     """Steps of the last agents as they left."""
 
     def come(self, steps: int) -> None:
         """One that has done so many steps is active from now on."""
-        self.ages[steps] = self.ages.get(steps, 0) + 1
+        age = steps if steps < _EXACT else told_age(steps)
+        self.ages[age] = self.ages.get(age, 0) + 1
 
     def go(self, steps: int) -> None:
         """One that has done so many steps is active no longer."""
-        left = self.ages[steps] - 1
+        age = steps if steps < _EXACT else told_age(steps)
+        left = self.ages[age] - 1
         if left:
-            self.ages[steps] = left
+            self.ages[age] = left
         else:
-            del self.ages[steps]
+            del self.ages[age]

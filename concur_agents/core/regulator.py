@@ -10,8 +10,7 @@ event loops and an actor on another machine run the same one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from concur_agents.core.account import Account, AgentId, State
 from concur_agents.core.laws.law import Law, LawState, Limit
@@ -20,6 +19,7 @@ from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reading import Reading, Usage
 from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.view import AgentView, View
 from concur_agents.core.window import Window
 
 FIRST_READING_S = 1.0
@@ -31,50 +31,6 @@ _MEMORY_S = 30.0
 """Memory of time averages [s]: several steps of an agent, few of its lives."""
 _MOMENT_S = 1.0
 """Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The Regulator at one instant, for eyes, logs and tests."""
-
-    at_s: float
-    active: int
-    reasoning: int
-    acting: int
-    paused: int
-    queued: int
-    off: int = 0
-    """Agents that have given their place back for a while."""
-    done_total: int
-    pressure_tokens: float
-    capacity_tokens: float | None
-    footprint_tokens: float
-    limit: Limit
-    reason: str
-    hit_rate: float | None
-    """Cached share of the prompt tokens between the last two ticks; None: no prompt tokens."""
-    hit_deficit: float | None
-    """1 - H/H*, over recent steps of agents that had sent something; None: no such step."""
-    pauses_total: int
-    overdue_total: int
-    longest_wait_s: float
-
-
-class AgentView(NamedTuple):
-    """One agent at one instant, for eyes and tests."""
-
-    agent: AgentId
-    parent: AgentId | None
-    """Whose place it shares."""
-    state: str
-    """'queued', 'reasoning', 'acting', 'paused' or 'off'."""
-    since_s: float
-    """When that began, on the host's clock [s]."""
-    footprint_tokens: float
-    held_tokens: float
-    """What it claims for the call that it is in; 0: it is in none."""
-    steps: int
-    """Steps that have ended well."""
 
 
 class _Accounts(dict[AgentId, Account]):

@@ -75,7 +75,8 @@ class Snapshot:
     grown_steps: int = 0
     """Those steps."""
     ages: tuple[tuple[int, int], ...] = ()
-    """Steps done, and how many of the active agents have done so many; rising."""
+    """Steps done, rounded down by 3 % at most from 64 on, and how many of the active agents have
+    done so many; rising."""
     lives: tuple[int, ...] = ()
     """Steps that the last agents had done when they left, rising."""
     final_tokens: float = 0.0

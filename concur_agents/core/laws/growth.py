@@ -17,6 +17,7 @@ from concur_agents.core.snapshot import Snapshot
 
 _MEMORY_S = 30.0
 _LEAST_STEPS = 4.0
+"""Steps after a first one before growth is believed at all."""
 _LEAST_S = 1e-3
 """Shortest time to divide by: clocks of tests stand still [s]."""
 _LOOKS = (0.25, 0.5, 0.75, 1.0)

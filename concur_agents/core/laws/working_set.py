@@ -29,8 +29,9 @@ will grow into; then somebody has to pause, and its context is prefilled once mo
 bargain: room that stays free for longer than the break-even time is worth filling.  So cold agents
 leave room for what those inside grow by in that time (growth.py), whatever their number.  Only
 decoding gains from a larger batch, about half of what an engine does, so the time counts
-`growth_scale` = 2 times.  While nobody has come for a second step, growth is unknown, and cold
-agents fill only `entry_low` of the pool, for at most as long.
+`growth_scale` = 2 times.  While fewer than half of those inside have come for a second step, growth
+is unknown, and cold agents (but for the first few) fill only `entry_low` of the limit, for at most
+as long.
 
 *How large the pool is.*  `capacity` is the smaller of what the engine says and what the reuse
 distances of prefixes that did and did not survive teach (core/residency.py): another tenant, wrong
@@ -231,8 +232,9 @@ class WorkingSet:
         break_even_s, growth = _break_even_s(snapshot), state.growth
         if snapshot.capacity_tokens is None and snapshot.learned_tokens is None:
             return high
-        if not break_even_s or state.priced_s is None:
+        if not break_even_s:
             return min(high, max(low, few))
+        assert state.priced_s is not None
         ahead_s = self.growth_scale * break_even_s
         if not growth.is_known(snapshot.active):
             if snapshot.at_s - state.priced_s < ahead_s:
