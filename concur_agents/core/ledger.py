@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from concur_agents.core.account import Account
 from concur_agents.core.estimator import CostEstimator
 from concur_agents.core.lives import Lives
+from concur_agents.core.outlook import Outlook
 from concur_agents.core.prefixes import Chain, Prefixes
 from concur_agents.core.reading import Usage
 from concur_agents.core.residency import Residency
@@ -73,6 +74,8 @@ class Ledger:
     residency: Residency = field(default_factory=Residency)
     prefixes: Prefixes = field(default_factory=Prefixes)
     lives: Lives = field(default_factory=Lives)
+    outlook: Outlook | None = None
+    """Kept only where waiting is bounded."""
     cost: CostEstimator = field(default_factory=CostEstimator)
     evidence: Evidence = field(default_factory=Evidence)
     first_prompt: Mean = field(default_factory=Mean)
@@ -127,15 +130,7 @@ class Ledger:
         return tokens
 
     def grown(self, newcomer: Account) -> float:
-        """What `newcomer` may come to hold in the end [tokens].
-
-        What a quarter of the last few exceeded as they left, and at least twice what the open ones
-        hold now, since the first to leave are the short ones.  While none has left, several times
-        its first prompt.
-        """
-        if self._finals:
-            large = sorted(self._finals)[3 * len(self._finals) // 4]
-            return max(large, 2.0 * self.footprint_mean)
+        """What `newcomer` may come to hold in the end, told by its first prompt alone [tokens]."""
         prompt = newcomer.expected_prompt or self.first_prompt.value or self._unseen_prompt
         return _GROWTH * prompt
 
@@ -248,6 +243,8 @@ class Ledger:
         """`account` is gone for good."""
         if account.started and account.parent is None:
             self._finals.append(account.footprint)
+            if self.outlook is not None:
+                self.outlook.finals.append(account.footprint)
             self.lives.past.append(account.steps)
         self.unshare(account)
         self.residency.leave_behind(account.place)
@@ -299,4 +296,6 @@ class Ledger:
         self.footprint_tokens += tokens - who.footprint
         if who.parent is not None:
             who.parent.family_tokens += tokens - who.footprint
+        elif self.outlook is not None:
+            self.outlook.change(who.footprint, tokens)
         who.footprint = tokens

@@ -412,6 +412,7 @@ class Regulator:
             self.state = self.law.decide(self.state, snapshot)
         self._end_alone()
         self._enforce(now)
+        self._window.look_ahead()
         return self._fill(now)
 
     def advance(self, now: float) -> list[AgentId]:

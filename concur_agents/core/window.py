@@ -21,10 +21,13 @@ from concur_agents.core.claims import Claims
 from concur_agents.core.laws.law import Limit
 from concur_agents.core.ledger import Ledger
 from concur_agents.core.order import Order
+from concur_agents.core.outlook import Outlook
 from concur_agents.core.queue import Queue
 
 _ROTATION_SHARE = 0.1
 """Most of the engine's time that letting overdue newcomers in may cost in repeated prefill."""
+_CARE = 1.3
+"""Times the tokens that open agents are expected to hold: what is open cannot be closed again."""
 
 
 @dataclass(slots=True)
@@ -52,9 +55,16 @@ class Window:
     queue: Queue = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.max_wait_s is not None:
+            self.ledger.outlook = Outlook()
         self.queue = Queue(self.order, self.is_warm)
 
     # -- what the regulator tells ------------------------------------------------------------
+
+    def look_ahead(self) -> None:
+        """Take stock of what the open agents will hold; now and then, as it takes a moment."""
+        if self.ledger.outlook is not None:
+            self.ledger.outlook.look(self.opened, self.ledger.first_prompt.value)
 
     def resize(self, limit: Limit, now: float) -> None:
         """Enforce `limit` from now on.  Call `fill` afterwards."""
@@ -233,8 +243,11 @@ class Window:
         self.ledger.lives.come(account.steps)
         if self.active > self.peak:
             self.peak = self.active
-        self.opened += not account.opened
-        account.opened = True
+        if not account.opened:
+            account.opened = True
+            self.opened += 1
+            if self.ledger.outlook is not None:
+                self.ledger.outlook.opens()
         account.has_begun = False
         account.state = State.ACTING
         account.need = self.ledger.need(account)
@@ -268,9 +281,18 @@ class Window:
         ledger, pool = self.ledger, self.ledger.residency.pool_tokens
         tokens = ledger.footprint_tokens + ledger.need(newcomer)
         if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
-            tokens = max(tokens, (self.opened + 1) * ledger.grown(newcomer))
+            tokens = max(tokens, self._peak_tokens(newcomer))
         beyond = tokens - (pool or 0.0)
         price = ledger.cost.prefill_s_per_token
         if beyond <= 0.0 or price is None:
             return pool is None or beyond <= 0.0
         return beyond * price <= _ROTATION_SHARE * self.max_wait_s
+
+    def _peak_tokens(self, newcomer: Account) -> float:
+        """Most that `newcomer` and all open agents will hold together, carefully [tokens]."""
+        ledger = self.ledger
+        assert ledger.outlook is not None
+        peak = ledger.outlook.peak_tokens(ledger.need(newcomer))
+        if peak is None:  # nobody has left yet
+            return (self.opened + 1) * ledger.grown(newcomer)
+        return _CARE * peak

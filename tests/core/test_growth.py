@@ -6,7 +6,7 @@ import pytest
 
 from concur_agents.core import Regulator, Usage, make_law
 from concur_agents.core.laws.growth import Growth, kept, leaving
-from concur_agents.core.lives import Lives, told_age
+from concur_agents.core.lives import Lives, coarse
 
 
 def blank():
@@ -104,7 +104,7 @@ def test_ages_that_nobody_has_are_forgotten():
 
 def test_there_are_few_ages_however_many_steps_agents_have_done():
     """A law looks at each of them at each tick."""
-    assert [told_age(steps) for steps in (0, 1, 63, 64, 65, 130, 1_000)] == [
+    assert [coarse(steps) for steps in (0, 1, 63, 64, 65, 130, 1_000)] == [
         0,
         1,
         63,
