@@ -1,9 +1,10 @@
 """What the open agents will hold together, told by the sizes at which others have left.
 
-An agent that has been opened cannot be closed again, and under a bound on waiting everyone that does
-not fit comes back cold within it.  So before one more is opened, look ahead: every open agent grows
-by the same x, and some leave on the way.  The most they hold together, over all x, is what has to
-fit.  Agents of all ages never reach their final sizes at once; a batch that started together does.
+An agent that has been opened cannot be closed again, and under a bound on waiting everyone that
+does not fit comes back cold within it.  So before one more is opened, look ahead: every open agent
+grows by the same x, and some leave on the way.  The most they hold together, over all x, is what
+has to fit.  Agents of all ages never reach their final sizes at once; a batch that started together
+does.
 
 How many come further than a size is told by the sizes at which agents left and by those that are
 still here, which are larger than theirs and not known (the product-limit estimate, E. L. Kaplan and
