@@ -59,7 +59,7 @@ class Outlook:
         """Take stock: `opened` agents are open, and a newcomer begins with `first_tokens`."""
         if not self.finals:
             return
-        held = dict(self.held)
+        held = self.held
         silent = max(0, opened - sum(held.values()))  # open, but they have not sent anything yet
         come_further = _Survival(sorted(self.finals), sorted(held.items()))
         largest = max(come_further.largest, first_tokens, *held)

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
+from concur_agents.core.lives import coarse
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
@@ -388,6 +389,11 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert sum(root.claim.held for root in roots) == self.window.reasoning
         ages = Counter(root.steps for root in roots if root.state.is_active)
         assert self.regulator._ledger.lives.ages == ages
+        outlook = self.regulator._ledger.outlook
+        assert (outlook is None) == (self.regulator._window.max_wait_s is None)
+        if outlook is not None:
+            sizes = Counter(coarse(int(root.footprint)) for root in roots if root.footprint)
+            assert outlook.held == sizes
         alone = sum(claims.value(root.claim, self.now) for root in roots)
         charged = self.regulator._ledger.prefixes.charged_tokens
         assert self.window.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)
