@@ -201,8 +201,8 @@ class Ledger:
         mean = who.output_mean
         who.output_mean = output if mean is None else mean + _OWN_GAIN * (output - mean)
         if who.parent is None:
-            self.lives.go(who.steps)
-            self.lives.come(who.steps + 1)
+            self.lives.ages.remove(who.steps)
+            self.lives.ages.add(who.steps + 1)
         who.steps += 1
         who.started = True
         who.last_prompt = prompt

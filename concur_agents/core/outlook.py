@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from concur_agents.core.lives import coarse
+from concur_agents.core.tally import Tally
 
 _REMEMBERED = 64
 _REACH, _PARTS = 3, 8
@@ -31,8 +31,8 @@ _LEAST_SHARE = 1e-9
 class Outlook:
     """Sizes of agents that hold something, final sizes of past ones, and what follows."""
 
-    held: dict[int, int] = field(default_factory=dict)
-    """How many agents hold so many tokens, by `coarse`."""
+    held: Tally = field(default_factory=Tally)
+    """How many agents hold so many tokens."""
     finals: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     """What the last agents held as they left [tokens]."""
     _together: list[float] = field(default_factory=list)
@@ -43,17 +43,10 @@ class Outlook:
 
     def change(self, before_tokens: float, after_tokens: float) -> None:
         """An agent that held `before_tokens` holds `after_tokens` from now on; 0: nothing."""
-        before, after = coarse(int(before_tokens)), coarse(int(after_tokens))
-        if before == after:
-            return
-        if before:
-            left = self.held[before] - 1
-            if left:
-                self.held[before] = left
-            else:
-                del self.held[before]
-        if after:
-            self.held[after] = self.held.get(after, 0) + 1
+        if before := int(before_tokens):
+            self.held.remove(before)
+        if after := int(after_tokens):
+            self.held.add(after)
 
     def look(self, opened: int, first_tokens: float) -> None:
         """Take stock: `opened` agents are open, and a newcomer begins with `first_tokens`."""

@@ -133,7 +133,7 @@ class Window:
         if account.state is State.REASONING:
             self.reasoning -= 1
         self.active -= 1
-        self.ledger.lives.go(account.steps)
+        self.ledger.lives.ages.remove(account.steps)
         self.claims.release(account.claim)
 
     def fill(self, now: float) -> list[Account]:
@@ -240,7 +240,7 @@ class Window:
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
-        self.ledger.lives.come(account.steps)
+        self.ledger.lives.ages.add(account.steps)
         if self.active > self.peak:
             self.peak = self.active
         if not account.opened:

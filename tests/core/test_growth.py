@@ -6,7 +6,6 @@ import pytest
 
 from concur_agents.core import Regulator, Usage, make_law
 from concur_agents.core.laws.growth import Growth, kept, leaving
-from concur_agents.core.lives import Lives, coarse
 
 
 def blank():
@@ -90,36 +89,6 @@ def test_a_claim_is_kept_for_quick_tools_and_not_for_slow_ones():
 
 
 # -- ages ----------------------------------------------------------------------------------------
-
-
-def test_ages_that_nobody_has_are_forgotten():
-    lives = Lives()
-    lives.come(0)
-    lives.come(0)
-    lives.go(0)
-    assert lives.ages == {0: 1}
-    lives.go(0)
-    assert lives.ages == {}
-
-
-def test_there_are_few_ages_however_many_steps_agents_have_done():
-    """A law looks at each of them at each tick."""
-    assert [coarse(steps) for steps in (0, 1, 63, 64, 65, 130, 1_000)] == [
-        0,
-        1,
-        63,
-        64,
-        64,
-        128,
-        992,
-    ]
-    lives = Lives()
-    for steps in range(10_000):
-        lives.come(steps)
-    assert len(lives.ages) < 64 + 8 * 32
-    for steps in range(10_000):
-        lives.go(steps)
-    assert lives.ages == {}
 
 
 def test_the_regulator_tells_the_ages_of_active_agents_and_how_long_lives_were(regulate):

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
-from concur_agents.core.lives import coarse
+from concur_agents.core.tally import coarse
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
