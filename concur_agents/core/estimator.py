@@ -16,6 +16,9 @@ once wait for each other, and on a real engine the price came out twenty times t
 engine has prefilled in a while it cannot have spent more on than the while, so there is a bound:
 
     t_prefill <= time with calls in flight / uncached tokens of the steps that ended in it
+
+There is a bound below as well, a share of what the prior makes of the same steps.  After two dozen
+calls of a burst whose long prompts happened to end first, the fit sees them as free.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ _KEPT = 512
 """Steps kept until somebody asks.  Of those before them 0.99^512 = 0.6 % would be left."""
 _PRIOR_RATIO = 200.0
 _PRIOR_STEPS = 0.5
+_RANGE = (0.2, 10.0)
+"""How far the fit may lie from what the prior alone says, as factors."""
 _N = 4
 _CELLS = tuple((i, j) for i in range(_N) for j in range(i, _N))
 """Where the upper triangle of a symmetric matrix has its cells, row by row."""
@@ -70,7 +75,8 @@ class CostEstimator:
         """Engine seconds per uncached prompt token; None before any step."""
         if self._noted:
             self._sum_up()
-            price = min(max(self._solve()[1], 0.1 * self._simple), 10.0 * self._simple)
+            low, high = _RANGE
+            price = min(max(self._solve()[1], low * self._simple), high * self._simple)
             if self._busy_s and self._uncached:
                 price = min(price, self._busy_s / self._uncached)
             self._price = price

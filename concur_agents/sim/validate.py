@@ -625,6 +625,10 @@ steps, Qwen3-8B shape, 350,000 tokens of KV:
 
 <h200-4>
 
+A fourth: 112 agents instead of 96 on the pool of 350,000 tokens:
+
+<h200-5>
+
 ## Two H100, public load curves
 
 Independent measurements, ungoverned: [zetxqx/thunderagent-original-verification][zx], vLLM 0.28.0,

@@ -91,8 +91,9 @@ class WorkingSetState(LawState):
     decided_s: float | None = None
     growth: Growth = field(default_factory=Growth)
     """What agents have grown by lately."""
-    priced_s: float | None = None
-    """When the price of prefill was first known [s]."""
+    unseen: float = 0.0
+    """Share that is over of the time for which growth may stay unknown.  A share, as the price that
+    sets this time is least certain while it runs: a fall for a moment costs only that moment."""
     by_latency: GradientState | None = None
     """Where the latency gradient stands while it stands in; None: it does not."""
     steps: int = 0
@@ -173,8 +174,10 @@ class WorkingSet:
             decided_s=snapshot.at_s if state.decided_s is None else state.decided_s,
             growth=state.growth.after(snapshot),
         )
-        if state.priced_s is None and snapshot.prefill_s_per_token is not None:
-            state = replace(state, priced_s=snapshot.at_s)
+        ahead_s = self._ahead_s(snapshot)
+        if ahead_s is not None and state.unseen < 1.0:
+            passed = snapshot.interval_s / ahead_s if ahead_s else 1.0
+            state = replace(state, unseen=state.unseen + passed)
         state = self._feedback(state, snapshot)
         tokens = state.rho * state.pool_tokens
         if snapshot.capacity_tokens is not None:
@@ -229,21 +232,24 @@ class WorkingSet:
         """Pressure up to which cold agents come in: what those inside will grow by is left free."""
         low, high = self.entry_low * tokens, self.entry * tokens
         few = _FEW * snapshot.pressure_tokens / max(1, snapshot.active)
-        break_even_s, growth = _break_even_s(snapshot), state.growth
+        ahead_s, growth = self._ahead_s(snapshot), state.growth
         if snapshot.capacity_tokens is None and snapshot.learned_tokens is None:
             return high
-        if not break_even_s:
+        if ahead_s is None:
             return min(high, max(low, few))
-        assert state.priced_s is not None
-        ahead_s = self.growth_scale * break_even_s
         if not growth.is_known(snapshot.active):
-            if snapshot.at_s - state.priced_s < ahead_s:
+            if state.unseen < 1.0:
                 return min(high, max(low, few))
             if not growth.is_seen:
                 return high
         hold_s = hold_s_per_token * snapshot.footprint_mean
         room = growth.ahead(snapshot, ahead_s) * kept(snapshot.gaps_s, hold_s)
         return min(high, max(low, tokens - room))
+
+    def _ahead_s(self, snapshot: Snapshot) -> float | None:
+        """How long those inside are left room to grow for [s]; None: no price is known yet."""
+        break_even_s = _break_even_s(snapshot)
+        return self.growth_scale * break_even_s if break_even_s else None
 
     def _feedback(self, state: WorkingSetState, snapshot: Snapshot) -> WorkingSetState:
         assert state.decided_s is not None
