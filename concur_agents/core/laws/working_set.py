@@ -91,7 +91,7 @@ class WorkingSetState(LawState):
     decided_s: float | None = None
     growth: Growth = field(default_factory=Growth)
     """What agents have grown by lately."""
-    unseen: float = 0.0
+    grace_spent: float = 0.0
     """Share that is over of the time for which growth may stay unknown.  A share, as the price that
     sets this time is least certain while it runs: a fall for a moment costs only that moment."""
     by_latency: GradientState | None = None
@@ -175,9 +175,9 @@ class WorkingSet:
             growth=state.growth.after(snapshot),
         )
         ahead_s = self._ahead_s(snapshot)
-        if ahead_s is not None and state.unseen < 1.0:
+        if ahead_s is not None and state.grace_spent < 1.0:
             passed = snapshot.interval_s / ahead_s if ahead_s else 1.0
-            state = replace(state, unseen=state.unseen + passed)
+            state = replace(state, grace_spent=state.grace_spent + passed)
         state = self._feedback(state, snapshot)
         tokens = state.rho * state.pool_tokens
         if snapshot.capacity_tokens is not None:
@@ -238,7 +238,7 @@ class WorkingSet:
         if ahead_s is None:
             return min(high, max(low, few))
         if not growth.is_known(snapshot.active):
-            if state.unseen < 1.0:
+            if state.grace_spent < 1.0:
                 return min(high, max(low, few))
             if not growth.is_seen:
                 return high
