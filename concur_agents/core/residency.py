@@ -39,6 +39,10 @@ _WITNESSES = 16
 _DOUBT = 0.4
 """A miss that says the pool is less than this share of what a recent hit proved says nothing: that
 context was rewritten, not evicted.  Larger shares took longer to notice another tenant."""
+_BEYOND = 1.5
+"""A partial hit that says the pool is more than this times as large as believed says nothing: what
+was left is a prefix shared with agents that are at work, a system prompt say.  A pool that has
+become so much larger shows in whole hits."""
 _LEAST_POSITIONS = 1024
 
 
@@ -146,7 +150,7 @@ class Residency:
             return  # older contexts have survived since: this one was rewritten, not evicted
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
-        elif share > 0.1 or seen < self.learned_tokens:
+        elif seen < self.learned_tokens or (share > 0.1 and seen < _BEYOND * self.learned_tokens):
             self.learned_tokens += self.gain * (seen - self.learned_tokens)
             self.learned_tokens = max(self.learned_tokens, reusable)
         self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))

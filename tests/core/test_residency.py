@@ -108,6 +108,17 @@ def test_a_partial_hit_says_where_the_pool_ends():
     assert residency.learned_tokens == 9_500
 
 
+def test_what_is_left_of_a_context_long_gone_is_shared_with_others():
+    """Agents paused for minutes find their system prompt cached and nothing else. Taken for the end
+    of the pool it made one of 1.4 million tokens look like 2.3 and then 3.2 million."""
+    residency = Residency()
+    residency.observe(99_000.0, 1_000.0, 500.0)
+    residency.observe(500_000.0, 1_000.0, 200.0)
+    assert residency.learned_tokens == 99_500
+    residency.observe(120_000.0, 1_000.0, 200.0)
+    assert residency.learned_tokens == pytest.approx(99_500 + 0.25 * 20_700), "may well be its end"
+
+
 def test_one_odd_miss_is_outvoted_by_the_next_hits():
     residency = Residency()
     residency.observe(100_000.0, 1_000.0, 500.0)
