@@ -625,7 +625,7 @@ steps, Qwen3-8B shape, 350,000 tokens of KV:
 
 <h200-4>
 
-A fourth: 112 agents instead of 96 on the pool of 350,000 tokens:
+Third and fourth sitting: 112 agents instead of 96 on the pool of 350,000 tokens:
 
 <h200-5>
 
