@@ -210,7 +210,7 @@ def test_growth_nobody_has_shown_is_waited_for_as_long_as_it_is_worth_and_no_lon
 
 
 def test_a_price_that_falls_for_a_moment_does_not_end_the_wait_for_growth():
-    """Seen on a real engine: 4 s after a burst the price fell to a tenth for 2 s, and all came in."""
+    """Seen on a real engine: 4 s after a burst it fell to a tenth for 2 s, and all came in."""
     crowd = {"active": 20, "pressure_tokens": 40_000.0, "interval_s": 3.0}
     cheap = {**crowd, "prefill_s_per_token": 1e-5, "interval_s": 1.0}
     assert decide(crowd, cheap).limit.enter_tokens == 47_500, "3 of 20 s, 1 of 2 s"
