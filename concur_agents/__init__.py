@@ -16,11 +16,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from concur_agents import _moved
 from concur_agents._version import __version__
 
 if TYPE_CHECKING:
     from concur_agents.adapters.wrap import governed, install
-    from concur_agents.context import bind, current_agent
+    from concur_agents.batch.pool import AgentPool, AgentTask, Outcome, run_agents
     from concur_agents.core import Reading, Usage, law_names, make_law
     from concur_agents.errors import (
         ClosedError,
@@ -35,38 +36,38 @@ if TYPE_CHECKING:
         WatchError,
     )
     from concur_agents.governor import Governor
-    from concur_agents.hosts.agent import Agent
-    from concur_agents.hosts.events import Event
-    from concur_agents.hosts.place import AgentStats
-    from concur_agents.hosts.snapshot import GovernorSnapshot
-    from concur_agents.hosts.step import Step
-    from concur_agents.pool import AgentPool, AgentTask, Outcome, run_agents
+    from concur_agents.runtime.agent import Agent, current_agent
+    from concur_agents.runtime.context import bind
+    from concur_agents.runtime.events import Event
+    from concur_agents.runtime.session import AgentStats
+    from concur_agents.runtime.status import GovernorSnapshot
+    from concur_agents.runtime.step import Step
 
 _HOMES = {
-    "AgentPool": "concur_agents.pool",
-    "AgentTask": "concur_agents.pool",
-    "Outcome": "concur_agents.pool",
-    "run_agents": "concur_agents.pool",
-    "Agent": "concur_agents.hosts.agent",
-    "AgentStats": "concur_agents.hosts.place",
+    "AgentPool": "concur_agents.batch.pool",
+    "AgentTask": "concur_agents.batch.pool",
+    "Outcome": "concur_agents.batch.pool",
+    "run_agents": "concur_agents.batch.pool",
+    "Agent": "concur_agents.runtime.agent",
+    "AgentStats": "concur_agents.runtime.session",
     "ClosedError": "concur_agents.errors",
     "ConcurError": "concur_agents.errors",
     "ConfigError": "concur_agents.errors",
-    "Event": "concur_agents.hosts.events",
+    "Event": "concur_agents.runtime.events",
     "GateError": "concur_agents.errors",
     "Governor": "concur_agents.governor",
-    "GovernorSnapshot": "concur_agents.hosts.snapshot",
+    "GovernorSnapshot": "concur_agents.runtime.status",
     "JournalError": "concur_agents.errors",
     "ProbeError": "concur_agents.errors",
     "Reading": "concur_agents.core",
     "RecordingError": "concur_agents.errors",
-    "Step": "concur_agents.hosts.step",
+    "Step": "concur_agents.runtime.step",
     "TraceError": "concur_agents.errors",
     "UngovernedError": "concur_agents.errors",
     "Usage": "concur_agents.core",
     "WatchError": "concur_agents.errors",
-    "bind": "concur_agents.context",
-    "current_agent": "concur_agents.context",
+    "bind": "concur_agents.runtime.context",
+    "current_agent": "concur_agents.runtime.agent",
     "governed": "concur_agents.adapters.wrap",
     "install": "concur_agents.adapters.wrap",
     "law_names": "concur_agents.core",
@@ -106,9 +107,14 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
 ]
 
 
+_moved.install()
+
+
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
+        if name in _moved.MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(home), name)
     return value

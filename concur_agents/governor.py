@@ -1,58 +1,23 @@
-"""The Governor: one object in front of one KV pool, for all threads and event loops of a process.
+"""The door most users come through: `Governor`, and its shortcuts to what stands around it.
 
-It hosts a `Regulator`, which is pure and decides; around it stands what the regulator must not
-know, one part each in `hosts/`:
-
-    Agent, Step ──▶ Desk ──▶ Roster ──▶ Regulator      the lock; who is here; who may run
-                     ▲
-         Poller ──▶ Pulse ──▶ Reader ──▶ Probe         what time brings; how well the engine is read
-
-The governor makes them, shows them, and ends them. It fails open: a metrics outage, a bug of ours,
-a closed governor or a forked process never stops an agent: it passes.
+Everything a governor does is in `runtime/host.py`. The methods here are shortcuts: each imports
+what it needs when it is first called, so that a framework is loaded only where it is used. Nothing
+below this file imports it.
 """
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import logging
 import os
-import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import fields
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Never, Self
+from typing import Any, Literal, TypeVar
 
-from concur_agents.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.context import _current
-from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Regulator
-from concur_agents.errors import ConfigError, UngovernedError
-from concur_agents.hosts.agent import Agent
-from concur_agents.hosts.checks import check_priority, check_tokens
-from concur_agents.hosts.desk import Desk
-from concur_agents.hosts.doors import Doors
-from concur_agents.hosts.events import Dispatcher, Watcher
-from concur_agents.hosts.law import choose_law
-from concur_agents.hosts.place import AgentStats, Place
-from concur_agents.hosts.pulse import Pulse
-from concur_agents.hosts.reader import Reader
-from concur_agents.hosts.roster import Roster, ToolTime
-from concur_agents.hosts.snapshot import GovernorSnapshot
-from concur_agents.hosts.tape import Tape
-from concur_agents.poller import Poller
-from concur_agents.record import MAX_BYTES
+from concur_agents.runtime.host import Host
 
-if TYPE_CHECKING:
-    from concur_agents.probes import Probe
-
-logger = logging.getLogger("concur_agents")
-
-Ungoverned = Literal["pass", "agent", "error"]
+T = TypeVar("T")
 
 
-class Governor(Doors):
+class Governor(Host):
     """Decides which agents may run, so that their contexts stay in the engine's KV cache.
 
         gov = Governor("http://localhost:8000")     # engine recognised and polled
@@ -70,7 +35,7 @@ class Governor(Doors):
         api_key: sent to the metrics endpoint as a bearer token.
         poll_interval_s: time [s] between readings.
         max_wait_s: an agent that has waited for longer goes first; None: no bound.
-        max_started: at most this many agents begun and not finished; None: no bound.
+        max_open: at most this many agents begun and not finished; None: no bound.
         blind_after_s: after so long [s] without a reading the safe limit applies.
         blind_agents: the safe limit [agents].
         ungoverned: what governed clients do with a call that has no agent: let it "pass" with one
@@ -88,222 +53,68 @@ class Governor(Doors):
         ConfigError: an option is out of its range, or two contradict each other.
     """
 
-    def __init__(
+    def wrap(
         self,
-        url: str | None = None,
+        thing: T,
         *,
-        law: str | Law | None = None,
-        limit: float | None = None,
-        probe: Probe | None = None,
-        api_key: str | None = None,
-        poll_interval_s: float = 1.0,
-        max_wait_s: float | None = None,
-        max_started: int | None = None,
-        blind_after_s: float = 30.0,
-        blind_agents: int = 8,
-        ungoverned: Ungoverned = "pass",
-        record: str | os.PathLike[str] | None = None,
-        shadow: str | Law | None = None,
-        socket: str | os.PathLike[str] | None = None,
-        background: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        **unknown: Never,
-    ) -> None:
-        for name in unknown:
-            raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
-        if not poll_interval_s > 0:
-            raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
-        if ungoverned not in ("pass", "agent", "error"):
-            raise ConfigError(f"ungoverned must be 'pass', 'agent' or 'error', got {ungoverned!r}")
-        if url is not None and probe is not None:
-            raise ConfigError("give either a url or a probe, not both: each says what to read")
-        if api_key is not None and url is None:
-            raise ConfigError("api_key is sent to the url, and there is none: give the url too")
-        has_endpoint = url is not None or probe is not None
-        self._law = choose_law(law, limit, has_endpoint=has_endpoint)
-        self._shadow_law = None
-        if shadow is not None:
-            self._shadow_law = choose_law(shadow, None, has_endpoint=has_endpoint)
-        is_cap = self._law.name == "fixed"
-        # Without an endpoint a law that learns from usage still needs its ticks; a cap does not.
-        self._ticks = has_endpoint or shadow is not None or not is_cap
-        self._clock = clock
-        self._reader = Reader(
-            url,
-            probe,
-            api_key=api_key,
-            interval_s=poll_interval_s,
-            jitter=background,
-            clock=clock,
-        )
-        self._regulator_options: dict[str, Any] = {
-            "max_wait_s": max_wait_s,
-            "max_started": max_started,
-            "blind_after_s": blind_after_s,
-            "blind_agents": blind_agents,
-            # Without an endpoint there is no reading to wait for, and a cap needs none.
-            "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
-        }
-        self.ungoverned: Ungoverned = ungoverned
-        self._warned_ungoverned = False
-        self._warned_starvation = False
-        self._background = background
-        self.on_due: Callable[[], None] | None = None
-        """With `background=False`: called when `beat` has become due earlier than it said."""
-        self._names = itertools.count(1)
-        self._hide: Callable[[], None] = lambda: None
-        self._begin()
-        if record is not None:
-            self.record(record)
-        if socket is not None:
-            # By name, as the executor: what stands on the governor is not imported by it.
-            module: Any = importlib.import_module("concur_agents.live")
-            self._hide = module.listen(self, socket)
-        _governors.add(self)
-
-    @classmethod
-    def from_env(cls, **options: Any) -> Self:
-        """A governor as the environment says: `CONCUR_URL` (else `OPENAI_BASE_URL`) and so on.
-
-        Args:
-            options: as for `Governor`; they go before the environment.
-
-        Raises:
-            ConfigError: a variable `CONCUR_*` is unknown, out of its range, or contradicts another;
-                `concur config` shows which are in effect.
-        """
-        known = {name: options.pop(name) for name in list(options) if name in OPTION_NAMES}
-        return cls(**governor_options(settings(known)), **options)
-
-    def _begin(self, former: Roster | None = None) -> None:
-        """The parts that belong to one process: nobody is here and nothing has been read."""
-        start_s = self._clock()
-        try:
-            regulator = Regulator(self._law, start_s=start_s, **self._regulator_options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-        self._poller = Poller(self)
-        self._dispatcher = Dispatcher()
-        self._desk = Desk(
-            Roster(
-                regulator,
-                self._dispatcher,
-                max_wait_s=self._regulator_options["max_wait_s"],
-                former=former,
-            ),
-            self._dispatcher,
-            clock=self._clock,
-            always_beats=self._ticks,
-            nudge=_weakly(self._nudge),
-            forked=former is not None,
-        )
-        self._tape = Tape(
-            self._desk,
-            self._dispatcher,
-            law=self._law,
-            shadow=self._shadow_law,
-            start_s=start_s,
-            options=self._regulator_options,
-            url=self._reader.url,
-        )
-        self._pulse = Pulse(
-            self._desk,
-            self._reader,
-            ticks=self._ticks,
-            first_reading_s=self._regulator_options["first_reading_s"] if self._background else 0.0,
-        )
-
-    def _after_fork(self) -> None:
-        """In a child process: a governor of its own, and none of the parent's agents.
-
-        Locks that other threads held, the poller and open connections did not survive the fork.
-        """
-        self._hide()
-        now = self._clock()
-        former = self._desk.roster
-        for place in former.places.values():
-            place.left_s = now  # its gates pass, and it is nobody's current agent
-        self._reader.after_fork()
-        self._begin(former)
-
-    # Agents
-
-    def agent(
-        self,
-        id: str | None = None,  # noqa: A002  (the word that users know it by)
-        *,
+        key: Callable[..., str] | None = None,
         priority: int = 0,
-        prompt_tokens: int | None = None,
         detached: bool = False,
-    ) -> Agent:
-        """An agent, to be entered with `async with` or `with`: waits there until it is let in.
-
-        Opened inside another agent of this governor it is nested: it shares that one's place and
-        waits for nothing, so that a sub-agent can never dead-lock its parent.
+    ) -> T:
+        """A governed version of something, of the same type; what is given stays as it is.
 
         Args:
-            id: its name; unique among the agents that are alive at once. None: one is made up.
-            priority: higher goes first.
-            prompt_tokens: size of its first prompt [tokens], if known.
-            detached: it takes a place of its own even when opened inside another agent.
+            thing: a client of `openai` or `httpx`, whose calls then wait for the agent they are
+                made in; a compiled LangGraph graph, each of whose runs then is an agent; or an
+                agent function, as `concur_agents.governed` does.
+            key: graphs and functions: the agent's id, from the run's config or from the
+                function's arguments. None: a graph's `thread_id`, else its `run_id`.
+            priority: graphs and functions: higher goes first.
+            detached: graphs and functions: takes a place of its own even inside of another agent.
 
         Raises:
-            ConfigError: on entering, if an agent with this id is alive.
-            ClosedError: on entering, if the governor is closed.
+            ConfigError: it is none of these.
         """
-        if id is not None and not isinstance(id, str):
-            raise ConfigError(f"an agent's id must be a string, got {id!r}: give str(...) of it")
-        parent = None if detached else self.current_agent()
-        place = Place(
-            id=f"agent-{next(self._names)}" if id is None else id,
-            priority=check_priority(priority),
-            parent=None if parent is None else parent._place,
-        )
-        first_tokens = check_tokens(prompt_tokens)
-        return Agent(self, place, prompt_tokens=first_tokens, outer=_current.get())
+        from concur_agents.adapters import wrap
 
-    def current_agent(self) -> Agent | None:
-        """The innermost agent of this governor that this code runs in."""
-        agent = _current.get()
-        while agent is not None and (agent.governor is not self or agent.left):
-            agent = agent.outer
-        return agent
+        options = {"key": key, "priority": priority, "detached": detached}
+        wrapped: T = wrap.wrap(self, thing, **options)
+        return wrapped
 
-    def meet_ungoverned(self, what: str) -> None:
-        """For adapters: a call was made with no agent in context.
+    def http_client(
+        self,
+        kind: Literal["sync", "async"],
+        *,
+        module: Literal["httpx", "httpx2"] | None = None,
+        **options: Any,
+    ) -> Any:
+        """A governed HTTP client for libraries that take one, such as `ChatOpenAI`.
+
+        An async client belongs to the event loop that uses it first: make one per loop.
 
         Args:
-            what: the call, in the words of the framework.
+            kind: "sync" or "async".
+            module: the library it has to come from; None: the one that the installed openai uses.
+            options: for the client: `timeout`, `proxy`, `verify`, ...
 
         Raises:
-            UngovernedError: `ungoverned="error"` was asked for.
+            ConfigError: `kind` is neither of the two.
         """
-        if self.ungoverned == "error":
-            raise UngovernedError(
-                f"{what} was called outside of any agent, and this governor was made with "
-                'ungoverned="error": put it inside `async with governor.agent(...)`; in a thread '
-                "of your own, start it through `concur_agents.bind`"
-            )
-        if self.ungoverned == "pass" and not self._warned_ungoverned:
-            self._warned_ungoverned = True
-            logger.warning(
-                "%s was called outside of any agent and passes ungoverned; wrap the agent in "
-                "`async with governor.agent(...)`, and start threads of your own through "
-                "`concur_agents.bind` (said once)",
-                what,
-            )
+        from concur_agents.adapters.http import http_client
 
-    def meet_starvation(self, agent: str) -> None:
-        """For agents: a synchronous call passes, as its thread is needed by those it waits for."""
-        if not self._warned_starvation:
-            self._warned_starvation = True
-            logger.warning(
-                "agent %r is paused in a thread of asyncio's default executor, and other agents "
-                "wait for such a thread: its call passes ungoverned, or all would wait for ever. "
-                "Make its calls asynchronous, or give the loop more threads with "
-                "`loop.set_default_executor(ThreadPoolExecutor(...))` (said once)",
-                agent,
-            )
+        return http_client(self, kind, module=module, **options)
+
+    def rate_limiter(self) -> Any:
+        """For `rate_limiter=` of a LangChain model: waits until the current agent may run."""
+        from concur_agents.adapters.langchain import RateLimiter
+
+        return RateLimiter(self)
+
+    def middleware(self) -> Any:
+        """For `middleware=` of LangChain's `create_agent`: each model call is one step."""
+        from concur_agents.adapters.langchain import middleware
+
+        return middleware(self)
 
     def executor(self, max_workers: int | None = None) -> Executor:
         """A drop-in for `ThreadPoolExecutor` in which each task is an agent.
@@ -312,207 +123,11 @@ class Governor(Doors):
             max_workers: at most this many threads, whatever the governor would allow; None: no
                 bound.
         """
-        # By name: what stands on the governor is loaded by it, but not imported by it.
-        module: Any = importlib.import_module("concur_agents.executor")
-        executor: Executor = module.GovernedExecutor(self, max_workers)
-        return executor
+        from concur_agents.batch.executor import GovernedExecutor
 
-    # Seeing inside
+        return GovernedExecutor(self, max_workers)
 
-    def snapshot(self) -> GovernorSnapshot:
-        """Where things stand now. Cheap; from any thread."""
-        view = self._desk.look(self._desk.roster.regulator.view)
-        reader = self._reader
-        return GovernorSnapshot(
-            **{field.name: getattr(view, field.name) for field in fields(view)},
-            law=self._law.name,
-            url=reader.url,
-            engine=reader.engine,
-            last_reading=reader.last_reading,
-            poll_failures_total=reader.failures_total,
-            poll_error=reader.error,
-            blind_s=reader.blind_s(view.at_s),
-            closed=self._desk.roster.passing,
-            shadow=self._tape.shadow,
-        )
+    def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
+        from concur_agents.observe.socket import listen
 
-    def record(
-        self, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
-    ) -> Callable[[], None]:
-        """Records every decision with all its inputs, one JSON line each, from here on.
-
-        For `concur explain`, `report`, `watch` and `replay-law`. Ids, counts and times are written;
-        prompts, answers and keys are not. Only a recording begun before the first agent can be
-        replayed. It ends with the governor.
-
-        Args:
-            path: the file; `{pid}` in it stands for this process.
-            max_bytes: bound on its size [bytes]; beyond it the oldest eighth goes.
-
-        Returns:
-            The function that ends the recording.
-
-        Raises:
-            ConfigError: it cannot be written, or this governor is being recorded already.
-        """
-        return self._tape.begin(path, max_bytes)
-
-    def explain(self, agent: str) -> str:
-        """Why an agent waits, or what it does, in one line for humans."""
-        return self._desk.look(lambda now: self._desk.roster.explain(agent, now))
-
-    def agents(self) -> list[AgentView]:
-        """Everybody who is here, in order of arrival; `since_s` is on this governor's clock.
-
-        For eyes, not for loops: it takes about a millisecond for a thousand agents.
-        """
-        return self._desk.look(lambda _: self._desk.roster.regulator.agents())
-
-    def agent_state(self, agent: str) -> str | None:
-        """'queued', 'reasoning', 'acting', 'paused' or 'off'; None: no such agent."""
-        return self._desk.look(lambda _: self._desk.roster.regulator.agent_state(agent))
-
-    def agent_stats(self, place: Place) -> AgentStats:
-        """The sums of one agent up to now; users read `agent.stats`."""
-        return self._desk.look(place.stats)
-
-    def tool_times(self) -> dict[str, ToolTime]:
-        """How long each tool takes, learned from `agent.tool(name)` blocks."""
-        return self._desk.look(lambda _: dict(self._desk.roster.tools))
-
-    def on_event(self, watcher: Watcher) -> Callable[[], None]:
-        """Calls a function with each `Event`, in order, never two at once.
-
-        It runs in whichever thread caused the event, so it should be quick; it may call the
-        governor. What it raises is logged once and goes no further.
-
-        Returns:
-            The function that ends the subscription.
-        """
-        return self._dispatcher.subscribe(watcher)
-
-    @property
-    def law(self) -> Law:
-        """The law in force."""
-        return self._law
-
-    @property
-    def probe(self) -> Probe | None:
-        """What reads the engine; None: nothing is read."""
-        return self._reader.probe
-
-    @property
-    def own_probe(self) -> Probe | None:
-        """The probe made from `url`, which is ours to close; None: there is none."""
-        return self._reader.own_probe
-
-    def __repr__(self) -> str:
-        view = self._desk.look(self._desk.roster.regulator.view)
-        where = f" {self._reader.url}" if self._reader.url else ""
-        passing = "; closed, everybody passes" if self._desk.roster.passing else ""
-        return (
-            f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "
-            f"{view.queued} queued{passing}>"
-        )
-
-    # Its life
-
-    def close(self) -> None:
-        """Stops reading the engine and governing; calling it again does nothing.
-
-        Fails open: agents that wait go on at once, living ones pass every gate from here on, so
-        nothing of theirs is lost. New agents are refused with `ClosedError`.
-        """
-        self._close(join_s=1.0)
-
-    def _close(self, join_s: float) -> None:
-        self._desk.decide(self._desk.roster.close)
-        self._hide()
-        self._tape.end()
-        self._poller.stop(join_s)
-        if self._poller.thread is None:
-            self._reader.close()  # else the thread does, when it is done with it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-        self._surface(error)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close(join_s=0.05)  # an event loop must not be held up by a slow last reading
-        self._surface(error)
-
-    def _surface(self, error: BaseException | None) -> None:
-        bug = self._desk.roster.bug
-        if bug is not None and error is None:
-            raise bug
-
-    # Time passing
-
-    def beat(self) -> float | None:
-        """Does what is due now: reads the engine, lets in whom time alone lets in.
-
-        Its own thread calls this; a host without that thread (`background=False`) does.
-
-        Returns:
-            How long [s] nothing will be due; None: until something changes.
-        """
-        return self._pulse.beat()
-
-    def check(self) -> Reading:
-        """Reads the engine once, now, for those who want to know before they start.
-
-        Raises:
-            ProbeError: it cannot be read; the message says what to do.
-            ConfigError: there is no endpoint to read.
-        """
-        return self._reader.check()
-
-    def _nudge(self) -> None:
-        if not self._background:
-            if self.on_due is not None:
-                self.on_due()
-            return
-        try:
-            self._poller.nudge()
-        except RuntimeError:  # no more threads, or the interpreter is shutting down
-            logger.warning("cannot start the governor's thread; it only acts at boundaries")
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls a method of an object for as long as others keep that alive."""
-    ref = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = ref()
-        if alive is not None:
-            alive()
-
-    return call
-
-
-_governors: weakref.WeakSet[Governor] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for governor in list(_governors):
-        governor._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+        return listen(self, socket)

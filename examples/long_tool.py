@@ -24,7 +24,8 @@ async def main() -> None:
                     await client.chat.completions.create(
                         model=model, messages=messages, max_tokens=50
                     )
-                    async with agent.off(), agent.tool("build"):  # its place is free meanwhile
+                    # Its place is free meanwhile.
+                    async with agent.suspended(), agent.tool("build"):
                         await asyncio.sleep(0.2)
 
         async with gov, client:

@@ -8,13 +8,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from hypothesis import settings
 
 from concur_agents import Governor
-from concur_agents.core import LawState, Limit, Snapshot
+from concur_agents.core import Law, LawState, Limit, Regulator, Snapshot, make_law
+from concur_agents.recording import Recording, RecordingRegulator, record
+from concur_agents.sim.profile import load_profile
+from concur_agents.sim.runner import RegulatorGate, simulate
+from concur_agents.sim.traces import load_traces
+from concur_agents.sim.workload import plans_from_traces
 
 # Two busy cores make a single example slow now and then; the suite's own timeout catches hangs.
 # Derandomised: a red run on one machine is the same red run on the next.
@@ -64,12 +70,51 @@ def assert_nobody_left_behind(governor: Governor) -> None:
     view = governor.snapshot()
     assert (view.active, view.reasoning, view.acting, view.paused, view.queued) == (0, 0, 0, 0, 0)
     assert view.pressure_tokens == pytest.approx(0)
-    assert governor._desk.roster.waiting == 0
-    assert not governor._desk.roster.places
-    assert not governor._desk.roster.regulator._accounts
+    assert governor._monitor.sessions.waiting == 0
+    assert not governor._monitor.sessions.by_id
+    assert not governor._monitor.sessions.regulator._accounts
 
 
 @pytest.fixture
 def nobody_left() -> Callable[[Governor], None]:
     """Fails if an agent, a waiter or a claim stayed behind."""
     return assert_nobody_left_behind
+
+
+SMALL_POOL = 3000
+"""KV blocks that hold a few of the agents below: most of them have to wait now and then."""
+
+
+def simulated(
+    path: Path,
+    *,
+    law: str = "working_set",
+    agents: int = 12,
+    seed: int = 0,
+    shadow: Law | None = None,
+    kv_blocks: int = SMALL_POOL,
+    wrap: Callable[[RecordingRegulator], RecordingRegulator] = lambda recorded: recorded,
+    max_bytes: int = 2**28,
+    **options: object,
+) -> Recording:
+    """A recording of a simulated batch of real traces; every seed is another story."""
+    traces = load_traces("miniswe-gemini3pro", max_context=16_000, cut=True, tool_cap_s=20)
+    plans = plans_from_traces(traces, agents, seed)
+    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=kv_blocks)
+    recorded, recorder = record(
+        Regulator(make_law(law), 0.0, **options),
+        path,
+        shadow=shadow,
+        max_bytes=max_bytes,
+        **options,
+    )
+    with recorder:
+        simulate(plans, profile, RegulatorGate(wrap(recorded)), seed=seed, record_series=False)
+    return Recording(path)
+
+
+@pytest.fixture(scope="session")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Twelve agents on an engine with room for a few of them, under `working_set`."""
+    folder = tmp_path_factory.mktemp("recording")
+    return simulated(folder / "run.jsonl", shadow=make_law("cache_aimd", start=4))

@@ -8,13 +8,12 @@ from typing import Any
 
 from concur_agents.adapters import heartbeat
 from concur_agents.errors import ConfigError
-from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent
+from concur_agents.runtime.agent import Agent, Governing
 
 _MOST_NAMESAKES = 100_000
 
 
-async def open_agent(governor: Governor, name: str | None, **options: Any) -> Agent:
+async def open_agent(governor: Governing, name: str | None, **options: Any) -> Agent:
     """An agent that has been let in; if its name is taken by one alive, it gets a number."""
     for candidate in _names(name):
         agent = governor.agent(candidate, **options)
@@ -27,7 +26,7 @@ async def open_agent(governor: Governor, name: str | None, **options: Any) -> Ag
     return await _unnamed(governor, options)
 
 
-def open_agent_sync(governor: Governor, name: str | None, **options: Any) -> Agent:
+def open_agent_sync(governor: Governing, name: str | None, **options: Any) -> Agent:
     """As `open_agent`, in a thread."""
     for candidate in _names(name):
         agent = governor.agent(candidate, **options)
@@ -41,7 +40,7 @@ def open_agent_sync(governor: Governor, name: str | None, **options: Any) -> Age
     return agent
 
 
-async def _unnamed(governor: Governor, options: dict[str, Any]) -> Agent:
+async def _unnamed(governor: Governing, options: dict[str, Any]) -> Agent:
     agent = governor.agent(None, **options)
     await agent.open()
     return agent

@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 
 from concur_agents.core import Usage
-from concur_agents.hosts.usage import read_usage
+from concur_agents.probes.usage import read_usage
 
 _KEY = b'"usage"'  # inside of a JSON string it would read \"usage\", which does not contain this
 _VALUE = re.compile(rb"\s*:\s*")

@@ -17,10 +17,9 @@ from weakref import WeakKeyDictionary
 from concur_agents.adapters import heartbeat, prompts
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.core import Usage
-from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent
-from concur_agents.hosts.step import Step
-from concur_agents.hosts.usage import read_usage
+from concur_agents.probes.usage import read_usage
+from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.step import Step
 
 _enclosing: ContextVar[Call | None] = ContextVar("concur_agents_call", default=None)
 _tries: ContextVar[Tries | None] = ContextVar("concur_agents_tries", default=None)
@@ -161,7 +160,7 @@ class Tries:
         self._whole, self._last = call, call.part(call._prompt)
         return self._last
 
-    def before(self, governor: Governor, agent: Agent | None) -> Call | None:
+    def before(self, governor: Governing, agent: Agent | None) -> Call | None:
         """The call that a try of this agent (None: of nobody) belongs to; None: it is the first."""
         whole = self._whole
         if whole is None or whole.over or whole.agent.governor is not governor:
@@ -228,7 +227,7 @@ class InFlight:
 
 
 async def begin(
-    governor: Governor,
+    governor: Governing,
     what: str,
     *,
     source: str,
@@ -268,7 +267,7 @@ async def begin(
 
 
 def begin_sync(
-    governor: Governor,
+    governor: Governing,
     what: str,
     *,
     source: str,
@@ -302,7 +301,7 @@ def _sent(call: Call) -> Call:
     return call if tries is None else tries.first(call)
 
 
-def _prepare(governor: Governor, what: str, read: Callable[[], Prompt | None]) -> Call | None:
+def _prepare(governor: Governing, what: str, read: Callable[[], Prompt | None]) -> Call | None:
     owned = False
     agent = governor.current_agent()
     tries = _tries.get()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from concur_agents.hosts.agent import Agent
+from concur_agents.runtime.agent import Agent
 
 _REFUSED = (400, 422)  # how servers say that they do not know a field
 _STREAM = b'"stream'

@@ -27,7 +27,7 @@ from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Extras
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.errors import ConcurError, ConfigError
-from concur_agents.governor import Governor
+from concur_agents.runtime.agent import Governing
 
 C = TypeVar("C")
 
@@ -41,7 +41,7 @@ _IS_OPENAI_2 = int(openai.__version__.partition(".")[0]) < 3
 
 
 def http_client(
-    governor: Governor,
+    governor: Governing,
     kind: Literal["sync", "async"],
     *,
     module: Literal["httpx", "httpx2"] | None = None,
@@ -76,7 +76,7 @@ def http_client(
     return govern(governor, make(**options))
 
 
-def govern(governor: Governor, client: C) -> C:
+def govern(governor: Governing, client: C) -> C:
     """A governed view of an HTTP client: same type, same connections, same settings.
 
     Closing either closes both. A view that this governor has made already comes back as it is.
@@ -116,7 +116,7 @@ def http_library(client: object) -> ModuleType | None:
 
 
 class _SyncSend:
-    _concur_governor: Governor
+    _concur_governor: Governing
     _concur_tee: Any
     _concur_extras: Extras
 
@@ -153,7 +153,7 @@ class _SyncSend:
 
 
 class _AsyncSend:
-    _concur_governor: Governor
+    _concur_governor: Governing
     _concur_tee: Any
     _concur_extras: Extras
 
@@ -295,10 +295,10 @@ def _tee(library: Any) -> Any:
     return Tee
 
 
-_extras: WeakKeyDictionary[Governor, Extras] = WeakKeyDictionary()
+_extras: WeakKeyDictionary[Governing, Extras] = WeakKeyDictionary()
 
 
-def _extras_of(governor: Governor) -> Extras:
+def _extras_of(governor: Governing) -> Extras:
     """What an endpoint takes is learned once per governor, not once per client."""
     extras = _extras.get(governor)
     if extras is None:

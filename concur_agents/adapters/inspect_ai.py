@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from concur_agents.adapters.agents import open_agent
+from concur_agents.adapters.openai_client import wrap_client
 from concur_agents.errors import ConfigError
-from concur_agents.governor import Governor
+from concur_agents.runtime.agent import Governing
 
 try:
     from inspect_ai.agent import Agent, as_solver
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from inspect_ai.model import Model
 
 
-def govern_model(governor: Governor, model: Model) -> Model:
+def govern_model(governor: Governing, model: Model) -> Model:
     """Has the calls of a model wait for the agent they are made in; the same model comes back.
 
     Args:
@@ -44,13 +45,13 @@ def govern_model(governor: Governor, model: Model) -> Model:
             f"{model} makes its calls with {type(client).__name__}, not with a client of openai: "
             "use a provider that does, such as openai, openai-api, vllm or sglang"
         )
-    api.client = governor.wrap(client)
+    api.client = wrap_client(governor, client)
     return model
 
 
 @solver
 def governed_solver(
-    governor: Governor, inner: Solver | Agent | list[Solver], *, priority: int = 0
+    governor: Governing, inner: Solver | Agent | list[Solver], *, priority: int = 0
 ) -> Solver:
     """A solver, or a chain of them, or an Inspect agent, each of whose runs is an agent of ours.
 

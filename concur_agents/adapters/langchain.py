@@ -21,9 +21,8 @@ from uuid import UUID
 from concur_agents._extras import missing_extra
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.prompts import Prompt
-from concur_agents.context import current_agent
-from concur_agents.governor import Governor
-from concur_agents.hosts.usage import read_usage
+from concur_agents.probes.usage import read_usage
+from concur_agents.runtime.agent import Governing, current_agent
 
 try:
     from langchain_core.callbacks import BaseCallbackHandler
@@ -172,7 +171,7 @@ def _usage(response: LLMResult) -> object:
 class RateLimiter(BaseRateLimiter):
     """The boundary as LangChain's `rate_limiter=` of a model. Made by `Governor.rate_limiter`."""
 
-    def __init__(self, governor: Governor) -> None:
+    def __init__(self, governor: Governing) -> None:
         install()  # which tells when a call ends; a limiter alone only sees it begin
         self._governor = governor
 
@@ -199,7 +198,7 @@ class RateLimiter(BaseRateLimiter):
         return agent is None or agent.state not in ("queued", "paused")
 
 
-def middleware(governor: Governor) -> Any:
+def middleware(governor: Governing) -> Any:
     """A middleware for `create_agent`; see `Governor.middleware`."""
     try:
         from langchain.agents.middleware import AgentMiddleware
@@ -212,7 +211,10 @@ def middleware(governor: Governor) -> Any:
 
         def wrap_model_call(self, request: Any, handler: Callable[[Any], R]) -> R:
             call = calls.begin_sync(
-                governor, "a model call", source="middleware", read=_reader([request.messages])
+                governor,
+                "a model call",
+                source="middleware",
+                read=_reader([request.messages]),
             )
             if call is None:
                 return handler(request)
@@ -224,7 +226,10 @@ def middleware(governor: Governor) -> Any:
 
         async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[R]]) -> R:
             call = await calls.begin(
-                governor, "a model call", source="middleware", read=_reader([request.messages])
+                governor,
+                "a model call",
+                source="middleware",
+                read=_reader([request.messages]),
             )
             if call is None:
                 return await handler(request)

@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 from concur_agents._extras import missing_extra
 from concur_agents.adapters import langchain, prompts
 from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
-from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent
+from concur_agents.runtime.agent import Agent, Governing
 
 try:
     from langgraph.pregel import Pregel
@@ -45,7 +44,7 @@ def is_graph(thing: object) -> bool:
 
 
 def wrap_graph(
-    governor: Governor,
+    governor: Governing,
     graph: G,
     *,
     key: Callable[[Any], str] | None = None,
@@ -87,7 +86,7 @@ def wrap_graph(
 class _Policy:
     """How the runs of one governed graph become agents."""
 
-    governor: Governor
+    governor: Governing
     key: Callable[[Any], str] | None
     priority: int
     detached: bool

@@ -16,7 +16,7 @@ from typing import Any
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import usage_in
 from concur_agents.adapters.prompts import Prompt
-from concur_agents.context import current_agent
+from concur_agents.runtime.agent import current_agent
 
 try:
     import litellm

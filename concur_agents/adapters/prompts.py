@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from concur_agents.core import Chain, Usage
-from concur_agents.hosts.agent import Agent
+from concur_agents.runtime.agent import Agent
 
 TOKENS_PER_BYTE = 0.25
 """Before anything is known: English and code have 3.5 to 4.5 bytes per token."""

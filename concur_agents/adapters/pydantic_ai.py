@@ -14,9 +14,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from concur_agents.adapters.agents import open_agent
-from concur_agents.context import _current
-from concur_agents.governor import Governor
-from concur_agents.hosts.agent import Agent
+from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.context import current
 
 try:
     from pydantic_ai.concurrency import AbstractConcurrencyLimiter
@@ -28,7 +27,7 @@ except ModuleNotFoundError as error:
 _held: ContextVar[tuple[Agent, ...]] = ContextVar("concur_agents_pydantic_ai", default=())
 
 
-def limiter(governor: Governor, *, priority: int = 0) -> AbstractConcurrencyLimiter:
+def limiter(governor: Governing, *, priority: int = 0) -> AbstractConcurrencyLimiter:
     """For `max_concurrency=` of a pydantic-ai agent: one run, one agent.
 
     Args:
@@ -41,7 +40,7 @@ def limiter(governor: Governor, *, priority: int = 0) -> AbstractConcurrencyLimi
 class Limiter(AbstractConcurrencyLimiter):
     """Opens an agent for each run. Made by `limiter`."""
 
-    def __init__(self, governor: Governor, priority: int) -> None:
+    def __init__(self, governor: Governing, priority: int) -> None:
         self._governor = governor
         self._priority = priority
         self._open: dict[Agent, asyncio.Task[Any] | None] = {}
@@ -53,7 +52,7 @@ class Limiter(AbstractConcurrencyLimiter):
         self._open[agent] = asyncio.current_task()
         _held.set((*_held.get(), agent))
         # It needs no reset: an agent that has left is nobody's current one.
-        _current.set(agent)
+        current.set(agent)
 
     def release(self) -> None:
         """The run is over; perhaps on another task, where a streamed answer was read to its end."""

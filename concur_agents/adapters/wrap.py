@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -12,21 +11,19 @@ from typing import Any, TypeVar, cast
 from concur_agents.adapters import http
 from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
 from concur_agents.errors import ConfigError
-from concur_agents.governor import Governor
+from concur_agents.runtime.agent import Governing
 
 T = TypeVar("T")
 
-_HOOKED = ("langchain", "litellm")
 
-
-def wrap(governor: Governor, thing: T, **options: Any) -> T:
+def wrap(governor: Governing, thing: T, **options: Any) -> T:
     """A governed version of a client, a graph or an agent function. See `Governor.wrap`."""
     import openai
 
     client: Any = thing
     if isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
         _no_options(options, client)
-        from concur_agents.openai import wrap_client
+        from concur_agents.adapters.openai_client import wrap_client
 
         return wrap_client(governor, client)  # type: ignore[no-any-return]
     if http.http_library(client) is not None:
@@ -46,7 +43,7 @@ def wrap(governor: Governor, thing: T, **options: Any) -> T:
 
 
 def governed(
-    governor: Governor,
+    governor: Governing,
     *,
     key: Callable[..., str] | None = None,
     priority: int = 0,
@@ -94,12 +91,27 @@ def install(*names: str) -> None:
         ImportError: the framework is not installed.
     """
     for name in names:
-        if name not in _HOOKED:
-            raise ConfigError(f"no hook for {name!r}; there are {', '.join(_HOOKED)}")
-        importlib.import_module(f"concur_agents.adapters.{name}").install()
+        if name not in _HOOKS:
+            raise ConfigError(f"no hook for {name!r}; there are {', '.join(_HOOKS)}")
+        _HOOKS[name]()
 
 
-def _govern_function(governor: Governor, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _install_langchain() -> None:
+    from concur_agents.adapters import langchain
+
+    langchain.install()
+
+
+def _install_litellm() -> None:
+    from concur_agents.adapters import litellm
+
+    litellm.install()
+
+
+_HOOKS = {"langchain": _install_langchain, "litellm": _install_litellm}
+
+
+def _govern_function(governor: Governing, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
     key = options["key"]
     how = {"priority": options["priority"], "detached": options["detached"]}
 

@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from concur_agents.bench.arms import REFERENCES, LawArm
-from concur_agents.bench.figures import Report
-from concur_agents.bench.page import cell, compared, comparison, page, verdict
-from concur_agents.bench.scenario import Scenario, load_suite, select
-from concur_agents.bench.suite import DEFAULT_ARMS, evaluate, law_arm
 from concur_agents.core import ORDERS, law_names
 from concur_agents.errors import ConfigError
+from concur_agents.lab.bench.arms import REFERENCES, LawArm
+from concur_agents.lab.bench.figures import Report
+from concur_agents.lab.bench.page import cell, compared, comparison, page, verdict
+from concur_agents.lab.bench.scenario import Scenario, load_suite, select
+from concur_agents.lab.bench.suite import DEFAULT_ARMS, evaluate, law_arm
 
 
 def bench_command(
@@ -157,7 +157,7 @@ def _compared(text: str, settings: Mapping[str, Mapping[str, Any]]) -> list[LawA
         raise ConfigError(
             f"--compare {text!r} not understood; write OPTION=VALUE,VALUE or order=all"
         )
-    of_regulator = option in ("order", "max_wait_s", "max_started", "blind_after_s")
+    of_regulator = option in ("order", "max_wait_s", "max_open", "blind_after_s")
     given = list(ORDERS) if text == "order=all" else values.split(",")
     made = []
     for value in given:
@@ -243,7 +243,7 @@ def _print_compared(console: Console, report: Report) -> None:
 
 
 def _write(report: Report, folder: Path, command: str, compare: str) -> None:
-    from concur_agents.bench.plots import draw_all
+    from concur_agents.lab.bench.plots import draw_all
 
     folder.mkdir(parents=True, exist_ok=True)
     name = f"compare-{compare.partition('=')[0]}" if compare else "results"

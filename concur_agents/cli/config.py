@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from concur_agents.cli.options import with_governor_options
-from concur_agents.config import Setting
+from concur_agents.runtime.config import Setting
 
 
 @with_governor_options

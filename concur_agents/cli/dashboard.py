@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from concur_agents.cli.chart import chart
-from concur_agents.frame import Frame, Point
+from concur_agents.observe.frame import Frame, Point
 
 CHART_ROWS = 4
 
@@ -224,9 +224,9 @@ def _fact(name: str, value: RenderableType) -> Table:
 
 def _agents(frame: Frame) -> Text:
     text = Text()
-    for state in ("reasoning", "acting", "paused", "queued", "off"):
+    for state in ("reasoning", "acting", "paused", "queued", "suspended"):
         number = getattr(frame, state)
-        if number or state != "off":
+        if number or state != "suspended":
             text.append(f"{number} {state}  ", STYLES.get(state, "") if number else "dim")
     text.append(f"{frame.done_total} done", "dim")
     return text

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from concur_agents.demo import (
+from concur_agents.lab.demo import (
     FITS_PROFILE,
     ArmReport,
     Course,
@@ -32,7 +32,7 @@ from concur_agents.demo import (
     run_arm,
     summarize,
 )
-from concur_agents.demo.picture import draw
+from concur_agents.lab.demo.picture import draw
 from concur_agents.sim.server import EmbeddedServer
 
 NAME = "concur-demo"

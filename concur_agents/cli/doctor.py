@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from concur_agents.cli.diagnosis import CacheProof, Diagnosis, diagnose
+from concur_agents.probes.doctor import CacheProof, Diagnosis, diagnose
 
 VERDICTS = {
     "good": "[bold green]good[/]: everything a governor can use is there",

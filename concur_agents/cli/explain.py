@@ -15,8 +15,8 @@ from rich.table import Table
 
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
-from concur_agents.record import Call, Happening, Recording, apply, make_regulator
-from concur_agents.report.story import Lane, Story, Wait, spread, tell
+from concur_agents.recording import Happening, RecordedCall, Recording, apply, make_regulator
+from concur_agents.recording.timeline import Lane, Timeline, Wait, spread, tell
 
 MOST_NAMES = 5
 
@@ -37,19 +37,21 @@ def explain_command(
     queued_s, paused_s, running_s).
     """
     recorded = Recording(recording)
-    story = tell(recorded)
+    timeline = tell(recorded)
     if not agent:
-        _show_all(story, most, as_json=as_json)
+        _show_all(timeline, most, as_json=as_json)
         return
-    if agent not in story.lanes:
-        close = get_close_matches(agent, story.lanes, n=1)
-        hint = f": did you mean {close[0]!r}?" if close else f"; it holds {len(story.lanes)} agents"
+    if agent not in timeline.lanes:
+        close = get_close_matches(agent, timeline.lanes, n=1)
+        hint = (
+            f": did you mean {close[0]!r}?" if close else f"; it holds {len(timeline.lanes)} agents"
+        )
         raise RecordingError(f"no agent {agent!r} in {recording}{hint}")
     whys = reasons(recorded, agent)
     if as_json:
-        print(json.dumps(_agent_dict(story, story.lanes[agent], whys), indent=2))
+        print(json.dumps(_agent_dict(timeline, timeline.lanes[agent], whys), indent=2))
     else:
-        _show_agent(recorded, story, story.lanes[agent], whys)
+        _show_agent(recorded, timeline, timeline.lanes[agent], whys)
 
 
 def reasons(recording: Recording, agent: str) -> dict[float, str]:
@@ -61,11 +63,13 @@ def reasons(recording: Recording, agent: str) -> dict[float, str]:
     try:
         regulator = make_regulator(recording)
     except RecordingError:  # a law of the user's own, or the first files are gone
-        lines = (line for line in recording if isinstance(line, Call) and line.agent == agent)
+        lines = (
+            line for line in recording if isinstance(line, RecordedCall) and line.agent == agent
+        )
         return {line.now: line.why for line in lines if line.why is not None}
     found: dict[float, str] = {}
     for line in recording:
-        if isinstance(line, Call):
+        if isinstance(line, RecordedCall):
             apply(regulator, line)
             is_ask = line.name in ("arrive", "begin_step") and line.agent == agent
             if is_ask and line.error is None and agent not in line.let_in:
@@ -74,16 +78,16 @@ def reasons(recording: Recording, agent: str) -> dict[float, str]:
     return found
 
 
-def _show_all(story: Story, most: int, *, as_json: bool) -> None:
-    waits = spread(wait.waited_s for wait in story.waits)
-    ends = Counter(_kind_of_end(wait) for wait in story.waits)
-    lanes = sorted(story.lanes.values(), key=lambda lane: -lane.seconds("queued", "paused"))
+def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
+    waits = spread(wait.waited_s for wait in timeline.waits)
+    ends = Counter(_kind_of_end(wait) for wait in timeline.waits)
+    lanes = sorted(timeline.lanes.values(), key=lambda lane: -lane.seconds("queued", "paused"))
     if as_json:
         shown = {
-            "agents": len(story.lanes),
+            "agents": len(timeline.lanes),
             "waits": waits._asdict(),
-            "pauses": story.pauses,
-            "overdue": story.overdue,
+            "pauses": timeline.pauses,
+            "overdue": timeline.overdue,
             "ended_by": dict(ends.most_common()),
             "longest": [_sums(lane) for lane in lanes[:most]],
         }
@@ -91,10 +95,10 @@ def _show_all(story: Story, most: int, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(
-        f"{len(story.lanes)} agents in {story.end_s - story.start_s:.0f} s under "
-        f"{story.header.law['name']}: {waits.number} waits, {waits.total_s:.0f} s in all, median "
-        f"{waits.median_s:.1f} s, worst {waits.worst_s:.1f} s; {story.pauses} pauses, "
-        f"{story.overdue} let in as overdue.",
+        f"{len(timeline.lanes)} agents in {timeline.end_s - timeline.start_s:.0f} s under "
+        f"{timeline.header.law['name']}: {waits.number} waits, {waits.total_s:.0f} s in all, "
+        f"median {waits.median_s:.1f} s, worst {waits.worst_s:.1f} s; {timeline.pauses} pauses, "
+        f"{timeline.overdue} let in as overdue.",
         soft_wrap=True,
     )
     if ends:
@@ -103,7 +107,7 @@ def _show_all(story: Story, most: int, *, as_json: bool) -> None:
     table = Table("agent", box=None, pad_edge=False)
     for column in ("steps", "queued", "paused", "running", "waits"):
         table.add_column(column, justify="right")
-    numbers = Counter(wait.agent for wait in story.waits)
+    numbers = Counter(wait.agent for wait in timeline.waits)
     for lane in lanes[:most]:
         sums = _sums(lane)
         table.add_row(
@@ -117,7 +121,9 @@ def _show_all(story: Story, most: int, *, as_json: bool) -> None:
         console.print(f"[dim]and {len(lanes) - most} more; --most shows them[/]")
 
 
-def _show_agent(recording: Recording, story: Story, lane: Lane, whys: dict[float, str]) -> None:
+def _show_agent(
+    recording: Recording, timeline: Timeline, lane: Lane, whys: dict[float, str]
+) -> None:
     console = Console()
     sums = _sums(lane)
     life_s = sum(item.to_s - item.from_s for item in lane.segments)
@@ -133,17 +139,17 @@ def _show_agent(recording: Recording, story: Story, lane: Lane, whys: dict[float
         soft_wrap=True,
     )
     table = Table("at", "what", box=None, pad_edge=False, show_header=False)
-    for at_s, text in _timeline(recording, story, lane.id, whys):
-        table.add_row(f"{at_s - story.start_s:8.1f} s", text)
+    for at_s, text in _rows_of(recording, timeline, lane.id, whys):
+        table.add_row(f"{at_s - timeline.start_s:8.1f} s", text)
     console.print(table)
 
 
-def _timeline(
-    recording: Recording, story: Story, agent: str, whys: dict[float, str]
+def _rows_of(
+    recording: Recording, timeline: Timeline, agent: str, whys: dict[float, str]
 ) -> list[tuple[float, str]]:
     """What happened to one agent: steps in a row are one line, each wait is two."""
     rows = _steps(recording, agent)
-    for wait in story.waits:
+    for wait in timeline.waits:
         if wait.agent != agent:
             continue
         why = whys.get(wait.from_s) or _numbers(wait)
@@ -252,17 +258,17 @@ def _sums(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _agent_dict(story: Story, lane: Lane, whys: dict[float, str]) -> dict[str, Any]:
+def _agent_dict(timeline: Timeline, lane: Lane, whys: dict[float, str]) -> dict[str, Any]:
     waits = [
         {
             "kind": wait.kind,
-            "from_s": wait.from_s - story.start_s,
+            "from_s": wait.from_s - timeline.start_s,
             "waited_s": wait.waited_s,
             "why": _without_state(whys.get(wait.from_s) or _numbers(wait)),
             "ended_by": wait.ended_by or None,
             "before_it": wait.before_it,
         }
-        for wait in story.waits
+        for wait in timeline.waits
         if wait.agent == lane.id
     ]
     return {**_sums(lane), "waits": waits}

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from concur_agents.config import OPTIONS, Setting, settings
+from concur_agents.runtime.config import OPTIONS, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:

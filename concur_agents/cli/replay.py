@@ -17,8 +17,7 @@ import typer
 
 from concur_agents._version import __version__
 from concur_agents.errors import ProbeError
-from concur_agents.probes import HttpProbe
-from concur_agents.replay import (
+from concur_agents.lab.replay import (
     SHAPES,
     ArmRun,
     Endpoint,
@@ -32,7 +31,8 @@ from concur_agents.replay import (
     table,
     work_agrees,
 )
-from concur_agents.replay.plots import draw
+from concur_agents.lab.replay.plots import draw
+from concur_agents.probes import HttpProbe
 from concur_agents.sim.workload import AgentPlan
 
 _DAY_S = 86_400.0

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from concur_agents.config import parse_options
 from concur_agents.core import make_law
 from concur_agents.errors import ConfigError
-from concur_agents.record import Call, Difference, Recording, replay
-from concur_agents.report.what_if import Outcome, what_if
+from concur_agents.recording import Difference, RecordedCall, Recording, replay
+from concur_agents.recording.what_if import LawOutcome, what_if
+from concur_agents.runtime.config import parse_options
 
 OPEN_LOOP = (
     "Open loop: agents, tools, readings and the length of every step are as recorded; only who "
@@ -79,7 +79,7 @@ def replay_law_command(
 def _check(recording: Recording, *, as_json: bool) -> None:
     differences = replay(recording)
     first = next(differences, None)
-    calls = sum(isinstance(line, Call) and line.name != "ask" for line in recording)
+    calls = sum(isinstance(line, RecordedCall) and line.name != "ask" for line in recording)
     if as_json:
         shown = {"same": first is None, "calls": calls, "first_difference": _difference(first)}
         print(json.dumps(shown, indent=2))
@@ -125,11 +125,11 @@ def _difference(difference: Difference | None) -> dict[str, Any] | None:
     }
 
 
-def _as_dict(outcome: Outcome) -> dict[str, Any]:
+def _as_dict(outcome: LawOutcome) -> dict[str, Any]:
     return {**asdict(outcome), "waits": outcome.waits._asdict()}
 
 
-def _table(recorded: Outcome, other: Outcome) -> Table:
+def _table(recorded: LawOutcome, other: LawOutcome) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column(f"recorded: {recorded.law}", justify="right")
@@ -139,7 +139,7 @@ def _table(recorded: Outcome, other: Outcome) -> Table:
     return table
 
 
-_ROWS: list[tuple[str, Callable[[Outcome], str]]] = [
+_ROWS: list[tuple[str, Callable[[LawOutcome], str]]] = [
     ("agents", lambda item: f"{item.agents}"),
     ("steps", lambda item: f"{item.steps:,}"),
     ("pauses", lambda item: f"{item.pauses:,}"),

@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 
 from concur_agents.errors import ConfigError
-from concur_agents.record import Recording
-from concur_agents.report.page import page
-from concur_agents.report.story import tell
+from concur_agents.recording import Recording
+from concur_agents.recording.page import page
+from concur_agents.recording.timeline import tell
 
 
 def report_command(
@@ -25,15 +25,15 @@ def report_command(
     Agents over time as lanes, pressure against capacity and limit, hit rate, throughput and waits;
     all plots zoom together. With --json the keys are output, bytes and agents.
     """
-    story = tell(Recording(recording))
-    text = page(story, title=recording.name)
+    timeline = tell(Recording(recording))
+    text = page(timeline, title=recording.name)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error
     size = len(text.encode())
     if as_json:
-        shown = {"output": str(output), "bytes": size, "agents": len(story.lanes)}
+        shown = {"output": str(output), "bytes": size, "agents": len(timeline.lanes)}
         print(json.dumps(shown))
     else:
-        print(f"{output}: {len(story.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
+        print(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")

@@ -19,19 +19,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import concur_agents
+from concur_agents.autorun.running import PARENT
 from concur_agents.cli.dashboard import strip
 from concur_agents.cli.footer import Footer
 from concur_agents.cli.options import with_governor_options
 from concur_agents.cli.watch_recording import Screen
-from concur_agents.config import Setting, environment, governor_options
 from concur_agents.errors import ConfigError, RecordingError
-from concur_agents.frame import Frame
 from concur_agents.governor import Governor
-from concur_agents.record import Line, Recording
-from concur_agents.report.story import Story, spread
-from concur_agents.running import PARENT
+from concur_agents.observe.frame import Frame
+from concur_agents.recording import Line, Recording
+from concur_agents.recording.timeline import Timeline, spread
+from concur_agents.runtime.config import Setting, environment, governor_options
 
-BOOTSTRAP = Path(concur_agents.__file__).parent / "_bootstrap"
+BOOTSTRAP = Path(concur_agents.__file__).parent / "autorun" / "_bootstrap"
 
 LOOK_S = 0.2
 
@@ -174,9 +174,9 @@ class _Watchers:
         screens = [screen for screen, _ in self._screens.values()]
         return [screen for screen in screens if not screen.closed] or screens[-1:]
 
-    def stories(self) -> list[tuple[Path, Story]]:
+    def stories(self) -> list[tuple[Path, Timeline]]:
         """Of each process."""
-        return [(path, screen.teller.story()) for path, (screen, _) in self._screens.items()]
+        return [(path, screen.builder.timeline()) for path, (screen, _) in self._screens.items()]
 
 
 def _status(frame: Frame) -> str:
@@ -198,15 +198,15 @@ def _summarise(watchers: _Watchers, *, kept: bool) -> None:
             "no call was governed: the program made none through openai or LangGraph in a Python "
             "that sees PYTHONPATH"
         )
-    for path, story in stories:
-        roots = [lane for lane in story.lanes.values() if lane.parent is None]
+    for path, timeline in stories:
+        roots = [lane for lane in timeline.lanes.values() if lane.parent is None]
         waits = spread(lane.seconds("queued", "paused") for lane in roots)
         steps = sum(lane.steps for lane in roots)
         told = [lane for lane in roots if lane.cached_tokens is not None and lane.prompt_tokens]
         text = (
-            f"{len(roots)} agents, {steps} steps in {story.end_s - story.start_s:.0f} s under "
-            f"{story.header.law['name']}; {story.pauses} pauses; wait per agent: median "
-            f"{waits.median_s:.1f} s, worst {waits.worst_s:.1f} s"
+            f"{len(roots)} agents, {steps} steps in {timeline.end_s - timeline.start_s:.0f} s "
+            f"under {timeline.header.law['name']}; {timeline.pauses} pauses; wait per agent: "
+            f"median {waits.median_s:.1f} s, worst {waits.worst_s:.1f} s"
         )
         if told:
             cached = sum(lane.cached_tokens or 0 for lane in told)

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from concur_agents.cli.dashboard import dashboard
-from concur_agents.frame import Frame, Point
+from concur_agents.observe.frame import Frame, Point
 
 T = TypeVar("T")
 

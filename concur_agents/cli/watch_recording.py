@@ -10,9 +10,9 @@ from pathlib import Path
 from concur_agents.cli.show import show_frames
 from concur_agents.core import Regulator
 from concur_agents.errors import RecordingError
-from concur_agents.frame import MOST_ROWS, Active, Frame, Point, Waiting, split_pressure
-from concur_agents.record import Happening, Line, Recording, Standing, apply, make_regulator
-from concur_agents.report.story import Teller
+from concur_agents.observe.frame import MOST_ROWS, Active, Frame, Point, Waiting, split_pressure
+from concur_agents.recording import Happening, Line, Recording, Standing, apply, make_regulator
+from concur_agents.recording.timeline import TimelineBuilder
 
 TRAIL = 300
 """Ticks that are drawn."""
@@ -25,7 +25,7 @@ class Screen:
 
     def __init__(self, recording: Recording) -> None:
         self._header = recording.header
-        self.teller = Teller(recording.header)
+        self.builder = TimelineBuilder(recording.header)
         self._regulator: Regulator | None = None
         if recording.is_whole:
             with suppress(RecordingError):  # a law of the user's own
@@ -37,7 +37,7 @@ class Screen:
     def take(self, line: Line) -> None:
         """The next line."""
         self._now = max(self._now, line.now)
-        self.teller.take(line)
+        self.builder.take(line)
         if isinstance(line, Happening):
             if line.kind in ("poll_failed", "poll_recovered"):
                 self._blind = line.kind == "poll_failed"
@@ -55,7 +55,7 @@ class Screen:
     @property
     def agents(self) -> list[Standing]:
         """Everybody who is here."""
-        return list(self.teller.roster.agents.values())
+        return list(self.builder.tracker.agents.values())
 
     def trail(self) -> list[Point]:
         """Its last ticks."""
@@ -69,14 +69,14 @@ class Screen:
                 sample.active,
                 sample.hit_deficit,
             )
-            for sample in self.teller.samples[-TRAIL:]
+            for sample in self.builder.samples[-TRAIL:]
         ]
 
     def frame(self) -> Frame:
         """Where it stands now."""
         agents = [who for who in self.agents if who.parent is None]
         states = [who.state for who in agents]
-        last = self.teller.samples[-1] if self.teller.samples else None
+        last = self.builder.samples[-1] if self.builder.samples else None
         waiting = [who for who in agents if who.state in ("paused", "queued")]
         active = [who for who in self.agents if who.state in ("reasoning", "acting")]
         waiting.sort(key=lambda who: who.since_s)
@@ -94,8 +94,8 @@ class Screen:
             acting=states.count("acting"),
             paused=states.count("paused"),
             queued=states.count("queued"),
-            off=states.count("off"),
-            done_total=self.teller.done,
+            suspended=states.count("suspended"),
+            done_total=self.builder.done,
             pressure_tokens=pressure,
             capacity_tokens=last and last.capacity_tokens,
             reasoning_tokens=held,
@@ -105,8 +105,8 @@ class Screen:
             reason=last.reason if last else "start",
             hit_rate=last and last.hit_rate,
             hit_deficit=last and last.hit_deficit,
-            pauses_total=self.teller.pauses,
-            overdue_total=self.teller.overdue,
+            pauses_total=self.builder.pauses,
+            overdue_total=self.builder.overdue,
             longest_wait_s=self._now - waiting[0].since_s if waiting else 0.0,
             blind=self._blind,
             closed=self._closed,

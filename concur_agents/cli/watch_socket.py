@@ -9,8 +9,8 @@ from pathlib import Path
 
 from concur_agents.cli.show import show_frames
 from concur_agents.errors import WatchError
-from concur_agents.frame import Frame, Point
-from concur_agents.live import TRAIL, Looker, frames, sockets
+from concur_agents.observe.frame import Frame, Point
+from concur_agents.observe.socket import TRAIL, Looker, frames, sockets
 
 
 def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) -> None:

@@ -6,7 +6,7 @@ parses the imports and holds that.  Everything that a host, a simulator or a jud
 
 from __future__ import annotations
 
-from concur_agents.core.account import AgentId
+from concur_agents.core.family import AgentId
 from concur_agents.core.laws import law_formulas, law_names, make_law
 from concur_agents.core.laws.law import Law, LawState, Limit
 from concur_agents.core.order import ORDERS, Order

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from concur_agents.core.account import Account
+from concur_agents.core.family import Account
 
 Key = tuple[float, ...]
 Order = Callable[[Account, bool], Key]
@@ -22,7 +22,7 @@ def warm_new_least(account: Account, warm: bool) -> Key:
     """
     if warm:
         return (-account.priority, 0, account.idle_since_s)
-    if not account.started:
+    if not account.has_context:
         return (-account.priority, 1, account.seq)
     return (-account.priority, 2, account.work_tokens)
 
@@ -31,7 +31,7 @@ def warm_cold_new(account: Account, warm: bool) -> Key:
     """Warm agents; then cold ones, most advanced first; then new ones."""
     if warm:
         return (-account.priority, 0, account.idle_since_s)
-    if account.started:
+    if account.has_context:
         return (-account.priority, 1, -account.work_tokens)
     return (-account.priority, 2, account.seq)
 
@@ -43,7 +43,7 @@ def first_come(account: Account, warm: bool) -> Key:
 
 def last_out_first_in(account: Account, warm: bool) -> Key:
     """The agent paused last goes first (its prefix is the warmest); new ones last."""
-    if account.started:
+    if account.has_context:
         return (-account.priority, 0, -account.waiting_since_s)
     return (-account.priority, 1, account.seq)
 

@@ -14,7 +14,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from concur_agents.core.account import Account
+from concur_agents.core.family import Account
 from concur_agents.core.order import Key, Order
 
 _Entry = tuple[Key, int, int, bool, Account]  # key, tie-break, ticket, warm, who
@@ -26,10 +26,10 @@ class Queue:
     def __init__(self, order: Order, is_warm: Callable[[Account], bool]) -> None:
         self._order = order
         self._is_warm = is_warm
-        self._opened: list[_Entry] = []
+        self._open: list[_Entry] = []
         self._new: list[_Entry] = []
         self._by_wait: deque[tuple[int, Account]] = deque()
-        self._opened_by_wait: deque[tuple[int, Account]] = deque()
+        self._open_by_wait: deque[tuple[int, Account]] = deque()
         self._head: _Entry | None = None  # who goes first; None: to be found
         self._ties = itertools.count()
         self._tickets = itertools.count(1)
@@ -42,8 +42,8 @@ class Queue:
         """`account` waits from `account.waiting_since_s` on; pushes come in order of that time."""
         account.ticket = next(self._tickets)
         self._by_wait.append((account.ticket, account))
-        if account.opened:
-            self._opened_by_wait.append((account.ticket, account))
+        if account.admitted_ever:
+            self._open_by_wait.append((account.ticket, account))
         self._size += 1
         self._insert(account)
 
@@ -54,14 +54,14 @@ class Queue:
             self._head = None
         self._size -= 1
         if not self._size:  # and nothing of the last ones stays
-            for entries in (self._opened, self._new, self._by_wait, self._opened_by_wait):
+            for entries in (self._open, self._new, self._by_wait, self._open_by_wait):
                 entries.clear()
             return
-        for heap in (self._opened, self._new):
+        for heap in (self._open, self._new):
             if len(heap) > 2 * self._size + 64:
                 heap[:] = [e for e in heap if e[4].ticket == e[2]]
                 heapq.heapify(heap)
-        for waits in (self._by_wait, self._opened_by_wait):
+        for waits in (self._by_wait, self._open_by_wait):
             if len(waits) > 2 * self._size + 64:
                 valid = [e for e in waits if e[1].ticket == e[0]]
                 waits.clear()
@@ -74,12 +74,12 @@ class Queue:
             if first is None or (first[3] and not self._is_warm(first[4])):
                 first = self._head = self._find_head()
         else:
-            first = self._top(self._opened)
+            first = self._top(self._open)
         return None if first is None else first[4]
 
-    def oldest(self, *, opened: bool = False) -> Account | None:
-        """Who has waited longest; with `opened` among those that have been let in before."""
-        waits = self._opened_by_wait if opened else self._by_wait
+    def oldest(self, *, admitted_ever: bool = False) -> Account | None:
+        """Who has waited longest; with `admitted_ever` among those that have been let in before."""
+        waits = self._open_by_wait if admitted_ever else self._by_wait
         while waits and waits[0][1].ticket != waits[0][0]:
             waits.popleft()
         return waits[0][1] if waits else None
@@ -89,15 +89,15 @@ class Queue:
         return [account for ticket, account in self._by_wait if account.ticket == ticket]
 
     def _find_head(self) -> _Entry | None:
-        opened, new = self._top(self._opened), self._top(self._new)
+        opened, new = self._top(self._open), self._top(self._new)
         if opened is None or new is None:
             return opened or new
         return min(new, opened)
 
     def _insert(self, account: Account) -> None:
-        warm = account.started and self._is_warm(account)
+        warm = account.has_context and self._is_warm(account)
         entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
-        heapq.heappush(self._opened if account.opened else self._new, entry)
+        heapq.heappush(self._open if account.admitted_ever else self._new, entry)
         if self._head is not None and entry < self._head:
             self._head = None
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from concur_agents.core.account import Account, AgentId, State
+from concur_agents.core.admission import Admission
+from concur_agents.core.family import Account, AgentId, State
 from concur_agents.core.laws.law import Law, LawState, Limit
-from concur_agents.core.ledger import Evidence, Ledger
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reading import Reading, Usage
+from concur_agents.core.sizes import Evidence, Sizes
 from concur_agents.core.snapshot import Snapshot
 from concur_agents.core.view import AgentView, View
-from concur_agents.core.window import Window
 
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s].  One that answers does so
@@ -48,7 +48,7 @@ class Regulator:
         start_s: the host's clock at the start [s].
         max_wait_s: an agent that has waited this long goes first and takes the place of one that
             pauses at its next boundary [s]; None: waiting is not bounded.
-        max_started: most agents open at once (each may hold a sandbox); None: not bounded.
+        max_open: most agents open at once (each may hold a sandbox); None: not bounded.
         blind_after_s: so long without a reading, a law that needs readings yields to
             `blind_agents` [s].
         blind_agents: the safe limit then [agents]; it never raises the limit.
@@ -56,6 +56,7 @@ class Regulator:
         first_reading_s: until the first tick, but for at most this long after the first arrival
             [s], one agent runs alone: before the engine has told its pool, a law can only guess how
             many it has room for, and whoever was let in on a guess stays. 0: nobody waits for it.
+        max_started: what `max_open` was called before 0.2; goes with the next release.
 
     Raises:
         ValueError: an argument out of its range, or an unknown order.
@@ -67,16 +68,18 @@ class Regulator:
         start_s: float = 0.0,
         *,
         max_wait_s: float | None = None,
-        max_started: int | None = None,
+        max_open: int | None = None,
         blind_after_s: float = 30.0,
         blind_agents: int = 8,
         order: str | Order = "warm_new_least",
         first_reading_s: float = 0.0,
+        max_started: int | None = None,
     ) -> None:
+        max_open = max_started if max_open is None else max_open
         if max_wait_s is not None and not max_wait_s > 0:
             raise ValueError(f"max_wait_s must be above 0, got {max_wait_s}")
-        if max_started is not None and max_started < 1:
-            raise ValueError(f"max_started must be at least 1, got {max_started}")
+        if max_open is not None and max_open < 1:
+            raise ValueError(f"max_open must be at least 1, got {max_open}")
         if not blind_after_s > 0:
             raise ValueError(f"blind_after_s must be above 0, got {blind_after_s}")
         if blind_agents < 1:
@@ -95,12 +98,12 @@ class Regulator:
         self._blind_after_s = blind_after_s
         self._blind_agents = blind_agents
         self._accounts = _Accounts()
-        self._ledger = Ledger()
-        self._window = Window(
-            self._ledger,
+        self._sizes = Sizes()
+        self._admission = Admission(
+            self._sizes,
             order,
             max_wait_s=max_wait_s,
-            max_started=max_started,
+            max_open=max_open,
             limit=Limit(),
         )
         self._is_blind = False
@@ -109,7 +112,7 @@ class Regulator:
         self._alone_until_s: float | None = math.inf if first_reading_s else None
         self._enforce(start_s)
         self._arrivals = 0
-        self._off = 0
+        self._suspended = 0
         self._done_total = 0
         self._pauses_total = 0
         # what the engine told
@@ -172,7 +175,7 @@ class Regulator:
             return [agent, *self._fill(now)]
         self._accounts[agent] = account
         account.waiters[agent] = 0  # it waits to start, with no call yet
-        self._window.wait(account, now)
+        self._admission.wait(account, now)
         return self._fill(now)
 
     def begin_step(
@@ -200,27 +203,27 @@ class Regulator:
         root = who.parent or who
         self._pass_time(now)
         if who is root:
-            root.is_off = False
+            root.is_suspended = False
             if prompt_tokens is not None:
                 root.expected_prompt = prompt_tokens
             if prefix is not None and tuple(prefix) != root.chain:
-                self._ledger.share(root, prefix)
+                self._sizes.share(root, prefix)
         if not root.state.is_active:
-            if root.state is State.OFF:
-                self._off -= 1
+            if root.state is State.SUSPENDED:
+                self._suspended -= 1
                 self._wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        need = self._ledger.need(root)
+        need = self._sizes.need(root)
         if root.in_flight:
-            self._window.begin(root, max(root.need, need))
+            self._admission.begin(root, max(root.need, need))
         else:
-            if root.started:
-                self._ledger.gaps_s.append(now - root.idle_since_s)
-            in_calls = self._window.claims.reasoning_tokens
-            if not self._window.begin_or_pause(root, need, now):
+            if root.has_context:
+                self._sizes.gaps_s.append(now - root.idle_since_s)
+            in_calls = self._admission.claims.reasoning_tokens
+            if not self._admission.begin_or_pause(root, need, now):
                 root.waiters[agent] = 1
-                if root.started:
+                if root.has_context:
                     root.paused_since_step = True
                     root.pauses += 1
                     self._pauses_total += 1
@@ -260,19 +263,19 @@ class Regulator:
             raise ValueError(f"agent {agent!r} has no step to end")
         root.has_sent = True
         if overloaded:
-            self._ledger.refused(retry_after_s)
+            self._sizes.refused(retry_after_s)
         elif usage is None:
-            self._ledger.evidence.failures += 1
+            self._sizes.evidence.failures += 1
         else:
-            hold_s = self._window.limit.hold_s_per_token * max(1.0, root.footprint)
+            hold_s = self._admission.limit.hold_s_per_token * max(1.0, root.footprint)
             counts = (
                 not root.paused_since_step
                 and who.begun_s >= self.state.epoch_s
                 and root.idle_s <= _FRESH * hold_s
             )
-            in_calls = 0.5 * (who.in_calls + self._window.claims.reasoning_tokens)
+            in_calls = 0.5 * (who.in_calls + self._admission.claims.reasoning_tokens)
             step_s = now - who.begun_s
-            self._ledger.end(who, usage, step_s, counts=counts, in_calls=in_calls)
+            self._sizes.end(who, usage, step_s, counts=counts, in_calls=in_calls)
         self._end(who, 1, now)
         return self._fill(now)
 
@@ -300,7 +303,7 @@ class Regulator:
         who = self._accounts[agent]
         self._pass_time(now)
         if overloaded:
-            self._ledger.refused(retry_after_s)
+            self._sizes.refused(retry_after_s)
         if who.calls:
             who.begun_s = now
         return self._fill(now)
@@ -327,9 +330,9 @@ class Regulator:
             return self._fill(now)
         who.calls = root.in_flight = 0
         root.expected_prompt = root.distance = None
-        self._window.undo(root, now)
-        self._ledger.residency.restore(root.place)
-        self._stay_off(root)
+        self._admission.undo(root, now)
+        self._sizes.residency.restore(root.lru_entry)
+        self._settle_suspension(root)
         return self._fill(now)
 
     def suspend(self, agent: AgentId, now: float) -> list[AgentId]:
@@ -345,13 +348,13 @@ class Regulator:
             ValueError: it has never been let in, or has no place of its own.
         """
         root = self._root(agent)
-        if not root.opened:
+        if not root.admitted_ever:
             raise ValueError(f"agent {agent!r} has not been let in and has no place to give back")
         self._pass_time(now)
-        root.is_off = True
+        root.is_suspended = True
         if not root.waiters.get(agent, 1):
             del root.waiters[agent]  # it was on its way back, with no call yet
-        self._stay_off(root)
+        self._settle_suspension(root)
         return self._fill(now)
 
     def resume(self, agent: AgentId, now: float) -> list[AgentId]:
@@ -365,9 +368,9 @@ class Regulator:
         """
         root = self._root(agent)
         self._pass_time(now)
-        root.is_off = False
-        if root.state is State.OFF:
-            self._off -= 1
+        root.is_suspended = False
+        if root.state is State.SUSPENDED:
+            self._suspended -= 1
             self._wait(root, now)
         if root.state.is_active:
             return [agent, *self._fill(now)]
@@ -389,7 +392,7 @@ class Regulator:
             root.departed = True
         else:
             root.children -= 1
-            self._ledger.close(who)
+            self._sizes.close(who)
         root.waiters.pop(agent, None)
         if root.departed and not root.children:
             self._drop(root)
@@ -397,7 +400,7 @@ class Regulator:
             root.has_sent = True
             self._end(who, who.calls, now)
         else:
-            self._stay_off(root)
+            self._settle_suspension(root)
         return self._fill(now)
 
     def tick(self, reading: Reading | None, now: float) -> list[AgentId]:
@@ -412,7 +415,7 @@ class Regulator:
             self.state = self.law.decide(self.state, snapshot)
         self._end_alone()
         self._enforce(now)
-        self._window.look_ahead()
+        self._admission.look_ahead()
         return self._fill(now)
 
     def advance(self, now: float) -> list[AgentId]:
@@ -426,8 +429,8 @@ class Regulator:
         Cheap to ask again: the answer stands until the next call of another method.
         """
         if not self._wake_stands:
-            self._wake_s = self._window.next_wake(now)
-            if self._alone_until_s is not None and len(self._window.queue):
+            self._wake_s = self._admission.next_wake(now)
+            if self._alone_until_s is not None and len(self._admission.queue):
                 wake_s = math.inf if self._wake_s is None else self._wake_s
                 self._wake_s = min(wake_s, self._alone_until_s)
             self._wake_stands = True
@@ -438,7 +441,7 @@ class Regulator:
     @property
     def limit(self) -> Limit:
         """What is enforced now: the law's limit, or a tighter one while blind or at first."""
-        return self._window.limit
+        return self._admission.limit
 
     @property
     def reason(self) -> str:
@@ -448,7 +451,7 @@ class Regulator:
         return "blind" if self._is_blind else self.state.reason
 
     def agent_state(self, agent: AgentId) -> str | None:
-        """'queued', 'reasoning', 'acting', 'paused' or 'off'; None: not here."""
+        """'queued', 'reasoning', 'acting', 'paused' or 'suspended'; None: not here."""
         who = self._accounts.get(agent)
         if who is None:
             return None
@@ -456,29 +459,29 @@ class Regulator:
 
     def view(self, now: float) -> View:
         """How things stand.  Changes nothing."""
-        window, ledger = self._window, self._ledger
-        oldest = window.queue.oldest()
+        admission, sizes = self._admission, self._sizes
+        oldest = admission.queue.oldest()
         deficit = None
-        if ledger.recent_reusable > 0:
-            deficit = 1.0 - ledger.recent_reused / ledger.recent_reusable
+        if sizes.recent_reusable > 0:
+            deficit = 1.0 - sizes.recent_reused / sizes.recent_reusable
         return View(
             at_s=now,
-            active=window.active,
-            reasoning=window.reasoning,
-            acting=window.active - window.reasoning,
-            paused=window.paused,
-            queued=len(window.queue) - window.paused,
-            off=self._off,
+            active=admission.active,
+            reasoning=admission.reasoning,
+            acting=admission.active - admission.reasoning,
+            paused=admission.paused,
+            queued=len(admission.queue) - admission.paused,
+            suspended=self._suspended,
             done_total=self._done_total,
-            pressure_tokens=window.pressure(now),
-            capacity_tokens=ledger.residency.capacity_tokens,
-            footprint_tokens=ledger.footprint_tokens,
-            limit=window.limit,
+            pressure_tokens=admission.pressure(now),
+            capacity_tokens=sizes.residency.capacity_tokens,
+            footprint_tokens=sizes.footprint_tokens,
+            limit=admission.limit,
             reason=self.reason,
             hit_rate=self._hit_rate,
             hit_deficit=deficit,
             pauses_total=self._pauses_total,
-            overdue_total=window.overdue_total,
+            overdue_total=admission.overdue_total,
             longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
         )
 
@@ -506,12 +509,12 @@ class Regulator:
         root = who.parent or who
         if root.state.is_active:
             return f"{agent}: {root.state.value}, holding {_k(root.claim.tokens)} tokens"
-        if root.state is State.OFF:
+        if root.state is State.SUSPENDED:
             return f"{agent}: off, its place is free meanwhile"
-        window = self._window
-        ahead = sum(1 for other in window.queue.waiting() if self._goes_before(other, root))
+        admission = self._admission
+        ahead = sum(1 for other in admission.queue.waiting() if self._goes_before(other, root))
         parts = [self._why_waiting(root, now), f"{ahead} ahead"]
-        wake = window.next_wake(now)
+        wake = admission.next_wake(now)
         if wake is not None:
             parts.append(f"next chance by itself in {max(0.0, wake - now):.0f} s")
         return f"{agent}: {root.state.value}: " + "; ".join(parts)
@@ -520,15 +523,15 @@ class Regulator:
         """The numbers that keep `agent` waiting, of this instant; '' if it does not wait.  O(1)."""
         who = self._accounts.get(agent)
         root = None if who is None else who.parent or who
-        if root is None or root.state.is_active or root.state is State.OFF:
+        if root is None or root.state.is_active or root.state is State.SUSPENDED:
             return ""
         return self._why_waiting(root, now)
 
     def __repr__(self) -> str:
-        window = self._window
+        admission = self._admission
         return (
-            f"<Regulator {self.law.name} [{self.reason}]: {window.reasoning} reasoning, "
-            f"{window.active - window.reasoning} acting, {len(window.queue)} waiting>"
+            f"<Regulator {self.law.name} [{self.reason}]: {admission.reasoning} reasoning, "
+            f"{admission.active - admission.reasoning} acting, {len(admission.queue)} waiting>"
         )
 
     # -- inside ------------------------------------------------------------------------------
@@ -541,28 +544,28 @@ class Regulator:
 
     def _wait(self, root: Account, now: float) -> None:
         """`root`, which has been let in before, waits for its turn."""
-        root.state = State.PAUSED if root.started else State.QUEUED
-        self._window.wait(root, now)
+        root.state = State.PAUSED if root.has_context else State.QUEUED
+        self._admission.wait(root, now)
 
-    def _stay_off(self, root: Account) -> None:
+    def _settle_suspension(self, root: Account) -> None:
         """The place of one that is off is free unless somebody of its family needs it."""
-        if not root.is_off or root.in_flight or root.waiters or root.children:
+        if not root.is_suspended or root.in_flight or root.waiters or root.children:
             return
-        if root.state is State.OFF:
+        if root.state is State.SUSPENDED:
             return
         if root.state.is_active:
-            self._window.take_out(root)
+            self._admission.take_out(root)
         else:
-            self._window.withdraw(root)
-        root.state = State.OFF
+            self._admission.withdraw(root)
+        root.state = State.SUSPENDED
         root.paused_since_step = True
-        self._off += 1
+        self._suspended += 1
 
     def _begin(self, root: Account, in_calls: float, now: float) -> None:
         """The family of `root` is in a call again, while others claimed `in_calls` for theirs."""
         root.has_sent = False
         root.idle_s = now - root.idle_since_s
-        self._ledger.begin(root, in_calls)
+        self._sizes.begin(root, in_calls)
 
     def _call(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who` go out."""
@@ -571,7 +574,7 @@ class Regulator:
             root.distance = None  # by its own next call more will have been touched
         if not who.calls:
             who.begun_s = now
-            who.in_calls = self._window.claims.reasoning_tokens
+            who.in_calls = self._admission.claims.reasoning_tokens
         who.calls += calls
         root.in_flight += calls
 
@@ -582,9 +585,9 @@ class Regulator:
         if not calls:
             raise ValueError(f"agent {who.agent!r} has no step to end")
         root.waiters[who.agent] = calls - 1
-        if calls == 1 and (root.opened or who is not root):
+        if calls == 1 and (root.admitted_ever or who is not root):
             del root.waiters[who.agent]  # a root that was never let in still waits to start
-        self._stay_off(root)
+        self._settle_suspension(root)
 
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
@@ -592,19 +595,19 @@ class Regulator:
         who.calls -= calls
         root.in_flight -= calls
         if root.in_flight:
-            self._window.begin(root, max(root.need, self._ledger.need(root)))
+            self._admission.begin(root, max(root.need, self._sizes.need(root)))
             return
         root.expected_prompt = None
         root.paused_since_step = False
-        held = self._ledger.held(root)
-        self._window.end(root, held, now)
-        if root.started:
-            self._ledger.residency.touch(root.place, held)
-        if root.is_off:
-            self._stay_off(root)
+        held = self._sizes.held(root)
+        self._admission.end(root, held, now)
+        if root.has_context:
+            self._sizes.residency.touch(root.lru_entry, held)
+        if root.is_suspended:
+            self._settle_suspension(root)
 
     def _fill(self, now: float) -> list[AgentId]:
-        admitted = self._window.fill(now)
+        admitted = self._admission.fill(now)
         if not admitted:
             return []
         woken: list[AgentId] = []
@@ -612,8 +615,8 @@ class Regulator:
             waiters, root.waiters = root.waiters, {}
             woken.extend(waiters or ([] if root.departed else [root.agent]))
             if any(waiters.values()):
-                in_calls = self._window.claims.reasoning_tokens
-                self._window.begin(root, root.need)
+                in_calls = self._admission.claims.reasoning_tokens
+                self._admission.begin(root, root.need)
                 self._begin(root, in_calls, now)
                 for agent, calls in waiters.items():
                     self._call(self._accounts[agent], calls, now)
@@ -621,13 +624,13 @@ class Regulator:
 
     def _drop(self, root: Account) -> None:
         if root.state.is_active:
-            self._window.take_out(root)
-        elif root.state is State.OFF:
-            self._off -= 1
+            self._admission.take_out(root)
+        elif root.state is State.SUSPENDED:
+            self._suspended -= 1
         else:
-            self._window.withdraw(root)
-        self._window.opened -= root.opened
-        self._ledger.close(root)
+            self._admission.withdraw(root)
+        self._admission.open_agents -= root.admitted_ever
+        self._sizes.close(root)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""
@@ -639,13 +642,13 @@ class Regulator:
             most = self._blind_agents
         if limit.agents > most:
             limit = replace(limit, agents=most)
-        self._window.resize(limit, now)
+        self._admission.resize(limit, now)
 
     def _end_alone(self) -> None:
         """Nobody waits for the first reading any more, nor has anybody waited for the limit yet."""
         if self._alone_until_s is not None:
             self._alone_until_s = None
-            self._window.bound = False
+            self._admission.bound = False
 
     def _pass_time(self, now: float) -> None:
         self._wake_stands = False
@@ -657,11 +660,11 @@ class Regulator:
             if now - self._averaged_s >= _MOMENT_S:
                 self._average()
             self._passed_s = now
-            window = self._window
-            if window.reasoning:
-                self._ledger.cost.unseen_s += passed
-                self._reasoning_times_s += window.reasoning * passed
-                self._reasoning_tokens_times_s += window.claims.reasoning_tokens * passed
+            admission = self._admission
+            if admission.reasoning:
+                self._sizes.cost.unseen_s += passed
+                self._reasoning_times_s += admission.reasoning * passed
+                self._reasoning_tokens_times_s += admission.claims.reasoning_tokens * passed
 
     def _average(self) -> None:
         passed = self._passed_s - self._averaged_s
@@ -676,7 +679,7 @@ class Regulator:
     def _hear(self, reading: Reading, now: float) -> None:
         self._heard_s = now
         if reading.capacity_tokens is not None:
-            self._ledger.residency.capacity_tokens = reading.capacity_tokens
+            self._sizes.residency.capacity_tokens = reading.capacity_tokens
         before, self._last_reading = self._last_reading, reading
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
             return
@@ -687,17 +690,17 @@ class Regulator:
         queries = reading.query_tokens_total - before.query_tokens_total
         if hits < 0 or queries < 0:
             self._restarts_total += 1
-            self._ledger.restart()
+            self._sizes.restart()
             hits, queries = reading.hit_tokens_total, reading.query_tokens_total
         self._hit_total += hits
         self._query_total += queries
 
     def _snapshot(self, reading: Reading | None, now: float) -> Snapshot:
-        ledger, window = self._ledger, self._window
-        evidence, ledger.evidence = ledger.evidence, Evidence()
+        sizes, admission = self._sizes, self._admission
+        evidence, sizes.evidence = sizes.evidence, Evidence()
         if not self._engine_counts:
-            self._hit_total = ledger.cached_tokens_total
-            self._query_total = ledger.prompt_tokens_total if ledger.cached_known else 0.0
+            self._hit_total = sizes.cached_tokens_total
+            self._query_total = sizes.prompt_tokens_total if sizes.cached_known else 0.0
         before = self.last_snapshot
         hits, queries = self._hit_total, self._query_total
         if before is not None and before.query_tokens_total <= queries:
@@ -705,32 +708,32 @@ class Regulator:
             queries -= before.query_tokens_total
         self._hit_rate = hits / queries if queries > 0 else None
         self._average()
-        peak, bound = window.take_peak()
+        peak, bound = admission.take_peak()
         interval_s, self._ticked_s = now - self._ticked_s, now
         seen = 1.0 - math.exp((self._start_s - now) / _MEMORY_S)  # what the means weigh so far
         return Snapshot(
             at_s=now,
             interval_s=interval_s,
             reading=reading,
-            capacity_tokens=ledger.residency.capacity_tokens,
-            learned_tokens=ledger.residency.learned_tokens,
-            proven_tokens=ledger.residency.proven_tokens,
+            capacity_tokens=sizes.residency.capacity_tokens,
+            learned_tokens=sizes.residency.learned_tokens,
+            proven_tokens=sizes.residency.proven_tokens,
             hit_tokens_total=self._hit_total,
             query_tokens_total=self._query_total,
             reusable_tokens=evidence.reusable,
             reused_tokens=evidence.reused,
-            cached_known=ledger.cached_known or self._engine_counts,
-            active=window.active,
-            reasoning=window.reasoning,
-            waiting=len(window.queue),
+            cached_known=sizes.cached_known or self._engine_counts,
+            active=admission.active,
+            reasoning=admission.reasoning,
+            waiting=len(admission.queue),
             peak_active=peak,
             was_bound=bound and self._alone_until_s is None,
-            pressure_tokens=window.pressure(now),
+            pressure_tokens=admission.pressure(now),
             reasoning_mean=self._reasoning_mean / (seen or 1.0),
             reasoning_tokens_mean=self._reasoning_tokens_mean / (seen or 1.0),
-            footprint_mean=ledger.footprint_mean,
-            gaps_s=ledger.gap_quantiles(),
-            prefill_s_per_token=ledger.cost.prefill_s_per_token,
+            footprint_mean=sizes.footprint_mean,
+            gaps_s=sizes.gap_quantiles(),
+            prefill_s_per_token=sizes.cost.prefill_s_per_token,
             step_s=evidence.step_s,
             output_tokens=evidence.output,
             steps=evidence.steps,
@@ -738,9 +741,9 @@ class Regulator:
             overloads=evidence.overloads,
             retry_after_s=evidence.retry_after_s,
             restarts_total=self._restarts_total,
-            ages=tuple(sorted(ledger.lives.ages.items())),
-            lives=tuple(sorted(ledger.lives.past)),
-            final_tokens=ledger.final_mean,
+            ages=tuple(sorted(sizes.lives.ages.items())),
+            lives=tuple(sorted(sizes.lives.past)),
+            final_tokens=sizes.final_mean,
             grown_tokens=evidence.grown,
             grown_steps=evidence.grown_steps,
         )
@@ -748,23 +751,23 @@ class Regulator:
     def _goes_before(self, other: Account, account: Account) -> bool:
         if other is account:
             return False
-        window = self._window
-        return window.order(other, other.started and window.is_warm(other)) < window.order(
-            account, account.started and window.is_warm(account)
-        )
+        admission = self._admission
+        return admission.order(
+            other, other.has_context and admission.is_warm(other)
+        ) < admission.order(account, account.has_context and admission.is_warm(account))
 
     def _why_waiting(self, account: Account, now: float) -> str:
-        window = self._window
-        if not account.opened and not window.may_open:
-            return f"{window.opened} of {window.max_started} agents open"
+        admission = self._admission
+        if not account.admitted_ever and not admission.may_open:
+            return f"{admission.open_agents} of {admission.max_open} agents open"
         if self._alone_until_s is not None:
             most_s = max(0.0, self._alone_until_s - now)
             return f"waiting for the engine's first reading, at most {most_s:.1f} s"
-        if window.active >= window.places:
-            return f"{window.active} of {window.places:.0f} agents active"
-        most = window.bound_on(account)
+        if admission.active >= admission.places:
+            return f"{admission.active} of {admission.places:.0f} agents active"
+        most = admission.bound_on(account)
         if most != math.inf:
-            pressure, need = window.pressure(now), self._ledger.need(account)
+            pressure, need = admission.pressure(now), self._sizes.need(account)
             return f"pressure {_k(pressure)} + {_k(need)} for its step, limit {_k(most)} tokens"
         return "about to be let in"
 

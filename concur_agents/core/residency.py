@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Place:
+class LruEntry:
     """Where one agent's context stands in the list.  Owned by `Residency`."""
 
     position: int = 0  # 0: not in the list (in a call, or nothing sent yet)
@@ -66,7 +66,7 @@ class Residency:
     """Of the last returns: how much the pool held for the prefix to survive; 0: it did not."""
     _tree: list[float] = field(default_factory=lambda: [0.0])
     """At i the tokens at as many positions, up to i, as its lowest set bit says."""
-    _entries: dict[int, Place] = field(default_factory=dict)
+    _entries: dict[int, LruEntry] = field(default_factory=dict)
     _most_positions: int = _LEAST_POSITIONS
     """So many are used until they are numbered anew."""
     _numbering: int = 0
@@ -81,43 +81,45 @@ class Residency:
             return learned
         return told
 
-    def touch(self, place: Place, tokens: float) -> None:
+    def touch(self, lru_entry: LruEntry, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
-        if place.position:
-            self.remove(place)
+        if lru_entry.position:
+            self.remove(lru_entry)
         if len(self._tree) > self._most_positions:
             self._renumber()
-        place.tokens = tokens
-        self._append(place)
+        lru_entry.tokens = tokens
+        self._append(lru_entry)
 
-    def remove(self, place: Place) -> None:
+    def remove(self, lru_entry: LruEntry) -> None:
         """The agent is in a call (its blocks are pinned) or its context is gone."""
-        if place.position:
-            self._add(place.position, -place.tokens)
-            del self._entries[place.position]
-            place.was = self._numbering, place.position
-            place.position = 0
+        if lru_entry.position:
+            self._add(lru_entry.position, -lru_entry.tokens)
+            del self._entries[lru_entry.position]
+            lru_entry.was = self._numbering, lru_entry.position
+            lru_entry.position = 0
 
-    def restore(self, place: Place) -> None:
+    def restore(self, lru_entry: LruEntry) -> None:
         """Takes `remove` back: its call was never sent.
 
         If positions have changed meanwhile it stays out, as one that is not cached.
         """
-        numbering, position = place.was
-        if position and not place.position and numbering == self._numbering:
-            place.position = position
-            self._entries[position] = place
-            self._add(position, place.tokens)
+        numbering, position = lru_entry.was
+        if position and not lru_entry.position and numbering == self._numbering:
+            lru_entry.position = position
+            self._entries[position] = lru_entry
+            self._add(position, lru_entry.tokens)
 
-    def leave_behind(self, place: Place) -> None:
+    def leave_behind(self, lru_entry: LruEntry) -> None:
         """The agent is done.  What it left in the cache ages out of the list like the rest."""
-        if place.position:
-            self._entries[place.position] = Place(place.position, place.tokens, left=True)
-            place.position = 0
+        if lru_entry.position:
+            self._entries[lru_entry.position] = LruEntry(
+                lru_entry.position, lru_entry.tokens, left=True
+            )
+            lru_entry.position = 0
 
-    def distance(self, place: Place) -> float:
+    def distance(self, lru_entry: LruEntry) -> float:
         """Tokens of other idle contexts touched since this one was [tokens]."""
-        position, tree = place.position, self._tree
+        position, tree = lru_entry.position, self._tree
         if not position:
             return 0.0
         tokens = self._total
@@ -158,8 +160,8 @@ class Residency:
     def clear(self) -> None:
         """The engine restarted: nothing is cached any more."""
         self.generation += 1
-        for place in self._entries.values():
-            place.position = 0
+        for lru_entry in self._entries.values():
+            lru_entry.position = 0
         self._entries.clear()
         self._survived.clear()
         self._tree = [0.0]
@@ -171,25 +173,25 @@ class Residency:
         pool = max(self.capacity_tokens or 0.0, self.learned_tokens or 0.0, self.proven_tokens)
         horizon = 4.0 * pool if pool else math.inf
         behind, left, kept = 0.0, 0, []
-        for place in reversed(entries):  # newest first; far behind, all is surely evicted
-            left += place.left
-            if not place.left or (behind <= horizon and left <= _MOST_LEFT):
-                kept.append(place)
-            behind += place.tokens
+        for lru_entry in reversed(entries):  # newest first; far behind, all is surely evicted
+            left += lru_entry.left
+            if not lru_entry.left or (behind <= horizon and left <= _MOST_LEFT):
+                kept.append(lru_entry)
+            behind += lru_entry.tokens
         kept.reverse()
         self._entries.clear()
         self._numbering += 1
         self._tree = [0.0]
         self._total = 0.0
         self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
-        for place in kept:
-            self._append(place)
+        for lru_entry in kept:
+            self._append(lru_entry)
 
-    def _append(self, place: Place) -> None:
-        tree, tokens = self._tree, place.tokens
+    def _append(self, lru_entry: LruEntry) -> None:
+        tree, tokens = self._tree, lru_entry.tokens
         self._total += tokens
-        position = place.position = len(tree)
-        self._entries[position] = place
+        position = lru_entry.position = len(tree)
+        self._entries[position] = lru_entry
         below = 1
         while not position & below:
             tokens += tree[position - below]

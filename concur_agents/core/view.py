@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from concur_agents.core.account import AgentId
+from concur_agents.core.family import AgentId
 from concur_agents.core.laws.law import Limit
 
 
@@ -19,7 +19,7 @@ class View:
     acting: int
     paused: int
     queued: int
-    off: int = 0
+    suspended: int = 0
     """Agents that have given their place back for a while."""
     done_total: int
     pressure_tokens: float
@@ -43,7 +43,7 @@ class AgentView(NamedTuple):
     parent: AgentId | None
     """Whose place it shares."""
     state: str
-    """'queued', 'reasoning', 'acting', 'paused' or 'off'."""
+    """'queued', 'reasoning', 'acting', 'paused' or 'suspended'."""
     since_s: float
     """When that began, on the host's clock [s]."""
     footprint_tokens: float

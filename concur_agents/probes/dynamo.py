@@ -7,7 +7,7 @@ the best hit counters. Public source: https://docs.nvidia.com/dynamo/latest/obse
 
 from __future__ import annotations
 
-from concur_agents.probes.table import HitPlaces, NameTable, Peak, Smallest, Times, Total
+from concur_agents.probes.table import HitRefs, NameTable, Peak, Smallest, Times, Total
 
 TABLE = NameTable(
     engine="dynamo",
@@ -16,7 +16,7 @@ TABLE = NameTable(
     model_label="model",
     hits=(
         # sums of histograms over requests, hence counters of tokens
-        HitPlaces(
+        HitRefs(
             Total("dynamo_frontend_cached_tokens_sum"),
             Total("dynamo_frontend_input_sequence_tokens_sum"),
         ),

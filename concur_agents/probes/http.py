@@ -95,7 +95,7 @@ class HttpProbe:
             raise ProbeError(self._refusal(path, answer))
         return answer.text, path
 
-    def _refusal(self, path: str, answer: Answer) -> str:
+    def _refusal(self, path: str, answer: HttpResponse) -> str:
         where = f"{self.url}{path}"
         if answer.status in _ABSENT:
             return (
@@ -124,7 +124,7 @@ class HttpProbe:
         return f"<HttpProbe {self.url}: {self._engine or 'not read yet'}>"
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What a server said."""
 
     status: int
@@ -148,15 +148,15 @@ class Http:
             headers=headers, timeout=timeout_s, follow_redirects=False
         )
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> HttpResponse:
         """GET a path below the address."""
         return self._send("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
         """POST JSON to a path below the address."""
         return self._send("POST", path, body)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> HttpResponse:
         url, shown = self._base + path, self.shown + path
         # The client's own timeout is per chunk; a server that drips would hold us for ever.
         deadline_s = time.monotonic() + self._timeout_s
@@ -173,7 +173,7 @@ class Http:
                             "is this a stream? Give the engine's own address"
                         )
                 text = bytes(content).decode("utf-8", "replace")
-                return Answer(response.status_code, text, dict(response.headers))
+                return HttpResponse(response.status_code, text, dict(response.headers))
         except self._httpx.TimeoutException as error:
             raise ProbeError(
                 f"{shown} did not answer within {self._timeout_s:g} s: is the server overloaded, "

@@ -24,8 +24,8 @@ from concur_agents.core.reading import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.probes import dynamo, sglang, vllm
 from concur_agents.probes.table import (
+    MetricRef,
     NameTable,
-    Place,
     Sample,
     Series,
     first_of,
@@ -38,11 +38,11 @@ TABLES: Final[tuple[NameTable, ...]] = (vllm.TABLE, sglang.TABLE, dynamo.TABLE)
 
 
 def _names_in(table: NameTable) -> frozenset[str]:
-    places: list[Place] = [place for each in table.fields.values() for place in each]
-    places += [place for pair in table.hits for place in pair]
-    places += [*table.block_size, *table.max_model_len]
-    places += [table.prefix_caching] if table.prefix_caching else []
-    return frozenset(name.partition("{")[0] for place in places for name in names_at(place))
+    refs: list[MetricRef] = [ref for each in table.fields.values() for ref in each]
+    refs += [ref for pair in table.hits for ref in pair]
+    refs += [*table.block_size, *table.max_model_len]
+    refs += [table.prefix_caching] if table.prefix_caching else []
+    return frozenset(name.partition("{")[0] for ref in refs for name in names_at(ref))
 
 
 _WANTED: Final[Mapping[str, frozenset[str]]] = {t.engine: _names_in(t) for t in TABLES}
@@ -292,8 +292,8 @@ def _fields(series: Series, table: NameTable) -> _Fields:
             fields["hit_tokens_total"] = hit, names_at(hits.hit)
             fields["query_tokens_total"] = query, names_at(hits.query)
             break
-    for name, places in table.fields.items():
-        found = first_of(places, series)
+    for name, refs in table.fields.items():
+        found = first_of(refs, series)
         value = None if found is None else _sound(name, found[0])
         if found is not None and value is not None:
             fields[name] = value, names_at(found[1])
@@ -368,8 +368,8 @@ def _loads_page(
     )
 
 
-def _first(places: Iterable[Place], series: Series) -> float | None:
-    found = first_of(places, series)
+def _first(refs: Iterable[MetricRef], series: Series) -> float | None:
+    found = first_of(refs, series)
     return found[0] if found else None
 
 

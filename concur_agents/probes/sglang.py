@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from concur_agents.errors import ProbeError
-from concur_agents.probes.table import HitPlaces, NameTable, Peak, Smallest, Times, Total
+from concur_agents.probes.table import HitRefs, NameTable, Peak, Smallest, Times, Total
 
 _HITS = ("device_hit", "host_hit", "storage_hit")
 
@@ -28,16 +28,16 @@ TABLE = NameTable(
     part_labels=("priority",),
     hits=(
         # First prefills only; what is prefilled again after a retraction says nothing new.
-        HitPlaces(
+        HitRefs(
             Total("sglang:prefill_effective_tokens_total", {"mode": _HITS}),
             Total("sglang:prefill_effective_tokens_total"),
         ),
-        HitPlaces(
+        HitRefs(
             Total("sglang:realtime_tokens_total", {"mode": ("prefill_cache",)}),
             Total("sglang:realtime_tokens_total", {"mode": ("prefill_cache", "prefill_compute")}),
         ),
         # The tokenizer's own counters, at the end of a request.
-        HitPlaces(Total("sglang:cached_tokens_total"), Total("sglang:prompt_tokens_total")),
+        HitRefs(Total("sglang:cached_tokens_total"), Total("sglang:prompt_tokens_total")),
     ),
     fields={
         # `token_usage` is the same, rounded to two decimals. Idle agents' tokens are evictable

@@ -82,25 +82,25 @@ class Smallest:
 class Times:
     """The product of two places: blocks x tokens per block. None when either is missing."""
 
-    left: Place
-    right: Place
+    left: MetricRef
+    right: MetricRef
 
 
 @dataclass(frozen=True)
 class Plus:
     """A place, plus others where they exist. None when the first is missing."""
 
-    first: Place
-    others: tuple[Place, ...]
+    first: MetricRef
+    others: tuple[MetricRef, ...]
 
 
-Place: TypeAlias = Total | Peak | Label | Smallest | Times | Plus
+MetricRef: TypeAlias = Total | Peak | Label | Smallest | Times | Plus
 """Somewhere on a page where one number may stand."""
 
 
-def value_at(place: Place, series: Series) -> float | None:
+def value_at(ref: MetricRef, series: Series) -> float | None:
     """The number at a place, or None when this page does not have it."""
-    match place:
+    match ref:
         case Total(name, where):
             samples = series.named(name)
             values = _finite(
@@ -131,9 +131,9 @@ def value_at(place: Place, series: Series) -> float | None:
             return None if start is None else sum(more, start)
 
 
-def names_at(place: Place) -> tuple[str, ...]:
+def names_at(ref: MetricRef) -> tuple[str, ...]:
     """The metric names read at a place, for tables shown to people and for error messages."""
-    match place:
+    match ref:
         case Label(name, label):
             return (f"{name}{{{label}}}",)
         case Peak(name, others):
@@ -149,26 +149,26 @@ def names_at(place: Place) -> tuple[str, ...]:
             return (name,)
 
 
-def text_at(place: Label, series: Series) -> str | None:
+def text_at(ref: Label, series: Series) -> str | None:
     """A label of an info metric as it stands, or None."""
-    given = (sample.labels.get(place.label) for sample in series.named(place.name))
+    given = (sample.labels.get(ref.label) for sample in series.named(ref.name))
     return next((text for text in given if text is not None), None)
 
 
-def first_of(places: Iterable[Place], series: Series) -> tuple[float, Place] | None:
+def first_of(refs: Iterable[MetricRef], series: Series) -> tuple[float, MetricRef] | None:
     """The first place that is on the page, with its number."""
-    for place in places:
-        value = value_at(place, series)
+    for ref in refs:
+        value = value_at(ref, series)
         if value is not None:
-            return value, place
+            return value, ref
     return None
 
 
-class HitPlaces(NamedTuple):
+class HitRefs(NamedTuple):
     """Cached prompt tokens and the prompt tokens they are a share of: read both or neither."""
 
-    hit: Place
-    query: Place
+    hit: MetricRef
+    query: MetricRef
 
 
 @dataclass(frozen=True)
@@ -195,12 +195,12 @@ class NameTable:
     prefix: str
     pool_labels: tuple[str, ...]
     model_label: str
-    hits: tuple[HitPlaces, ...]
-    fields: Mapping[str, tuple[Place, ...]]
+    hits: tuple[HitRefs, ...]
+    fields: Mapping[str, tuple[MetricRef, ...]]
     shard_labels: tuple[str, ...] = ()
     part_labels: tuple[str, ...] = ()
-    block_size: tuple[Place, ...] = ()
-    max_model_len: tuple[Place, ...] = ()
+    block_size: tuple[MetricRef, ...] = ()
+    max_model_len: tuple[MetricRef, ...] = ()
     prefix_caching: Label | None = None
 
 

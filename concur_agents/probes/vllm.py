@@ -7,7 +7,7 @@ https://docs.vllm.ai/en/latest/design/metrics.html.
 
 from __future__ import annotations
 
-from concur_agents.probes.table import HitPlaces, Label, NameTable, Peak, Plus, Times, Total
+from concur_agents.probes.table import HitRefs, Label, NameTable, Peak, Plus, Times, Total
 
 _CONFIG = "vllm:cache_config_info"
 
@@ -19,10 +19,10 @@ TABLE = NameTable(
     model_label="model_name",
     hits=(
         # Counted once per request, when its prefill is done.
-        HitPlaces(Total("vllm:prompt_tokens_cached_total"), Total("vllm:prompt_tokens_total")),
+        HitRefs(Total("vllm:prompt_tokens_cached_total"), Total("vllm:prompt_tokens_total")),
         # Counted at each look-up, and before 0.32 also at those after which the request did not
         # fit and had to wait: under pressure several times the prompt tokens.
-        HitPlaces(
+        HitRefs(
             Plus(
                 Total("vllm:prefix_cache_hits_total"),
                 # what a KV connector had of the rest; its queries are part of ours already
@@ -30,7 +30,7 @@ TABLE = NameTable(
             ),
             Total("vllm:prefix_cache_queries_total"),
         ),
-        HitPlaces(
+        HitRefs(
             Total("vllm:gpu_prefix_cache_hits_total"),
             Total("vllm:gpu_prefix_cache_queries_total"),
         ),

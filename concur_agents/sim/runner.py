@@ -33,7 +33,6 @@ from concur_agents.sim.workload import AgentPlan, PlanStep, Prompt, common_token
 __all__ = [
     "AgentRow",
     "CachedHidden",
-    "Call",
     "CapacityHidden",
     "EngineRestart",
     "Fault",
@@ -43,8 +42,9 @@ __all__ = [
     "RegulatorGate",
     "RequestCap",
     "Result",
-    "Sample",
     "SecondTenant",
+    "SeriesPoint",
+    "SimulatedCall",
     "Ungoverned",
     "free_tier_bound",
     "simulate",
@@ -285,7 +285,7 @@ Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | SecondTena
 # --- what comes out ------------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
+class SimulatedCall(NamedTuple):
     """One LLM call of one agent."""
 
     gate_s: float
@@ -310,7 +310,7 @@ class AgentRow:
     finish_s: float
     pauses: int
     """How often it waited at a gate after its first call."""
-    calls: tuple[Call, ...]
+    calls: tuple[SimulatedCall, ...]
 
     @property
     def waits_s(self) -> tuple[float, ...]:
@@ -318,7 +318,7 @@ class AgentRow:
         return tuple(call.start_s - call.gate_s for call in self.calls)
 
 
-class Sample(NamedTuple):
+class SeriesPoint(NamedTuple):
     """One instant of the series."""
 
     t_s: float
@@ -384,7 +384,7 @@ class Result:
     """Agents that are there and do not wait at a gate, averaged over the makespan."""
     rows: tuple[AgentRow, ...] = field(repr=False)
     """In the order of the plans."""
-    series: tuple[Sample, ...] = field(repr=False)
+    series: tuple[SeriesPoint, ...] = field(repr=False)
     """One sample a second; empty if not recorded."""
 
     def summary(self) -> dict[str, Any]:
@@ -566,7 +566,7 @@ class _Agent:
         self.start_s: float | None = None  # when that call was sent; None: not yet
         self.waits_to_start = False  # it has asked for a place and not got it yet
         self.pauses = 0
-        self.calls: list[Call] = []
+        self.calls: list[SimulatedCall] = []
 
     @property
     def step(self) -> PlanStep:
@@ -612,7 +612,7 @@ class _Simulation:
         self._wake_s = math.inf  # when the gate is woken, if nothing happens before
         # the series
         self._sample_s = 0.0 if record_series else math.inf
-        self._samples: list[Sample] = []
+        self._samples: list[SeriesPoint] = []
         self._sampled = self.engine.counters()
         # who is active and who waits, and the first integrated over time
         self._active = self._waiting = 0
@@ -704,7 +704,7 @@ class _Simulation:
         step = agent.step
         cached = request.cached_tokens or 0
         assert agent.start_s is not None
-        call = Call(
+        call = SimulatedCall(
             agent.gate_s, agent.start_s, self.now, step.prompt_tokens, cached, step.output.tokens
         )
         agent.calls.append(call)
@@ -767,7 +767,7 @@ class _Simulation:
         queries = at.query_tokens_total - last.query_tokens_total
         hits = at.hit_tokens_total - last.hit_tokens_total
         self._samples.append(
-            Sample(
+            SeriesPoint(
                 self.now,
                 self._active,
                 self._waiting,

@@ -30,9 +30,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, get_args
 
+from concur_agents._access import check_host, is_allowed
 from concur_agents._extras import missing_extra
 from concur_agents.errors import ConcurError, ConfigError
-from concur_agents.guard import check_host, is_allowed
 from concur_agents.sim.engine import Engine
 from concur_agents.sim.pages import Kind
 from concur_agents.sim.profile import Profile, load_profile
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from concur_agents.sim.door import Door, ServerStats
+    from concur_agents.sim.app import App, ServerStats
 
 __all__ = ["EmbeddedServer", "main", "serve"]
 
@@ -112,7 +112,7 @@ class EmbeddedServer:
         self._middleware = middleware
         self._own_process = process
         self._url: str | None = None
-        self._door: Door | None = None
+        self._door: App | None = None
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
@@ -174,14 +174,14 @@ class EmbeddedServer:
         return f"<EmbeddedServer {self.profile.name} x{self._time_scale:g}, {where}>"
 
     def _start_thread(self) -> None:
-        self._door = door = _door(
+        self._door = engine_app = _door(
             self.profile, self._time_scale, self._metrics, self._replies, self.model
         )
         listener = _listen(self._host, self._port)
         ready = threading.Event()
-        app = door.app if self._middleware is None else self._middleware(door.app)
+        app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
         app = _guarded(app, self._token)
-        self._uvicorn = server = _uvicorn_server(door, app, ready.set)
+        self._uvicorn = server = _uvicorn_server(engine_app, app, ready.set)
         self._thread = threading.Thread(
             target=server.run, args=([listener],), name="concur-embedded-server", daemon=True
         )
@@ -247,13 +247,13 @@ def serve(
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
     _check(time_scale, metrics)
     check_host(host, token)
-    door = _door(
+    engine_app = _door(
         profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
     )
     listener = _listen(host, port)
     server = _uvicorn_server(
-        door,
-        _guarded(door.app, token),
+        engine_app,
+        _guarded(engine_app.app, token),
         lambda: ready(_url(listener)) if ready is not None else None,
     )
     with contextlib.suppress(KeyboardInterrupt):
@@ -306,12 +306,12 @@ def _check(time_scale: float, metrics: str) -> None:
 
 def _door(
     profile: Profile, time_scale: float, metrics: Kind, model: DeterministicModel, name: str
-) -> Door:
+) -> App:
     try:
-        from concur_agents.sim.door import Door
+        from concur_agents.sim.app import App
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
-    return Door(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
+    return App(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
 
 
 def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
@@ -333,7 +333,7 @@ def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
     return guarded
 
 
-def _uvicorn_server(door: Door, app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
+def _uvicorn_server(engine_app: App, app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -345,7 +345,7 @@ def _uvicorn_server(door: Door, app: ASGIApp, ready: Callable[[], None]) -> uvic
             ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            door.driver.close()
+            engine_app.driver.close()
             await super().shutdown(sockets)
 
     return Server(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from concur_agents.bench.arms import AgentCap, LawArm
-from concur_agents.bench.search import best_cap
+from concur_agents.lab.bench.arms import AgentCap, LawArm
+from concur_agents.lab.bench.search import best_cap
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
 from concur_agents.sim.workload import Uniform, synthetic

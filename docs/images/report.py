@@ -10,9 +10,9 @@ from pathlib import Path
 from browser import screenshot
 
 from concur_agents.core import Regulator, make_law
-from concur_agents.record import Recording, record
-from concur_agents.report.page import page
-from concur_agents.report.story import tell
+from concur_agents.recording import Recording, record
+from concur_agents.recording.page import page
+from concur_agents.recording.timeline import tell
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
@@ -26,9 +26,9 @@ def main(browser: str) -> None:
     profile = load_profile("h100-qwen3-8b").replace(kv_blocks=3000)
     with tempfile.TemporaryDirectory() as folder:
         law = make_law("working_set")
-        taped, recorder = record(Regulator(law, 0.0), Path(folder) / "run.jsonl")
+        recorded, recorder = record(Regulator(law, 0.0), Path(folder) / "run.jsonl")
         with recorder:
-            simulate(plans_from_traces(traces, 12, 0), profile, RegulatorGate(taped), seed=0)
+            simulate(plans_from_traces(traces, 12, 0), profile, RegulatorGate(recorded), seed=0)
         text = page(tell(Recording(recorder.path)), title="run.jsonl")
         shown = Path(folder) / "report.html"
         shown.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 from concur_agents.cli.dashboard import dashboard
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Regulator, make_law
-from concur_agents.record import Recording, record
+from concur_agents.recording import Recording, record
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
@@ -35,11 +35,11 @@ def main(browser: str) -> None:
     profile = load_profile("h100-qwen3-8b").replace(kv_blocks=3000)
     with tempfile.TemporaryDirectory() as folder:
         law = make_law("working_set")
-        taped, recorder = record(
+        recorded, recorder = record(
             Regulator(law, 0.0, max_wait_s=60), Path(folder) / "run.jsonl", max_wait_s=60
         )
         with recorder:
-            simulate(plans_from_traces(traces, 16, 1), profile, RegulatorGate(taped), seed=1)
+            simulate(plans_from_traces(traces, 16, 1), profile, RegulatorGate(recorded), seed=1)
         screen = Screen(Recording(recorder.path))
         for line in Recording(recorder.path):
             if line.now > AT_S:

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from concur_agents.replay import ArmRun, read_round, summarize, table, work_agrees
-from concur_agents.replay.plots import draw
+from concur_agents.lab.replay import ArmRun, read_round, summarize, table, work_agrees
+from concur_agents.lab.replay.plots import draw
 
 UNSIZED = ("none", "requests", "fixed", "cache_aimd")  # where prompt lengths change nothing
 SAME = ("agents", "steps", "prompt_tokens", "output_tokens", "capacity_tokens")

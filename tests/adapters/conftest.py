@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 
 NATIVE = "httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx"
 

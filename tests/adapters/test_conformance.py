@@ -27,7 +27,7 @@ pytest.importorskip("uvicorn")
 import concur_agents as ca
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 from concur_agents.sim.server import EmbeddedServer
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or importing it asks the network

@@ -13,7 +13,7 @@ from deepagents import create_deep_agent
 from langchain_openai import ChatOpenAI
 
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 from concur_agents.sim.server import EmbeddedServer
 
 # The simulated model does what the text says: here, it hands two tasks to sub-agents at once.

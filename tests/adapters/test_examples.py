@@ -26,7 +26,7 @@ SAYS = {
     "langgraph_decorator.py": "left issue-3",
     "langgraph_human.py": "0 agents active while the human thinks",
     "langgraph_sub_agents.py": "boss-1/expert#2 is part of boss-1",
-    "long_tool.py": "off_began issue-3",
+    "long_tool.py": "suspended issue-3",
     "mini_swe_agent_batch.py": "issue-5: Submitted",
     "openai_agents.py": "4 answers",
     "pydantic_ai_limiter.py": "12 requests",

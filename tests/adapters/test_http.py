@@ -18,8 +18,8 @@ from concur_agents.adapters.http import govern, http_client
 from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConfigError, GateError, UngovernedError
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
 from concur_agents.openai import AsyncOpenAI, OpenAI
+from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 URL = "http://engine/v1"
@@ -47,7 +47,7 @@ async def paused_behind_another(gov: Governor, mine: Any) -> asyncio.Event:
             entered.set()
             await leave.wait()
 
-    async with mine.off():
+    async with mine.suspended():
         task = asyncio.create_task(other())
         await entered.wait()
     leave.task = task  # type: ignore[attr-defined]  (kept alive)
@@ -307,13 +307,13 @@ class TestPromptSizes:
         self, gov: Governor, endpoint: Any
     ) -> None:
         chains: list[Any] = []
-        begin_step = gov._desk.roster.regulator.begin_step
+        begin_step = gov._monitor.sessions.regulator.begin_step
 
         def spy(agent: str, now: float, **told: Any) -> Any:
             chains.append(told["prefix"])
             return begin_step(agent, now, **told)
 
-        gov._desk.roster.regulator.begin_step = spy  # type: ignore[method-assign]
+        gov._monitor.sessions.regulator.begin_step = spy  # type: ignore[method-assign]
         client = sync(gov, endpoint)
         for task in ("one", "two"):
             with gov.agent(task):

@@ -23,7 +23,7 @@ from concur_agents.adapters.inspect_ai import govern_model, governed_solver
 from concur_agents.core import Usage
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 from concur_agents.sim.server import EmbeddedServer
 
 TASK = 'Look twice, then say what you saw. CALL:look{"at": "1"}'

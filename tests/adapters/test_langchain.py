@@ -16,7 +16,7 @@ import concur_agents as ca
 from concur_agents.core import Usage
 from concur_agents.errors import GateError
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 
 TOLD = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
 
@@ -51,7 +51,7 @@ async def someone_else_has_the_place(gov: Governor, mine: Any) -> asyncio.Event:
             entered.set()
             await leave.wait()
 
-    async with mine.off():
+    async with mine.suspended():
         leave.task = asyncio.create_task(other())  # type: ignore[attr-defined]
         await entered.wait()
     return leave

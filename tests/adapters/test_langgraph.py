@@ -32,8 +32,8 @@ from langgraph_sdk.schema import StreamPart
 import concur_agents as ca
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
-from concur_agents.record import Call, Recording
+from concur_agents.recording import RecordedCall, Recording
+from concur_agents.runtime.events import Event
 
 HI: Any = {"messages": ["hi"]}
 
@@ -359,7 +359,7 @@ class TestInterrupts:
         asked = [
             (line.agent, line.options["priority"], line.options["prompt_tokens"])
             for line in Recording(path)
-            if isinstance(line, Call) and line.name == "arrive"
+            if isinstance(line, RecordedCall) and line.name == "arrive"
         ]
         assert asked == [("t", 0, None), ("t", 1, 100)]
 
@@ -387,7 +387,7 @@ class TestTimeouts:
         async def node(state: MessagesState) -> dict[str, Any]:
             agent = gov.current_agent()
             assert agent is not None
-            async with agent.off():
+            async with agent.suspended():
                 others.append(asyncio.create_task(other()))
                 await entered.wait()
             return {"messages": [await model.ainvoke("hi")]}

@@ -18,7 +18,7 @@ import litellm
 import concur_agents as ca
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
+from concur_agents.runtime.events import Event
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.text import Reply, ToolCall
 

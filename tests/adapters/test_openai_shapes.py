@@ -9,16 +9,16 @@ import pytest
 from pydantic import BaseModel
 
 from concur_agents.adapters.http import http_client
+from concur_agents.adapters.openai_client import wrap_client
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
 from concur_agents.openai import (
     AsyncAzureOpenAI,
     AsyncOpenAI,
     AzureOpenAI,
     OpenAI,
-    wrap_client,
 )
+from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = 'the "usage": {"prompt_tokens": 9} of it'

@@ -11,9 +11,9 @@ import tenacity
 from concur_agents.adapters.http import http_client
 from concur_agents.core import Usage
 from concur_agents.governor import Governor
-from concur_agents.hosts.events import Event
 from concur_agents.openai import AsyncOpenAI, OpenAI
-from concur_agents.record import Call, Recording
+from concur_agents.recording import RecordedCall, Recording
+from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 GIVEN: dict[str, Any] = {"base_url": "http://engine/v1", "api_key": "-"}
@@ -192,7 +192,7 @@ class TestWhatTheLawIsTold:
 
         def calls() -> list[Any]:
             stop()
-            seen = [line for line in Recording(path) if isinstance(line, Call)]
+            seen = [line for line in Recording(path) if isinstance(line, RecordedCall)]
             return [
                 (line.name, line.options.get("overloaded", False), line.options.get("usage"))
                 for line in seen

@@ -166,7 +166,7 @@ def test_capacity_is_the_last_that_was_told(regulate):
 # -- evidence ------------------------------------------------------------------------------------
 
 
-def come_back(regulator, agent, now, cached, usage=None):
+def resume(regulator, agent, now, cached, usage=None):
     assert agent in regulator.begin_step(agent, now)
     regulator.end_step(agent, now + 0.5, usage or Usage(1_000, 0, cached))
 
@@ -180,9 +180,9 @@ def evidence(regulator, now):
 def test_a_return_within_its_hold_says_how_much_of_what_was_sent_had_stayed(regulate):
     r = regulate()
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0)
+    resume(r, "a", 0.0, 0)
     assert evidence(r, 1.0) == (0, 0), "a first prompt could not have been cached"
-    come_back(r, "a", 2.0, 400)
+    resume(r, "a", 2.0, 400)
     assert evidence(r, 3.0) == (1_000, 400)
     assert evidence(r, 4.0) == (0, 0), "sums are since the snapshot before"
 
@@ -191,8 +191,8 @@ def test_a_block_less_than_all_counts_as_all(regulate):
     """Engines cache whole blocks: the last few tokens of a prompt always miss."""
     r = regulate()
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0)
-    come_back(r, "a", 1.0, 944)
+    resume(r, "a", 0.0, 0)
+    resume(r, "a", 1.0, 944)
     assert evidence(r, 2.0) == (1_000, 1_000)
 
 
@@ -200,13 +200,13 @@ def test_a_paused_agents_miss_is_no_evidence(regulate, resize):
     r = regulate(agents=2)
     for agent in "ab":
         r.arrive(agent, 0.0)
-        come_back(r, agent, 0.0, 0)
+        resume(r, agent, 0.0, 0)
     resize(r, 1.0, agents=1)
     r.begin_step("a", 1.0)
     resize(r, 2.0, agents=2)
     r.end_step("a", 3.0, Usage(1_000, 0, 0))
     assert evidence(r, 4.0) == (0, 0)
-    come_back(r, "a", 5.0, 1_000)
+    resume(r, "a", 5.0, 1_000)
     assert evidence(r, 6.0) == (1_000, 1_000), "its next step counts again"
 
 
@@ -214,31 +214,31 @@ def test_a_return_after_its_hold_is_no_evidence(regulate):
     """1,000 tokens held 0.01 s each: after 10 s we ourselves had given it up."""
     r = regulate(hold=0.01)
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0)
-    come_back(r, "a", 11.0, 0)
+    resume(r, "a", 0.0, 0)
+    resume(r, "a", 11.0, 0)
     assert evidence(r, 12.0) == (0, 0)
-    come_back(r, "a", 14.0, 0)
+    resume(r, "a", 14.0, 0)
     assert evidence(r, 21.0) == (1_000, 0)
 
 
 def test_what_began_before_a_cut_says_nothing_after_it(regulate):
     r = regulate()
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0)
+    resume(r, "a", 0.0, 0)
     r.begin_step("a", 1.0)
     r.law.epoch_s = 2.0
     r.tick(None, 2.0)
     r.end_step("a", 3.0, Usage(1_000, 0, 0))
     assert evidence(r, 4.0) == (0, 0)
-    come_back(r, "a", 5.0, 0)
+    resume(r, "a", 5.0, 0)
     assert evidence(r, 6.0) == (1_000, 0)
 
 
 def test_a_context_that_was_cut_or_rewritten_says_nothing(regulate):
     r = regulate()
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0, Usage(10_000, 0, 0))
-    come_back(r, "a", 1.0, 0, Usage(2_000, 0, 0))
+    resume(r, "a", 0.0, 0, Usage(10_000, 0, 0))
+    resume(r, "a", 1.0, 0, Usage(2_000, 0, 0))
     assert evidence(r, 2.0) == (0, 0)
 
 
@@ -249,15 +249,15 @@ def test_a_restart_empties_the_cache_and_its_misses_are_no_evidence(regulate):
     r.tick(counters(0.0, 100, 100, capacity_tokens=1_000_000), 0.0)
     for agent in "abc":
         r.arrive(agent, 0.0)
-        come_back(r, agent, 0.0, 0)
+        resume(r, agent, 0.0, 0)
     r.begin_step("c", 1.0)
     r.tick(counters(2.0, 0, 0, capacity_tokens=1_000_000), 2.0)
     for agent in "ab":
-        come_back(r, agent, 3.0, 0)
+        resume(r, agent, 3.0, 0)
     r.end_step("c", 3.0, Usage(1_000, 0, 0))
     assert evidence(r, 4.0) == (0, 0)
     assert r.last_snapshot.learned_tokens is None
-    come_back(r, "a", 5.0, 1_000)
+    resume(r, "a", 5.0, 1_000)
     assert evidence(r, 6.0) == (1_000, 1_000)
 
 
@@ -282,7 +282,7 @@ def test_errors_that_return_fast_leave_footprint_and_price_alone(regulate):
     """They are not spare capacity."""
     r = regulate()
     r.arrive("a", 0.0)
-    come_back(r, "a", 0.0, 0)
+    resume(r, "a", 0.0, 0)
     before = r.view(1.0).footprint_tokens
     r.tick(None, 1.0)
     price = r.last_snapshot.prefill_s_per_token
@@ -302,7 +302,7 @@ def test_an_overlapping_second_call_does_not_prove_a_larger_pool(regulate):
     r = regulate()
     for agent in "ab":
         r.arrive(agent, 0.0)
-        come_back(r, agent, 0.0, 0)
+        resume(r, agent, 0.0, 0)
     r.begin_step("a", 1.0)
     r.arrive("child", 1.0, parent="a")
     r.begin_step("child", 1.0)

@@ -145,7 +145,7 @@ def test_whoever_gives_its_place_back_makes_room_for_the_next_one(waiting):
 
 
 def test_who_may_not_be_opened_waits_on_when_the_reading_has_come(regulate):
-    r = regulate(first_reading_s=1.0, max_started=2)
+    r = regulate(first_reading_s=1.0, max_open=2)
     for agent in "abc":
         r.arrive(agent, 0.0)
     assert r.why("b", 0.0).startswith("waiting for the engine's first reading")

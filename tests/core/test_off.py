@@ -19,14 +19,19 @@ def test_the_place_goes_to_the_next_and_the_agent_is_still_the_same(regulate):
     r.arrive("b", 1.0)
     assert r.suspend("a", 2.0) == ["b"]
     view = r.view(2.0)
-    assert (r.agent_state("a"), view.off, view.active, view.done_total) == ("off", 1, 1, 0)
+    assert (r.agent_state("a"), view.suspended, view.active, view.done_total) == (
+        "suspended",
+        1,
+        1,
+        0,
+    )
     assert view.footprint_tokens == 1_000, "its context is still somewhere in the engine"
     assert view.paused + view.queued == 0, "it asks for nothing"
     assert r.resume("a", 3.0) == []
     assert r.agent_state("a") == "paused"
     assert r.leave("b", 4.0) == ["a"]
     assert r.agent_state("a") == "acting"
-    assert r.view(4.0).off == 0
+    assert r.view(4.0).suspended == 0
     step(r, "a", 5.0)
     assert r._accounts["a"].steps == 2
 
@@ -73,8 +78,8 @@ def test_first_prompts_stay_those_of_new_agents(regulate):
     r.suspend("a", 1.0)
     r.resume("a", 2.0)
     step(r, "a", 2.0, Usage(50_000, 0, 1_000))
-    assert r._ledger.first_prompt.value == 1_000
-    assert r._ledger.prefixes.charged_tokens == 0, "what it had sent itself is shared with nobody"
+    assert r._sizes.first_prompt.value == 1_000
+    assert r._sizes.prefixes.charged_tokens == 0, "what it had sent itself is shared with nobody"
 
 
 def test_its_return_is_no_evidence_about_the_hold(regulate):
@@ -99,7 +104,7 @@ def test_with_a_call_in_flight_the_place_is_given_back_when_that_ends(regulate):
     assert r.suspend("a", 2.0) == []
     assert r.agent_state("a") == "reasoning"
     assert r.end_step("a", 3.0, STEP) == ["b"]
-    assert r.agent_state("a") == "off"
+    assert r.agent_state("a") == "suspended"
 
 
 def test_children_keep_the_place_until_the_last_of_them_leaves(regulate):
@@ -111,14 +116,14 @@ def test_children_keep_the_place_until_the_last_of_them_leaves(regulate):
     assert r.agent_state("a") == "acting"
     step(r, "child", 2.0)
     assert r.leave("child", 3.0) == ["b"]
-    assert r.agent_state("a") == "off"
+    assert r.agent_state("a") == "suspended"
 
 
 def test_a_child_of_an_agent_that_is_off_comes_back_for_both_and_never_waits_for_its_parent(
     regulate,
 ):
     """A place of its own could be out of reach: its parent counts as open and waits for it."""
-    r = regulate(agents=1, max_started=1)
+    r = regulate(agents=1, max_open=1)
     r.arrive("a", 0.0)
     r.suspend("a", 1.0)
     r.arrive("b", 1.0)
@@ -127,7 +132,7 @@ def test_a_child_of_an_agent_that_is_off_comes_back_for_both_and_never_waits_for
     r.end_step("child", 3.0, STEP)
     assert r.agent_state("a") == "acting"
     r.leave("child", 4.0)
-    assert r.agent_state("a") == "off"
+    assert r.agent_state("a") == "suspended"
     assert r.resume("a", 5.0) == ["a"]
 
 
@@ -140,7 +145,7 @@ def test_a_child_that_gives_up_leaves_its_parent_off(regulate):
     assert r.begin_step("child", 2.0) == []
     r.withdraw_step("child", 3.0)
     r.leave("child", 3.0)
-    assert r.agent_state("a") == "off"
+    assert r.agent_state("a") == "suspended"
     assert r.leave("b", 4.0) == []
     assert r.view(4.0).active == 0
 
@@ -154,7 +159,7 @@ def test_a_paused_agent_that_asks_for_nothing_any_more_can_go_off(regulate, resi
     assert r.begin_step("a", 1.0) == []
     r.withdraw_step("a", 2.0)
     r.suspend("a", 2.0)
-    assert (r.agent_state("a"), r.view(2.0).paused) == ("off", 0)
+    assert (r.agent_state("a"), r.view(2.0).paused) == ("suspended", 0)
     assert r.leave("b", 3.0) == []
 
 
@@ -168,7 +173,7 @@ def test_off_while_a_branch_waits_it_goes_when_that_branch_gives_up(regulate, re
     r.suspend("a", 2.0)
     assert r.agent_state("a") == "paused"
     r.withdraw_step("a", 3.0)
-    assert r.agent_state("a") == "off"
+    assert r.agent_state("a") == "suspended"
 
 
 def test_who_asks_to_come_back_is_named_beside_a_child_that_asks_too(regulate):
@@ -184,7 +189,7 @@ def test_who_asks_to_come_back_is_named_beside_a_child_that_asks_too(regulate):
 
 def test_an_agent_off_counts_as_open(regulate):
     """It may hold a sandbox all the while."""
-    r = regulate(max_started=1)
+    r = regulate(max_open=1)
     r.arrive("a", 0.0)
     r.arrive("b", 0.0)
     assert r.suspend("a", 1.0) == []
@@ -198,7 +203,7 @@ def test_leaving_while_off_leaves_nothing(regulate):
     r.suspend("a", 1.0)
     assert r.leave("a", 2.0) == []
     view = r.view(2.0)
-    assert (view.off, view.active, view.done_total, view.footprint_tokens) == (0, 0, 1, 0)
+    assert (view.suspended, view.active, view.done_total, view.footprint_tokens) == (0, 0, 1, 0)
 
 
 def test_suspend_and_resume_are_idempotent_and_say_what_cannot_be(regulate):
@@ -209,12 +214,12 @@ def test_suspend_and_resume_are_idempotent_and_say_what_cannot_be(regulate):
     assert r.agent_state("a") == "acting"
     r.suspend("a", 1.0)
     assert r.suspend("a", 1.0) == []
-    assert r.view(1.0).off == 1
+    assert r.view(1.0).suspended == 1
     r.resume("a", 2.0)
     assert r.resume("a", 2.0) == []
     assert r.view(2.0).queued == 1
     r.suspend("a", 3.0)
-    assert r.agent_state("a") == "off", "also while it waits to come back"
+    assert r.agent_state("a") == "suspended", "also while it waits to come back"
     r.arrive("new", 4.0)
     r.arrive("child", 4.0, parent="a")
     with pytest.raises(ValueError, match="not been let in"):

@@ -336,8 +336,8 @@ def test_an_order_of_ones_own_is_a_function(regulate):
 # -- bounds on how many are open -----------------------------------------------------------------
 
 
-def test_max_started_bounds_how_many_agents_are_open_whatever_the_limit_allows(regulate):
-    r = regulate(agents=10, max_started=2)
+def test_max_open_bounds_how_many_agents_are_open_whatever_the_limit_allows(regulate):
+    r = regulate(agents=10, max_open=2)
     assert [r.arrive(agent, 0.0) for agent in "abc"] == [["a"], ["b"], []]
     assert r.leave("a", 1.0) == ["c"]
 
@@ -347,7 +347,7 @@ def test_an_open_agent_comes_back_though_no_other_may_open(regulate, resize):
 
     Found here: it stood among the new ones, who had to wait until another one left.
     """
-    r = regulate(agents=2, max_started=2)
+    r = regulate(agents=2, max_open=2)
     for agent in "abc":
         r.arrive(agent, 0.0)
     resize(r, 1.0, agents=1)
@@ -355,9 +355,9 @@ def test_an_open_agent_comes_back_though_no_other_may_open(regulate, resize):
     assert resize(r, 2.0, agents=2) == ["a"]
 
 
-def test_waiting_for_max_started_does_not_count_as_feeling_the_limit(regulate):
+def test_waiting_for_max_open_does_not_count_as_feeling_the_limit(regulate):
     """Grow only if the limit was reached: here something else was."""
-    r = regulate(agents=10, max_started=1)
+    r = regulate(agents=10, max_open=1)
     r.arrive("a", 0.0)
     r.arrive("b", 0.0)
     for now in (1.0, 2.0):
@@ -464,7 +464,7 @@ def test_ending_a_step_that_never_began_is_an_error(regulate):
     [
         ("max_wait_s", 0.0),
         ("max_wait_s", -1.0),
-        ("max_started", 0),
+        ("max_open", 0),
         ("blind_after_s", 0.0),
         ("blind_agents", 0),
         ("order", "alphabetical"),
@@ -531,8 +531,8 @@ def test_explain_shows_pressure_need_and_the_next_chance(regulate):
     )
 
 
-def test_explain_names_max_started_when_that_is_what_holds_an_agent_back(regulate):
-    r = regulate(tokens=100_000, max_started=1)
+def test_explain_names_max_open_when_that_is_what_holds_an_agent_back(regulate):
+    r = regulate(tokens=100_000, max_open=1)
     r.arrive("a", 0.0)
     r.arrive("b", 0.0)
     assert r.explain("b", 0.0) == "b: queued: 1 of 1 agents open; 0 ahead"

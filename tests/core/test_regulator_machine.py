@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
-from concur_agents.core.tally import coarse
+from concur_agents.core.histogram import coarse
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
@@ -42,12 +42,12 @@ usages = st.builds(
 
 def assert_nothing_is_left(regulator, now):
     """After everybody has gone, all books are empty, and what is bounded is bounded."""
-    window, ledger = regulator._window, regulator._ledger
+    window, ledger = regulator._admission, regulator._sizes
     assert not regulator._accounts
-    assert (window.active, window.reasoning, window.paused, window.opened) == (0, 0, 0, 0)
+    assert (window.active, window.reasoning, window.paused, window.open_agents) == (0, 0, 0, 0)
     queue = window.queue
     assert len(queue) == 0
-    for entries in (queue._opened, queue._new, queue._by_wait, queue._opened_by_wait):
+    for entries in (queue._open, queue._new, queue._by_wait, queue._open_by_wait):
         assert not entries
     assert window.claims.reasoning_tokens == 0.0
     assert all(fading.count == 0 and fading.total == 0.0 for fading in window.claims._sums.values())
@@ -57,7 +57,7 @@ def assert_nothing_is_left(regulator, now):
     assert all(place.left for place in ledger.residency._entries.values())
     assert len(ledger.residency._entries) <= 4 * 4096
     view = regulator.view(now)
-    assert (view.active, view.paused, view.queued, view.off) == (0, 0, 0, 0)
+    assert (view.active, view.paused, view.queued, view.suspended) == (0, 0, 0, 0)
     assert view.longest_wait_s == 0.0
     assert regulator.next_wake(now) is None
 
@@ -68,10 +68,10 @@ class RegulatorMachine(RuleBasedStateMachine):
     @initialize(
         limit=limits,
         max_wait_s=st.sampled_from([None, 20.0]),
-        max_started=st.sampled_from([None, 1, 3]),
+        max_open=st.sampled_from([None, 1, 3]),
         first_reading_s=st.sampled_from([0.0, 1.0, 30.0]),
     )
-    def start(self, limit, max_wait_s, max_started, first_reading_s):
+    def start(self, limit, max_wait_s, max_open, first_reading_s):
         self.law = SimpleNamespace(
             name="scripted",
             formula="",
@@ -84,12 +84,12 @@ class RegulatorMachine(RuleBasedStateMachine):
         self.regulator = Regulator(
             self.law,
             max_wait_s=max_wait_s,
-            max_started=max_started,
+            max_open=max_open,
             first_reading_s=first_reading_s,
         )
         self.first_reading_s = first_reading_s
         self.alone_until_s = math.inf if first_reading_s else None  # None: that is over
-        self.window = self.regulator._window
+        self.admission = self.regulator._admission
         self.families = []
         self.home = {}  # agent -> family
         self.names = count()
@@ -119,18 +119,18 @@ class RegulatorMachine(RuleBasedStateMachine):
             family.waiting.clear()
         assert sorted(named) == sorted(woken)
         if newly:
-            assert self.window.active <= self.places()
-            pressure = self.window.pressure(self.now)
-            assert self.window.active == 1 or pressure <= self.window.limit.tokens * SLACK
+            assert self.admission.active <= self.places()
+            pressure = self.admission.pressure(self.now)
+            assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
 
     def settle(self, family):
         """A family whose root is off gives its place back as soon as nobody needs it."""
         busy = sum(family.calls.values()) or sum(family.waiting.values()) or family.asks_back
-        if family.is_off and not busy and list(family.members) == [family.root]:
+        if family.is_suspended and not busy and list(family.members) == [family.root]:
             family.active, family.out = False, True
 
     def places(self):
-        return max(1, self.window.limit.agents)
+        return max(1, self.admission.limit.agents)
 
     def some(self, data, agents):
         return data.draw(st.sampled_from(sorted(agents)))
@@ -160,7 +160,7 @@ class RegulatorMachine(RuleBasedStateMachine):
                 waiting=Counter(),
                 active=False,
                 opened=False,
-                is_off=False,  # the root has said so
+                is_suspended=False,  # the root has said so
                 out=False,  # nobody of it holds or asks for a place
                 asks_back=False,
                 left_tokens=0,
@@ -200,7 +200,7 @@ class RegulatorMachine(RuleBasedStateMachine):
         busy = sum(family.calls.values()) > 0
         was_active = family.active
         family.out = False
-        family.is_off = family.is_off and agent != family.root
+        family.is_suspended = family.is_suspended and agent != family.root
         woken = self.regulator.begin_step(agent, self.now, prompt_tokens=prompt, prefix=prefix)
         goes = self.regulator.agent_state(agent) == "reasoning"
         assert (agent in woken) is goes or not was_active
@@ -209,9 +209,9 @@ class RegulatorMachine(RuleBasedStateMachine):
         elif goes:
             family.calls[agent] += 1
             woken.remove(agent)
-            if not busy and self.window.active > 1:
-                assert self.window.active <= self.places()
-                assert self.window.pressure(self.now) <= self.window.limit.tokens * SLACK
+            if not busy and self.admission.active > 1:
+                assert self.admission.active <= self.places()
+                assert self.admission.pressure(self.now) <= self.admission.limit.tokens * SLACK
         else:
             assert not busy, "paused with a call in flight"
             family.active = False
@@ -259,9 +259,9 @@ class RegulatorMachine(RuleBasedStateMachine):
     def withdraw(self, data):
         """Called off: while it waits, or when it was let in and not yet sent."""
         agent = self.some(data, self.calling() + self.asking())
-        before = self.regulator._ledger.evidence.failures
+        before = self.regulator._sizes.evidence.failures
         woken = self.regulator.withdraw_step(agent, self.now)
-        assert self.regulator._ledger.evidence.failures == before
+        assert self.regulator._sizes.evidence.failures == before
         family = self.home[agent]
         if family.active:
             family.calls[agent] -= 1
@@ -274,16 +274,18 @@ class RegulatorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def suspend(self, data):
         family = self.home[self.some(data, [f.root for f in self.families if f.opened and f.root])]
-        family.is_off, family.asks_back = True, False
+        family.is_suspended, family.asks_back = True, False
         woken = self.regulator.suspend(family.root, self.now)
         self.settle(family)
         self.book(woken)
 
-    @precondition(lambda self: any(family.is_off and family.root for family in self.families))
+    @precondition(lambda self: any(family.is_suspended and family.root for family in self.families))
     @rule(data=st.data())
     def resume(self, data):
-        family = self.home[self.some(data, [f.root for f in self.families if f.is_off and f.root])]
-        family.is_off = family.out = False
+        family = self.home[
+            self.some(data, [f.root for f in self.families if f.is_suspended and f.root])
+        ]
+        family.is_suspended = family.out = False
         family.asks_back = not family.active
         woken = self.regulator.resume(family.root, self.now)
         self.book(woken[1:] if family.active else woken)
@@ -314,7 +316,7 @@ class RegulatorMachine(RuleBasedStateMachine):
         self.limit, self.alone_until_s = limit, None
         reading = None if failed else Reading(at_s=self.now, capacity_tokens=capacity)
         self.book(self.regulator.tick(reading, self.now))
-        assert self.window.limit == limit
+        assert self.admission.limit == limit
 
     @rule(hits=st.integers(0, 10_000), misses=st.integers(0, 10_000))
     def hear_counters(self, hits, misses):
@@ -335,12 +337,12 @@ class RegulatorMachine(RuleBasedStateMachine):
             return
         assert wake > self.now
         self.now = wake
-        active = self.window.active
+        active = self.admission.active
         # After that wake another limit holds, which may be as tight.
-        may_be_in_vain = wake == self.alone_until_s or self.window.max_wait_s is not None
+        may_be_in_vain = wake == self.alone_until_s or self.admission.max_wait_s is not None
         woken = self.regulator.advance(self.now)
         if not may_be_in_vain:  # nobody is named if only idle children are left of one
-            assert self.window.active > active, "woken in vain"
+            assert self.admission.active > active, "woken in vain"
         self.book(woken)
 
     # -- what must hold at every instant -------------------------------------------------------
@@ -360,21 +362,23 @@ class RegulatorMachine(RuleBasedStateMachine):
         view = self.regulator.view(self.now)
         assert (view.active, view.reasoning) == (len(active), len(reasoning))
         assert view.paused + view.queued == len(waiting)
-        assert view.off == len(out)
-        assert all(self.regulator.agent_state(m) == "off" for family in out for m in family.members)
-        assert self.window.opened == sum(family.opened for family in self.families)
+        assert view.suspended == len(out)
+        assert all(
+            self.regulator.agent_state(m) == "suspended" for family in out for m in family.members
+        )
+        assert self.admission.open_agents == sum(family.opened for family in self.families)
         assert not {id(f) for f in active} & {id(f) for f in waiting}
 
     @invariant()
     def one_runs_alone_until_the_first_reading_but_not_for_long(self):
         if self.alone_until_s is None:
             assert self.regulator.reason == "start"
-            assert self.window.limit == self.regulator.state.limit
+            assert self.admission.limit == self.regulator.state.limit
         else:
             assert self.regulator.reason == "first_reading"
-            assert self.window.active <= 1
+            assert self.admission.active <= 1
             wake_s = self.regulator.next_wake(self.now)
-            if len(self.window.queue):
+            if len(self.admission.queue):
                 assert self.now < wake_s <= self.alone_until_s
 
     @invariant()
@@ -383,26 +387,26 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert self.regulator.view(self.now).footprint_tokens == tokens
         accounts = {id(a.parent or a): a.parent or a for a in self.regulator._accounts.values()}
         roots = list(accounts.values())
-        claims = self.window.claims
+        claims = self.admission.claims
         held = sum(root.claim.tokens for root in roots if root.claim.held)
         assert claims.reasoning_tokens == pytest.approx(held)
-        assert sum(root.claim.held for root in roots) == self.window.reasoning
+        assert sum(root.claim.held for root in roots) == self.admission.reasoning
         ages = Counter(root.steps for root in roots if root.state.is_active)
-        assert self.regulator._ledger.lives.ages == ages
-        outlook = self.regulator._ledger.outlook
-        assert (outlook is None) == (self.regulator._window.max_wait_s is None)
-        if outlook is not None:
+        assert self.regulator._sizes.lives.ages == ages
+        peak_forecast = self.regulator._sizes.peak_forecast
+        assert (peak_forecast is None) == (self.regulator._admission.max_wait_s is None)
+        if peak_forecast is not None:
             sizes = Counter(coarse(int(root.footprint)) for root in roots if root.footprint)
-            assert outlook.held == sizes
+            assert peak_forecast.held == sizes
         alone = sum(claims.value(root.claim, self.now) for root in roots)
-        charged = self.regulator._ledger.prefixes.charged_tokens
-        assert self.window.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)
+        charged = self.regulator._sizes.prefixes.charged_tokens
+        assert self.admission.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)
         states = [root.state.value for root in roots]
-        assert self.window.paused == states.count("paused")
+        assert self.admission.paused == states.count("paused")
 
     @invariant()
     def nobody_waits_while_there_is_room(self):
-        window = self.window
+        window = self.admission
         if not len(window.queue):
             return
         head = window._overdue(self.now) or window._next()
@@ -411,12 +415,12 @@ class RegulatorMachine(RuleBasedStateMachine):
                 assert window.max_wait_s is not None
                 assert not window._may_rotate(window.queue.head())
             else:
-                assert window.max_started is not None
-                assert window.opened >= window.max_started
+                assert window.max_open is not None
+                assert window.open_agents >= window.max_open
             return
         assert window.active >= 1
         if window.active < self.places():
-            need = self.regulator._ledger.need(head)
+            need = self.regulator._sizes.need(head)
             most = window.limit.tokens
             if not window.is_warm(head):
                 most = min(most, window.limit.enter_tokens)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concur_agents.core.residency import Place, Residency
+from concur_agents.core.residency import LruEntry, Residency
 
 moves = st.lists(
     st.tuples(
@@ -22,7 +22,7 @@ moves = st.lists(
 def test_distance_is_what_was_touched_since(sequence, renumberings):
     """Against a plain list in order of last use."""
     residency = Residency()
-    places = [Place() for _ in range(21)]
+    places = [LruEntry() for _ in range(21)]
     order: list[tuple[int | None, int]] = []
     for move, who, size in sequence:
         if move == "touch":
@@ -44,15 +44,15 @@ def test_distance_is_what_was_touched_since(sequence, renumberings):
 
 
 def test_an_agent_just_served_is_the_most_recently_used():
-    residency, place = Residency(), Place()
+    residency, place = Residency(), LruEntry()
     residency.touch(place, 500.0)
     assert residency.distance(place) == 0
-    residency.touch(Place(), 300.0)
+    residency.touch(LruEntry(), 300.0)
     assert residency.distance(place) == 300
 
 
 def test_what_an_agent_left_behind_still_pushes_the_others_out():
-    residency, first, second = Residency(), Place(), Place()
+    residency, first, second = Residency(), LruEntry(), LruEntry()
     residency.touch(first, 100.0)
     residency.touch(second, 900.0)
     residency.leave_behind(second)
@@ -60,7 +60,7 @@ def test_what_an_agent_left_behind_still_pushes_the_others_out():
 
 
 def test_numbers_are_used_again_however_long_it_runs():
-    residency, places = Residency(), [Place() for _ in range(10)]
+    residency, places = Residency(), [LruEntry() for _ in range(10)]
     for n in range(20_000):
         residency.touch(places[n % 10], 1.0)
     assert len(residency._tree) <= 1025
@@ -70,7 +70,7 @@ def test_numbers_are_used_again_however_long_it_runs():
 def test_contexts_of_agents_that_are_gone_are_forgotten_far_behind_the_pool():
     residency = Residency(capacity_tokens=10_000.0)
     for _ in range(20_000):
-        place = Place()
+        place = LruEntry()
         residency.touch(place, 1_000.0)
         residency.leave_behind(place)
     assert len(residency._entries) <= 1024
@@ -79,19 +79,19 @@ def test_contexts_of_agents_that_are_gone_are_forgotten_far_behind_the_pool():
 def test_with_the_pool_unknown_only_so_many_gone_contexts_are_remembered():
     residency = Residency()
     for _ in range(60_000):
-        place = Place()
+        place = LruEntry()
         residency.touch(place, 1_000.0)
         residency.leave_behind(place)
     assert len(residency._entries) <= 4 * 4096
 
 
 def test_a_restart_forgets_all_places():
-    residency, place = Residency(), Place()
+    residency, place = Residency(), LruEntry()
     residency.touch(place, 500.0)
     residency.clear()
     assert place.position == 0
     residency.touch(place, 100.0)
-    residency.touch(Place(), 50.0)
+    residency.touch(LruEntry(), 50.0)
     assert residency.distance(place) == 50
 
 
@@ -158,7 +158,7 @@ def test_the_learned_pool_converges_to_that_of_a_toy_lru(pool):
     rng = random.Random(7)
     residency = Residency()
     sizes = [rng.randint(2_000, 12_000) for _ in range(40)]
-    places = [Place() for _ in sizes]
+    places = [LruEntry() for _ in sizes]
     cache: list[tuple[int, int]] = []  # (agent, resident tokens), least recently used first
     for _ in range(4_000):
         who = min(int(rng.expovariate(0.1)), 39)

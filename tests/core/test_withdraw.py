@@ -53,8 +53,8 @@ def test_a_withdrawn_step_is_no_use_of_the_cache(regulate, resize):
     step(r, "b", 2.0, Usage(3_000, 0, 0))
     r.begin_step("a", 3.0)
     r.withdraw_step("a", 3.0)
-    place = r._accounts["a"].place
-    assert r._ledger.residency.distance(place) == 3_000
+    place = r._accounts["a"].lru_entry
+    assert r._sizes.residency.distance(place) == 3_000
 
 
 def test_a_miss_after_a_pause_is_no_evidence_also_if_the_pauses_step_was_withdrawn(
@@ -86,7 +86,7 @@ def test_a_step_withdrawn_beside_one_that_was_sent_leaves_that_one_alone(regulat
     r.withdraw_step("a", 6.0)
     assert r.agent_state("a") == "acting"
     assert r.view(6.0).pressure_tokens == 1_000
-    assert r._ledger.residency.distance(r._accounts["a"].place) == 0, "it was used just now"
+    assert r._sizes.residency.distance(r._accounts["a"].lru_entry) == 0, "it was used just now"
 
 
 def test_whoever_gives_up_waiting_withdraws_its_step(regulate):

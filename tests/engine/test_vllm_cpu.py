@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from concur_agents.probes import HttpProbe
-from concur_agents.replay import (
+from concur_agents.lab.replay import (
     ArmRun,
     Endpoint,
     Options,
@@ -33,6 +32,7 @@ from concur_agents.replay import (
     table,
     work_agrees,
 )
+from concur_agents.probes import HttpProbe
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 

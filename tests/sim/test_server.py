@@ -538,7 +538,7 @@ def test_wrong_options_and_a_taken_port_say_so() -> None:
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "concur_agents.sim.door", raising=False)
+    monkeypatch.delitem(sys.modules, "concur_agents.sim.app", raising=False)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     with pytest.raises(ImportError, match=r'pip install "concur-agents\[server\]"'):
         EmbeddedServer(H100).start()

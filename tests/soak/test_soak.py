@@ -174,7 +174,7 @@ class Agents:
     async def act(self, agent: ca.Agent, issue: Issue, rng: random.Random, request: Any) -> None:
         what = rng.random()
         if what < 0.1:
-            async with agent.off():
+            async with agent.suspended():
                 await asyncio.sleep(0.05)
         elif what < 0.2:
             async with self.governor.agent(f"{issue.id}/critic {rng.random()}"):
@@ -296,7 +296,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             assert happened["poll_failed"]
             assert happened["poll_recovered"]
             assert happened["paused"]
-            assert happened["off_began"] == happened["off_ended"]
+            assert happened["suspended"] == happened["resume_asked"]
             assert happened["tool_began"] == happened["tool_ended"]
             assert happened["step_began"] == happened["step_ended"] + happened["step_withdrawn"]
             assert happened["arrived"] == happened["left"]
@@ -304,13 +304,13 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
 
             # Nothing is left.
             view = governor.snapshot()
-            assert (view.active, view.paused, view.queued, view.off) == (0, 0, 0, 0)
+            assert (view.active, view.paused, view.queued, view.suspended) == (0, 0, 0, 0)
             assert (view.footprint_tokens, view.longest_wait_s) == (0.0, 0.0)
             assert view.pressure_tokens == pytest.approx(0.0)
             assert not view.closed, "no bug of ours came up"
-            assert not governor._desk.roster.places
-            assert governor._desk.roster.waiting == 0
-            assert not governor._desk.roster.regulator._accounts
+            assert not governor._monitor.sessions.by_id
+            assert governor._monitor.sessions.waiting == 0
+            assert not governor._monitor.sessions.regulator._accounts
             assert sum(server.stats.in_flight_by_agent.values()) == 0
     assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
     await settled(lambda: not ours() - there_before)

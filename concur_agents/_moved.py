@@ -1,0 +1,91 @@
+"""Names that changed in 0.2 and still work: each warns once, and goes with the next release.
+
+`CHANGELOG.md` has the same table for people.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+ROOT = "concur_agents"
+
+MODULES = {
+    "context": "runtime.context",
+    "executor": "batch.executor",
+    "frame": "observe.frame",
+    "hosts": "runtime",
+    "hosts.agent": "runtime.agent",
+    "hosts.events": "runtime.events",
+    "hosts.place": "runtime.session",
+    "hosts.snapshot": "runtime.status",
+    "hosts.step": "runtime.step",
+    "hosts.usage": "probes.usage",
+    "journal": "batch.journal",
+    "live": "observe.socket",
+    "metrics": "observe.metrics",
+    "otel": "observe.otel",
+    "pool": "batch.pool",
+    "progress": "batch.progress",
+    "record": "recording",
+    "report": "recording",
+    "sim.door": "sim.app",
+}
+"""Old module -> new module, both below `concur_agents`."""
+
+
+def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Warns that `old` is now called `new`."""
+    warnings.warn(
+        f"{old} is now called {new}; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def attribute(module: str, names: Mapping[str, str], name: str) -> Any:
+    """For the `__getattr__` of a module: the attribute that was called `name`.
+
+    Raises:
+        AttributeError: nothing was.
+    """
+    new = names.get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warn(f"{module}.{name}", f"{module}.{new}", stacklevel=4)
+    return getattr(sys.modules[module], new)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Imports an old module as the new one: the same object under both names."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        root, _, name = fullname.partition(".")
+        if root != ROOT or name not in MODULES:
+            return None
+        return ModuleSpec(fullname, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = f"{ROOT}.{MODULES[spec.name.partition('.')[2]]}"
+        warn(spec.name, new, stacklevel=2)
+        module = importlib.import_module(new)
+        self._own = module.__spec__, getattr(module, "__loader__", None)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has just written the old name into a module that has a name already.
+        module.__spec__, module.__loader__ = self._own
+
+
+def install() -> None:
+    """Makes the old names importable."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,1 @@
+"""Batches: an agent for each item, with a journal, progress and an executor."""

@@ -1,0 +1,240 @@
+"""The journal of a batch: one JSON line per agent that has ended, so that nothing is done twice.
+
+The first line says whose file it is, each further one how one agent ended:
+
+    {"concur_journal": 1}
+    {"key": "issue-17", "status": "ok", "value": {"patch": "..."}, "steps": 31, ...}
+    {"key": "issue-18", "status": "error", "error": "TimeoutError('...')", ...}
+
+A line is written in one piece before anybody is told of the result, so a crash of this process,
+even `kill -9`, loses nothing that was finished. It is forced to the disk once a second and at the
+end: a power cut may cost the last second. A last line that a crash has torn is cut off on opening.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from concur_agents.errors import JournalError
+from concur_agents.runtime.session import AgentStats
+
+logger = logging.getLogger("concur_agents")
+
+VERSION = 1
+FLUSH_S = 1.0
+"""The disk may lag behind by this much [s]."""
+
+
+class Journal:
+    """Results by key, kept in a file. Use as a context manager.
+
+    Args:
+        path: the file; made if it is not there.
+        dump: turns a result into what JSON can hold; None: it is that already. Mind that JSON
+            turns tuples into lists.
+        load: the way back.
+
+    Raises:
+        JournalError: the file is not a journal, is broken in the middle, or is in use.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dump: Callable[[Any], Any] | None = None,
+        load: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._dump = dump
+        self._load = load
+        self._complained = False
+        self._synced_s = 0.0
+        self._size = 0  # bytes of whole lines
+        self._finished: dict[str, Any] = {}
+        try:
+            # Unbuffered: what has been written is with the operating system, and nothing is left
+            # over that could fail to be written later.
+            self._file = io.FileIO(self.path, "a+")
+        except OSError as error:
+            raise JournalError(
+                f"cannot open the journal {self.path}: {error.strerror}; does its folder exist, "
+                "and may you write there?"
+            ) from error
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._finished
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def value(self, key: str) -> Any:
+        """The result kept for a key that has finished."""
+        value = self._finished[key]
+        return value if self._load is None else self._load(value)
+
+    def write(
+        self,
+        key: str,
+        status: str,
+        *,
+        value: Any = None,
+        error: BaseException | None = None,
+        stats: AgentStats | None = None,
+    ) -> None:
+        """Notes how an agent ended. On return the line is with the operating system.
+
+        A result that JSON cannot hold is not kept: said once in the log, and the agent will run
+        again next time.
+
+        Raises:
+            JournalError: the file cannot be written.
+        """
+        line: dict[str, Any] = {"key": key, "status": status}
+        if status == "ok":
+            line["value"] = value
+        if error is not None:
+            line["error"] = repr(error)
+        if stats is not None:
+            line.update(asdict(stats))
+        line["at_s"] = round(time.time(), 3)
+        try:
+            if status == "ok" and self._dump is not None:
+                line["value"] = self._dump(value)
+            text = json.dumps(line)
+        except Exception as caught:  # dump is the user's own
+            if not self._complained:
+                self._complained = True
+                logger.error(
+                    "the result of %r cannot be kept in the journal and its agent would run "
+                    "again: give AgentPool a `dump` that turns it into JSON (%s; said once)",
+                    key,
+                    caught,
+                )
+            line["status"], line["value"] = "unsaved", None
+            text = json.dumps(line)
+        self._append(text)
+        if line["status"] == "ok":
+            self._finished[key] = line["value"]
+
+    def close(self) -> None:
+        """Forces everything to the disk; calling it again does nothing.
+
+        Raises:
+            JournalError: that failed.
+        """
+        if not self._file.closed:
+            try:
+                self._sync()
+            except OSError as error:
+                raise self._write_error(error) from error
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Journal:  # noqa: PYI034  (nobody derives from it)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two processes on one journal go unnoticed there
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise JournalError(
+                f"another process or pool is writing the journal {self.path}: wait for it, or "
+                "give this one a journal of its own"
+            ) from error
+
+    def _read(self) -> None:
+        header = json.dumps({"concur_journal": VERSION})
+        self._file.seek(0)
+        raw = b"\n"
+        for number, raw in enumerate(io.BytesIO(self._file.readall()), 1):
+            line = self._parse(raw)
+            is_torn = line is None and not raw.endswith(b"\n")
+            if is_torn and (number > 1 or header.encode().startswith(raw)):
+                break
+            if line is None or (number == 1 and line.get("concur_journal") != VERSION):
+                raise JournalError(self._complaint(number, raw))
+            if number > 1:
+                self._take(number, raw, line)
+            self._size += len(raw)
+        if self._file.tell() > self._size:
+            logger.warning(
+                "the last line of the journal %s was torn by a crash and is cut off; its agent "
+                "runs again",
+                self.path,
+            )
+            self._file.truncate(self._size)
+        elif not raw.endswith(b"\n"):  # whole, but for its end
+            self._append("")
+        if self._size == 0:
+            self._append(header)
+
+    def _take(self, number: int, raw: bytes, line: dict[str, Any]) -> None:
+        key, status = line.get("key"), line.get("status")
+        if not isinstance(key, str) or not isinstance(status, str):
+            raise JournalError(self._complaint(number, raw))
+        if status == "ok":
+            self._finished[key] = line.get("value")
+
+    def _complaint(self, number: int, raw: bytes) -> str:
+        shown = raw[:60].decode("utf-8", "replace").rstrip()
+        if number == 1:
+            return (
+                f"{self.path} is not a journal of an AgentPool (it begins with {shown!r}) and is "
+                "left as it is: give another path"
+            )
+        return (
+            f"line {number} of the journal {self.path} is broken ({shown!r}): delete that line "
+            "(its agent then runs again), or move the file away"
+        )
+
+    @staticmethod
+    def _parse(raw: bytes) -> dict[str, Any] | None:
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            return None
+        return line if isinstance(line, dict) else None
+
+    def _append(self, text: str) -> None:
+        line = memoryview(text.encode() + b"\n")
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+            self._size += written
+            if time.monotonic() - self._synced_s >= FLUSH_S:
+                self._sync()
+        except (OSError, ValueError) as error:
+            with suppress(OSError, ValueError):  # half a line must not stand before a whole one
+                self._file.truncate(self._size)
+            raise self._write_error(error) from error
+
+    def _sync(self) -> None:
+        self._synced_s = time.monotonic()
+        os.fsync(self._file.fileno())
+
+    def _write_error(self, error: Exception) -> JournalError:
+        return JournalError(f"cannot write the journal {self.path}: {error}; is the disk full?")

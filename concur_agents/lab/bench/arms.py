@@ -1,0 +1,247 @@
+"""Arms: who governs a run. References that know nothing of laws, and laws behind a Regulator.
+
+    ungoverned    everybody at once
+    best_fixed    a cap on agents, the best one, found by search for this very draw of agents
+    best_request  a cap on calls (a semaphore around each), the best one of a coarse grid
+    free_tier     idle KV costs nothing and nothing is computed twice: a bound, not a policy
+    NAME          a law, with options for it and for the Regulator
+
+The caps are gates of our own rather than the `fixed` law, so that references stand still while
+laws and Regulator are worked on. A cap on agents never pauses anybody: for it the two are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot, make_law
+from concur_agents.errors import ConfigError
+from concur_agents.lab.bench.cases import Case
+from concur_agents.lab.bench.scenario import Scenario
+from concur_agents.lab.bench.search import best_cap
+from concur_agents.sim.runner import (
+    Gauges,
+    RegulatorGate,
+    RequestCap,
+    Result,
+    Ungoverned,
+    free_tier_bound,
+    simulate,
+)
+
+__all__ = ["REFERENCES", "AgentCap", "ArmOutcome", "LawArm", "run_law", "run_reference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawArm:
+    """A law under test. Plain values only: it travels to worker processes."""
+
+    name: str
+    """What the arm is called in tables."""
+    law: str
+    """Name that `make_law` takes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    regulator: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of `Regulator`: `order`, `max_wait_s`, `max_open`, ..."""
+    wrong_price: float = 1.0
+
+    def within(self, scenario: Scenario) -> LawArm:
+        """The same arm with what `scenario` says about its law on top."""
+        options = {**self.options, **scenario.laws.get(self.law, {})}
+        for option, factor in scenario.scales.get(self.law, {}).items():
+            as_is = options.get(option, getattr(make_law(self.law), option, None))
+            if not isinstance(as_is, int | float):
+                raise ConfigError(f"{scenario.name}: law {self.law!r} has no number {option!r}")
+            options[option] = as_is * factor
+        return replace(
+            self,
+            options=options,
+            regulator={**self.regulator, **scenario.regulator},
+            wrong_price=self.wrong_price * scenario.wrong_price,
+        )
+
+    def regulate(self) -> Regulator:
+        """A fresh Regulator, as a Governor with an endpoint makes it.
+
+        Raises:
+            ConfigError: an option that the law or the Regulator does not take.
+        """
+        try:
+            law = make_law(self.law, **self.options)
+            if self.wrong_price != 1.0:
+                law = _Misled(law, self.wrong_price)
+            return Regulator(law, **{"first_reading_s": FIRST_READING_S, **self.regulator})
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"arm {self.name!r}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmOutcome:
+    """One arm on one draw of one scenario. JSON-able."""
+
+    scenario: str
+    seed: int
+    arm: str
+    metrics: Mapping[str, Any]
+    """What `Result.summary` says, how long steps took, and how oversubscribed the pool was."""
+    cap: int | None = None
+    """The cap that was found best."""
+    tried: Mapping[int, float] = field(default_factory=dict)
+    """Makespan by cap, for all caps that the search tried [s]."""
+
+    @property
+    def makespan_s(self) -> float:
+        """From the first arrival to the last finish [s]."""
+        makespan_s: float = self.metrics["makespan_s"]
+        return makespan_s
+
+
+class AgentCap(Ungoverned):
+    """At most so many agents at once; the next one starts when one has finished."""
+
+    def __init__(self, agents: int) -> None:
+        self.name = f"agent_cap({agents})"
+        self._agents = agents
+        self._active: set[str] = set()
+        self._queue: deque[str] = deque()
+
+    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
+        """See `Gate`."""
+        self._queue.append(agent)
+        return self._fill()
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        self._active.discard(agent)
+        return self._fill()
+
+    def gauges(self, now: float) -> Gauges:
+        """See `Gate`."""
+        return Gauges(limit_agents=float(self._agents))
+
+    def _fill(self) -> list[str]:
+        woken = []
+        while self._queue and len(self._active) < self._agents:
+            self._active.add(agent := self._queue.popleft())
+            woken.append(agent)
+        return woken
+
+
+def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcome:
+    """A law on one draw of agents."""
+    regulator = arm.within(scenario).regulate()
+    gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told)
+    return _outcome(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
+
+
+def run_reference(scenario: Scenario, case: Case, seed: int, arm: str) -> ArmOutcome:
+    """A reference on one draw of agents; `arm` is one of `REFERENCES`."""
+    return REFERENCES[arm](scenario, case, seed)
+
+
+def _ungoverned(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    return _outcome(
+        scenario, case, seed, "ungoverned", _simulate(scenario, case, seed, Ungoverned())
+    )
+
+
+def _best_fixed(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    alone = _simulate(scenario, case, seed, AgentCap(1))
+    runs = {1: alone}
+
+    def makespan_s(cap: int) -> float:
+        if cap not in runs:
+            runs[cap] = _simulate(scenario, case, seed, AgentCap(cap))
+        return runs[cap].makespan_s
+
+    # One after the other each agent had the engine to itself, and nothing is faster than that.
+    serial_s = sum(row.finish_s - row.start_s for row in alone.rows)
+    cap, tried = best_cap(makespan_s, len(case.plans), serial_s=serial_s)
+    return _outcome(scenario, case, seed, "best_fixed", runs[cap], cap, tried)
+
+
+def _best_request(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    runs: dict[int, Result] = {}
+
+    def makespan_s(cap: int) -> float:
+        runs[cap] = _simulate(scenario, case, seed, RequestCap(cap))
+        return runs[cap].makespan_s
+
+    most = len(case.plans)
+    least = max(1, most // 16)  # fewer calls than that leave the engine idle
+    cap, tried = best_cap(makespan_s, most, least=least, ratio=1.5, valleys=0)
+    return _outcome(scenario, case, seed, "best_request", runs[cap], cap, tried)
+
+
+def _free_tier(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    bound = free_tier_bound(case.plans, case.profile, seed=seed)
+    return _outcome(scenario, case, seed, "free_tier", bound)
+
+
+REFERENCES = {
+    "ungoverned": _ungoverned,
+    "best_fixed": _best_fixed,
+    "best_request": _best_request,
+    "free_tier": _free_tier,
+}
+"""Arms that are no laws."""
+
+
+def _simulate(
+    scenario: Scenario, case: Case, seed: int, gate: Ungoverned | RegulatorGate
+) -> Result:
+    return simulate(
+        case.plans,
+        case.profile,
+        gate,
+        poll_interval_s=scenario.poll_interval_s,
+        seed=seed,
+        record_series=False,
+        faults=case.faults,
+    )
+
+
+def _outcome(
+    scenario: Scenario,
+    case: Case,
+    seed: int,
+    arm: str,
+    result: Result,
+    cap: int | None = None,
+    tried: Mapping[int, float] | None = None,
+) -> ArmOutcome:
+    metrics = result.summary()
+    for key in ("gate", "profile", "seed"):
+        del metrics[key]
+    steps_s = sorted(call.end_s - call.start_s for row in result.rows for call in row.calls)
+    metrics["step_p50_s"] = steps_s[(len(steps_s) - 1) // 2]
+    metrics["step_p99_s"] = steps_s[math.ceil(0.99 * len(steps_s)) - 1]
+    metrics["oversubscription"] = case.oversubscription
+    return ArmOutcome(
+        scenario=scenario.name, seed=seed, arm=arm, metrics=metrics, cap=cap, tried=tried or {}
+    )
+
+
+class _Misled:
+    """A law that is told a wrong price of a prefill."""
+
+    name: ClassVar[str] = "misled"
+    formula: ClassVar[str] = "another law, told a wrong price of a prefill"
+    needs_readings: ClassVar[bool] = False
+
+    def __init__(self, law: Law, factor: float) -> None:
+        self._law = law
+        self._factor = factor
+
+    def initial(self) -> LawState:
+        return self._law.initial()
+
+    def decide(self, state: LawState, snapshot: Snapshot) -> LawState:
+        price = snapshot.prefill_s_per_token
+        if price is not None:
+            snapshot = replace(snapshot, prefill_s_per_token=price * self._factor)
+        return self._law.decide(state, snapshot)

@@ -1,0 +1,134 @@
+"""From the plain values of a scenario to agents, engine and faults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.runner import (
+    CachedHidden,
+    CapacityHidden,
+    EngineRestart,
+    Fault,
+    MetricsLost,
+    SecondTenant,
+)
+from concur_agents.sim.traces import TraceAgent, load_traces
+from concur_agents.sim.workload import (
+    AgentPlan,
+    Constant,
+    arrange,
+    mix,
+    parse_arrival,
+    parse_tools,
+    plans_from_traces,
+    steady,
+    synthetic,
+)
+
+__all__ = ["FAULTS", "Case", "Options", "build_case", "make_fault"]
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One scenario with one seed, ready to run."""
+
+    plans: list[AgentPlan]
+    profile: Profile
+    faults: tuple[Fault, ...]
+
+    @property
+    def oversubscription(self) -> float:
+        """Largest contexts of all agents together, in pools."""
+        return sum(plan.peak_tokens for plan in self.plans) / self.profile.capacity_tokens
+
+
+def build_case(
+    *,
+    profile: str,
+    kv_tokens: int | None,
+    arrival: str,
+    batch: Sequence[Options],
+    faults: Sequence[Options],
+    seed: int,
+) -> Case:
+    """The agents of one draw, the engine and what befalls them; see `Scenario` for the values."""
+    engine = load_profile(profile)
+    if kv_tokens is not None:
+        engine = engine.replace(kv_blocks=max(1, kv_tokens // engine.block_size))
+    parts = [_agents(part, seed) for part in batch]
+    plans = parts[0] if len(parts) == 1 else mix(*parts, seed=seed)
+    plans = arrange(plans, parse_arrival(arrival), seed=seed)
+    return Case(plans, engine, tuple(make_fault(options) for options in faults))
+
+
+def make_fault(options: Options) -> Fault:
+    """`{"kind": "engine_restart", "at_s": 5}` -> `EngineRestart(5)`.
+
+    Raises:
+        TypeError: a keyword that this kind does not take, or lacks.
+    """
+    return FAULTS[options["kind"]](**{k: v for k, v in options.items() if k != "kind"})
+
+
+def _second_tenant(
+    agents: int,
+    context_tokens: int,
+    tool_s: float = 1.0,
+    from_s: float = 0.0,
+    to_s: float = math.inf,
+    seed: int = 0,
+) -> Fault:
+    plans = steady(agents, context_tokens, tools=Constant(tool_s), seed=seed)
+    return SecondTenant(tuple(plans), from_s=from_s, to_s=to_s)
+
+
+FAULTS: dict[str, Callable[..., Fault]] = {
+    "metrics_lost": MetricsLost,
+    "capacity_hidden": CapacityHidden,
+    "cached_hidden": CachedHidden,
+    "engine_restart": EngineRestart,
+    "second_tenant": _second_tenant,
+}
+
+
+def _agents(part: Options, seed: int) -> list[AgentPlan]:
+    tools = parse_tools(part["tools"]) if "tools" in part else None
+    if part["source"] == "synthetic":
+        ranges = {
+            key: tuple(part[key]) for key in ("first", "gen", "obs", "steps_range") if key in part
+        }
+        shared = {"shared": part["shared"]} if "shared" in part else {}
+        return synthetic(
+            part["agents"],
+            part["steps"],
+            tools=tools,
+            seed=1000 * seed,
+            **shared,
+            **ranges,  # type: ignore[arg-type]  # pairs of integers, as TOML lists
+        )
+    traces = _traces(
+        part["source"],
+        part.get("max_context"),
+        part.get("tool_cap_s"),
+        float(part.get("scale", 1.0)),
+        seed,
+    )
+    return plans_from_traces(
+        traces, part["agents"], seed, tools=tools, max_steps=part.get("max_steps")
+    )
+
+
+@lru_cache(maxsize=8)
+def _traces(
+    source: str, max_context: int | None, tool_cap_s: float | None, scale: float, seed: int
+) -> Sequence[TraceAgent]:
+    return load_traces(
+        source, max_context=max_context, cut=True, tool_cap_s=tool_cap_s, scale=scale, seed=seed
+    )

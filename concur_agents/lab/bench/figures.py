@@ -1,0 +1,369 @@
+"""What a bench run says: statistics over seeds and scenarios, and the goals they are held against.
+
+Ratios of makespans are averaged geometrically, first over the seeds of a scenario, then over
+scenarios. `speedup` of A over B is B's makespan over A's: above 1, A is faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from concur_agents.lab.bench.arms import ArmOutcome
+from concur_agents.lab.bench.scenario import Scenario
+
+__all__ = ["Figure", "Report", "geomean"]
+
+Regime = Literal["fits", "between", "thrashes"]
+
+_FITS_DEFICIT = 0.02
+"""Ungoverned, next to nothing was recomputed."""
+_THRASHES_DEFICIT = 0.5
+"""Ungoverned, most of what could have been cached was computed again ..."""
+_THRASHES_LOSS = 2.0
+"""... and that cost time: so many times the makespan of the free-tier bound."""
+
+_MEANS = (
+    "useful_tokens_per_s",
+    "output_tokens_per_s",
+    "hit_rate",
+    "hit_deficit",
+    "pauses",
+    "gini_pauses",
+    "mean_active",
+    "wait_p50_s",
+    "wait_p99_s",
+    "preemptions",
+    "oversubscription",
+    "step_p50_s",
+    "step_p99_s",
+)
+_WORST = ("wait_worst_s", "pause_worst_s")
+
+
+def geomean(values: Iterable[float]) -> float:
+    """Geometric mean; nan of nothing."""
+    logs = [math.log(value) for value in values]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number of the verdict on a law."""
+
+    key: str
+    text: str
+    value: float | None
+    """None: no scenario that was run says anything about it."""
+    goal: float | None
+    """None: for information."""
+    better: Literal["higher", "lower"]
+    scenarios: int
+    """How many it is drawn from."""
+    worst: str | None = None
+    """Which of them is the worst one."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None: there is no goal or no value."""
+        if self.value is None or self.goal is None:
+            return None
+        return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "text": self.text,
+            "value": _short(self.value),
+            "goal": self.goal,
+            "better": self.better,
+            "met": self.met,
+            "scenarios": self.scenarios,
+            "worst": self.worst,
+        }
+
+
+class Report:
+    """All outcomes of one bench run, by scenario, arm and seed."""
+
+    def __init__(self, scenarios: Sequence[Scenario], outcomes: Sequence[ArmOutcome]) -> None:
+        self.scenarios = list(scenarios)
+        self.outcomes = list(outcomes)
+        self.arms = list(dict.fromkeys(outcome.arm for outcome in outcomes))
+        self.seeds = list(dict.fromkeys(outcome.seed for outcome in outcomes))
+        self._by_name = {scenario.name: scenario for scenario in scenarios}
+        self._at: dict[tuple[str, str], dict[int, ArmOutcome]] = {}
+        for outcome in outcomes:
+            self._at.setdefault((outcome.scenario, outcome.arm), {})[outcome.seed] = outcome
+
+    def of(self, scenario: Scenario, arm: str) -> list[ArmOutcome]:
+        """What `arm` did in `scenario`, one per seed; empty: it did not run there.
+
+        A variant that alters the law has its original's references.
+        """
+        found = self._at.get((scenario.name, arm))
+        if found is None and scenario.of is not None and scenario.alters_law:
+            found = self._at.get((scenario.of, arm))
+        return list(found.values()) if found else []
+
+    def speedups(self, scenario: Scenario, arm: str, over: str) -> list[float]:
+        """How many times as fast `arm` was as `over`, per seed."""
+        pairs = zip(self.of(scenario, arm), self.of(scenario, over), strict=False)
+        return [other.makespan_s / one.makespan_s for one, other in pairs]
+
+    def speedup(self, scenario: Scenario, arm: str, over: str) -> float | None:
+        """The geometric mean of `speedups`; None: one of them did not run."""
+        values = self.speedups(scenario, arm, over)
+        return geomean(values) if values else None
+
+    def regime(self, scenario: Scenario) -> Regime | None:
+        """What happens without any limit; None: ungoverned or nothing to compare it with ran."""
+        ungoverned = self.of(scenario, "ungoverned")
+        could = "free_tier" if self.of(scenario, "free_tier") else "best_fixed"
+        loss = self.speedup(scenario, could, "ungoverned")
+        if not ungoverned or loss is None:
+            return None
+        deficit = _mean(outcome.metrics["hit_deficit"] for outcome in ungoverned)
+        if deficit <= _FITS_DEFICIT:
+            return "fits"
+        if deficit >= _THRASHES_DEFICIT and loss >= _THRASHES_LOSS:
+            return "thrashes"
+        return "between"
+
+    def figures(self, arm: str) -> list[Figure]:
+        """The verdict on `arm`."""
+        own = [s for s in self.scenarios if not s.alters_law]
+        fits = [s for s in own if self.regime(s) == "fits"]
+        thrashes = [s for s in own if self.regime(s) == "thrashes"]
+        figures = [
+            self._mean(own, arm, "best_fixed", "vs_best_fixed_geomean", 1.25),
+            self._least(own, arm, "best_fixed", "vs_best_fixed_worst", 0.97),
+            self._mean(own, arm, "cache_aimd", "vs_cache_aimd_geomean", 1.25),
+            self._least(own, arm, "cache_aimd", "vs_cache_aimd_worst", 0.97),
+            self._mean(own, arm, "best_request", "vs_best_request_geomean", None),
+            self._mean(thrashes, arm, "ungoverned", "vs_ungoverned_thrashing_geomean", 3.0),
+            self._least(fits, arm, "ungoverned", "vs_ungoverned_fitting_worst", 0.99),
+            self._least(own, arm, "ungoverned", "vs_ungoverned_worst", 0.97),
+            self._mean(own, "free_tier", arm, "free_tier_distance_geomean", 1.25, "lower"),
+            self._mean(own, "free_tier", "best_fixed", "free_tier_vs_best_fixed_geomean", None),
+            self._mean(
+                thrashes,
+                "free_tier",
+                "ungoverned",
+                "free_tier_vs_ungoverned_thrashing_geomean",
+                None,
+            ),
+        ]
+        for measure, goal in _COST_GOALS.items():
+            figures += self._costs(arm, measure, goal)
+        figures.append(self._longest_wait(arm))
+        return figures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able; the keys are described in docs/bench.md and stay."""
+        references = {"ungoverned", "best_fixed", "best_request", "free_tier"}
+        laws = [arm for arm in self.arms if arm not in references]
+        return {
+            "format": 1,
+            "seeds": self.seeds,
+            "arms": self.arms,
+            "figures": {
+                law: {figure.key: figure.to_dict() for figure in self.figures(law)} for law in laws
+            },
+            "scenarios": {s.name: self._scenario(s) for s in self.scenarios},
+        }
+
+    # -- figures
+
+    def _mean(
+        self,
+        scenarios: Sequence[Scenario],
+        arm: str,
+        over: str,
+        key: str,
+        goal: float | None,
+        better: Literal["higher", "lower"] = "higher",
+    ) -> Figure:
+        values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
+        pick = min if better == "higher" else max
+        return Figure(
+            key=key,
+            text=_TEXTS[key],
+            value=geomean(values.values()) if values else None,
+            goal=goal,
+            better=better,
+            scenarios=len(values),
+            worst=pick(values, key=values.__getitem__) if values else None,
+        )
+
+    def _least(
+        self, scenarios: Sequence[Scenario], arm: str, over: str, key: str, goal: float
+    ) -> Figure:
+        values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
+        worst = min(values, key=values.__getitem__) if values else None
+        return Figure(
+            key=key,
+            text=_TEXTS[key],
+            value=values[worst] if worst is not None else None,
+            goal=goal,
+            better="higher",
+            scenarios=len(values),
+            worst=worst,
+        )
+
+    def _costs(self, arm: str, measure: str, goal: float) -> list[Figure]:
+        """Makespan of variants over that of their originals."""
+        variants = [s for s in self.scenarios if s.measure == measure]
+        values = self._values(variants, lambda s: self._cost(s, arm))
+        worst = max(values, key=values.__getitem__) if values else None
+        text = _TEXTS[measure]
+        return [
+            Figure(
+                key=f"{measure}_cost_geomean",
+                text=f"{text}, geomean",
+                value=geomean(values.values()) if values else None,
+                goal=goal,
+                better="lower",
+                scenarios=len(values),
+            ),
+            Figure(
+                key=f"{measure}_cost_worst",
+                text=f"{text}, worst",
+                value=values[worst] if worst is not None else None,
+                goal=goal,
+                better="lower",
+                scenarios=len(values),
+                worst=worst,
+            ),
+        ]
+
+    def _cost(self, variant: Scenario, arm: str) -> float | None:
+        original = self._by_name.get(variant.of or "")
+        if original is None:
+            return None
+        pairs = list(zip(self.of(variant, arm), self.of(original, arm), strict=False))
+        return geomean(v.makespan_s / o.makespan_s for v, o in pairs) if pairs else None
+
+    def _longest_wait(self, arm: str) -> Figure:
+        """How far beyond the bound and one step anybody who had started has waited [s].
+
+        One step is the median one of the same run: whoever comes first to a boundary makes room.
+        """
+        variants = [s for s in self.scenarios if s.measure == "max_wait"]
+
+        def excess_s(scenario: Scenario) -> float | None:
+            outcomes = self.of(scenario, arm)
+            bound_s = scenario.regulator["max_wait_s"]
+            return max(
+                (
+                    outcome.metrics["pause_worst_s"] - bound_s - outcome.metrics["step_p50_s"]
+                    for outcome in outcomes
+                ),
+                default=None,
+            )
+
+        values = self._values(variants, excess_s)
+        worst = max(values, key=values.__getitem__) if values else None
+        return Figure(
+            key="max_wait_excess_s",
+            text=_TEXTS["max_wait_excess_s"],
+            value=values[worst] if worst is not None else None,
+            goal=0.0,
+            better="lower",
+            scenarios=len(values),
+            worst=worst,
+        )
+
+    @staticmethod
+    def _values(
+        scenarios: Sequence[Scenario], value: Callable[[Scenario], float | None]
+    ) -> dict[str, float]:
+        return {s.name: found for s in scenarios if (found := value(s)) is not None}
+
+    # -- one scenario
+
+    def _scenario(self, scenario: Scenario) -> dict[str, Any]:
+        return {
+            "family": scenario.family,
+            "expect": scenario.expect,
+            "of": scenario.of,
+            "measure": scenario.measure,
+            "regime": self.regime(scenario),
+            "arms": {
+                arm: self._arm(scenario, arm)
+                for arm in self.arms
+                if (scenario.name, arm) in self._at
+            },
+        }
+
+    def _arm(self, scenario: Scenario, arm: str) -> dict[str, Any]:
+        outcomes = self.of(scenario, arm)
+        values: dict[str, Any] = {
+            "makespan_s": _short(geomean(outcome.makespan_s for outcome in outcomes)),
+            "speedup_over": {
+                other: _short(value)
+                for other in ("best_fixed", "cache_aimd", "ungoverned", "free_tier")
+                if other != arm and (value := self.speedup(scenario, arm, other)) is not None
+            },
+        }
+        for key in _MEANS:
+            values[key] = _short(_mean(outcome.metrics[key] for outcome in outcomes))
+        for key in _WORST:
+            values[key] = _short(max(outcome.metrics[key] for outcome in outcomes))
+        values["runs"] = {str(outcome.seed): _run(outcome) for outcome in outcomes}
+        return values
+
+
+def _run(outcome: ArmOutcome) -> dict[str, Any]:
+    run: dict[str, Any] = {key: _short(value) for key, value in outcome.metrics.items()}
+    if outcome.cap is not None:
+        run["cap"] = outcome.cap
+        run["makespan_s_by_cap"] = {str(cap): _short(s) for cap, s in outcome.tried.items()}
+    return run
+
+
+_COST_GOALS: Mapping[str, float] = {
+    "capacity_unknown": 1.10,
+    "sizes_unknown": 1.10,
+    "max_wait": 1.10,
+    "tau_half": 1.10,
+    "tau_double": 1.10,
+    "price_half": 1.10,
+    "price_double": 1.10,
+}
+
+_TEXTS: Mapping[str, str] = {
+    "vs_best_fixed_geomean": "times as fast as the best fixed cap, geomean",
+    "vs_best_fixed_worst": "times as fast as the best fixed cap, worst scenario",
+    "vs_cache_aimd_geomean": "times as fast as cache_aimd, geomean",
+    "vs_cache_aimd_worst": "times as fast as cache_aimd, worst scenario",
+    "vs_best_request_geomean": "times as fast as the best cap on calls, geomean",
+    "vs_ungoverned_thrashing_geomean": "times as fast as ungoverned where that thrashes, geomean",
+    "vs_ungoverned_fitting_worst": "times as fast as ungoverned where the batch fits, worst",
+    "vs_ungoverned_worst": "times as fast as ungoverned, worst scenario",
+    "free_tier_distance_geomean": "times the makespan of the free-tier bound, geomean",
+    "free_tier_vs_best_fixed_geomean": "the bound over the best fixed cap: what could be won there",
+    "free_tier_vs_ungoverned_thrashing_geomean": "the bound over ungoverned where that thrashes",
+    "capacity_unknown": "makespan without knowing the capacity / with",
+    "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
+    "max_wait": "makespan with max_wait_s / without",
+    "max_wait_excess_s": "longest wait of a started agent beyond max_wait_s + one step [s]",
+    "tau_half": "makespan with hold times halved / as they are",
+    "tau_double": "makespan with hold times doubled / as they are",
+    "price_half": "makespan with t_prefill believed half / as it is",
+    "price_double": "makespan with t_prefill believed double / as it is",
+}
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def _short(value: float | None) -> float | None:
+    """Six significant digits are enough, and make small files."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}")

@@ -1,0 +1,98 @@
+"""The result of a bench run as a Markdown page: goals, scenarios, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from concur_agents.lab.bench.arms import REFERENCES
+from concur_agents.lab.bench.figures import Figure, Report, geomean
+from concur_agents.lab.bench.scenario import Scenario
+
+__all__ = ["cell", "compared", "comparison", "page", "verdict"]
+
+
+def page(report: Report, command: str, pictures: Sequence[str]) -> str:
+    """A page that says what was run, what came out and which goals were met."""
+    laws = [arm for arm in report.arms if arm not in (*REFERENCES, "cache_aimd")]
+    lines = [
+        "# What `concur bench` found",
+        "",
+        f"Written by `{command}`, seeds {', '.join(map(str, report.seeds))}; how to read it is in",
+        "bench.md. The simulator is deterministic: the same command gives the same page.",
+        "",
+    ]
+    for law in laws:
+        lines += [f"## {law} against its goals", "", *_goals(report.figures(law)), ""]
+    lines += ["## Scenarios", "", *_scenarios(report), ""]
+    lines += [f"![{picture}]({picture})" for picture in pictures]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict(figure: Figure) -> tuple[str, str, str]:
+    """Value, goal and whether it is met, as words."""
+    value = "" if figure.value is None else f"{figure.value:.3f}"
+    sign = "at least" if figure.better == "higher" else "at most"
+    goal = "" if figure.goal is None else f"{sign} {figure.goal:g}"
+    return value, goal, {None: "", True: "yes", False: "NO"}[figure.met]
+
+
+def cell(report: Report, scenario: Scenario, arm: str) -> str:
+    """How many times as fast as the best fixed cap, and the makespan [s]."""
+    outcomes = report.of(scenario, arm)
+    if not outcomes:
+        return ""
+    makespan_s = geomean(outcome.makespan_s for outcome in outcomes)
+    speedup = report.speedup(scenario, arm, "best_fixed")
+    return f"{makespan_s:.0f}" if speedup is None else f"{speedup:.2f} ({makespan_s:.0f})"
+
+
+def compared(report: Report) -> list[list[str]]:
+    """Makespans of each arm over those of the first, per scenario; then the mean and the worst."""
+    rows = []
+    columns: list[list[float]] = [[] for _ in report.arms]
+    for scenario in report.scenarios:
+        cells = [scenario.name]
+        for column, arm in zip(columns, report.arms, strict=True):
+            ratio = report.speedup(scenario, report.arms[0], arm)
+            column += [] if ratio is None else [ratio]
+            cells.append("" if ratio is None else f"{ratio:.3f}")
+        rows.append(cells)
+    rows.append(["geomean", *(f"{geomean(column):.3f}" for column in columns)])
+    rows.append(["worst", *(f"{max(column):.3f}" for column in columns)])
+    return rows
+
+
+def comparison(report: Report, command: str) -> str:
+    """A page that lays the arms beside each other."""
+    lines = [
+        f"# Makespan over that with {report.arms[0]}",
+        "",
+        f"Written by `{command}`. Below 1 is faster; geometric means of the seeds.",
+        "",
+        f"| scenario | {' | '.join(report.arms)} |",
+        "|" + "---|" * (1 + len(report.arms)),
+        *(f"| {' | '.join(row)} |" for row in compared(report)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _goals(figures: Sequence[Figure]) -> list[str]:
+    rows = ["| figure | value | goal | met | scenarios | worst |", "|---|---|---|---|---|---|"]
+    for figure in figures:
+        if figure.value is not None:
+            cells = (figure.text, *verdict(figure), str(figure.scenarios), figure.worst or "")
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _scenarios(report: Report) -> list[str]:
+    rows = [
+        "Times as fast as the best fixed cap, and the makespan [s]; geometric means of the seeds.",
+        "",
+        f"| scenario | without limit | {' | '.join(report.arms)} |",
+        "|" + "---|" * (2 + len(report.arms)),
+    ]
+    for scenario in report.scenarios:
+        cells = " | ".join(cell(report, scenario, arm) for arm in report.arms)
+        rows.append(f"| {scenario.name} | {report.regime(scenario) or ''} | {cells} |")
+    return rows

@@ -1,0 +1,257 @@
+"""Runs scenarios x seeds x arms in parallel processes, and remembers references on disk.
+
+A run depends on nothing but its scenario, seed, arm and our own source, so its outcome can be kept
+under a digest of these. References do not depend on `core/`: they stay when a law changes, and a
+second call then costs that law's runs only.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from concur_agents.errors import ConcurError, ConfigError
+from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome, LawArm, run_law, run_reference
+from concur_agents.lab.bench.cases import Case
+from concur_agents.lab.bench.scenario import Scenario, load_suite
+
+__all__ = ["DEFAULT_ARMS", "evaluate", "law_arm"]
+
+DEFAULT_ARMS = (*REFERENCES, "cache_aimd", "working_set")
+_SEARCHES = ("best_fixed", "best_request")
+
+Progress = Callable[[int, int], None]
+
+
+def law_arm(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> LawArm:
+    """The law called `name` with its defaults, or with `settings` under `name` and `regulator`."""
+    settings = settings or {}
+    return LawArm(
+        name=name,
+        law=name,
+        options=settings.get(name, {}),
+        regulator=settings.get("regulator", {}),
+    )
+
+
+def evaluate(
+    laws: Sequence[LawArm] = (),
+    *,
+    references: Sequence[str] = tuple(REFERENCES),
+    scenarios: Sequence[Scenario] | None = None,
+    seeds: Sequence[int] = (1, 2, 3),
+    workers: int | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[ArmOutcome]:
+    """Run every arm on every draw of every scenario; outcomes in that order, whoever ran them.
+
+    A variant whose law is altered runs with laws only: its references are its original's. The
+    free-tier bound is left out where somebody else uses the engine too, for it knows of nobody.
+
+    Args:
+        laws: arms that are laws.
+        references: arms that are not, of `REFERENCES`.
+        scenarios: default: the bundled suite.
+        seeds: of the draws of agents, tool times, arrivals and polls.
+        workers: processes; default: one per core that we may use. 1: in this process.
+        cache_dir: where outcomes are kept between calls; None: nowhere.
+        progress: told how many of all jobs are done.
+
+    Raises:
+        ConfigError: an arm or a scenario that cannot be run.
+    """
+    for name in references:
+        if name not in REFERENCES:
+            raise ConfigError(f"no reference {name!r}; there are {', '.join(REFERENCES)}")
+    names = [*references, *(law.name for law in laws)]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"arm {doubled.pop()!r} is given twice; give each its own name")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    scenarios = load_suite() if scenarios is None else scenarios
+    for law in laws:
+        for scenario in scenarios:
+            law.within(scenario).regulate()
+    arms: list[str | LawArm] = [*references, *laws]
+    jobs = [
+        Job(scenario, seed, arm)
+        for scenario in scenarios
+        for seed in seeds
+        for arm in arms
+        if not (scenario.alters_law and isinstance(arm, str))
+        and not (scenario.has_tenant and arm == "free_tier")
+    ]
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(job.digest, []).append(job)
+    store = _Store(cache_dir)
+    found = {digest: kept for digest in alike if (kept := store.read(digest)) is not None}
+    progress(len(found), len(alike))
+    todo = {digest: same[0] for digest, same in alike.items() if digest not in found}
+    for digest, outcome in _run(todo, workers or _cores()):
+        found[digest] = outcome
+        store.keep(digest, outcome)
+        progress(len(found), len(alike))
+    return [job.named(found[job.digest]) for job in jobs]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One arm on one draw."""
+
+    scenario: Scenario
+    seed: int
+    arm: str | LawArm
+
+    def run(self) -> ArmOutcome:
+        """Here and now."""
+        try:
+            case = _case(self.scenario, self.seed)
+            if isinstance(self.arm, str):
+                return run_reference(self.scenario, case, self.seed, self.arm)
+            return run_law(self.scenario, case, self.seed, self.arm)
+        except ConcurError as error:
+            arm = self.arm if isinstance(self.arm, str) else self.arm.name
+            raise ConfigError(
+                f"scenario {self.scenario.name}, seed {self.seed}, {arm}: {error}"
+            ) from error
+
+    def named(self, outcome: ArmOutcome) -> ArmOutcome:
+        """The outcome of a job with the same digest, as ours."""
+        arm = self.arm if isinstance(self.arm, str) else self.arm.name
+        return replace(outcome, scenario=self.scenario.name, seed=self.seed, arm=arm)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Equal for jobs whose outcomes are equal but for the names of scenario and arm."""
+        if isinstance(self.arm, str):
+            listening = False
+            arm: Any = self.arm
+            sources = _sources(
+                "sim", "lab/bench/arms.py", "lab/bench/search.py", "lab/bench/cases.py"
+            )
+        else:
+            listening = True
+            arm = asdict(self.arm.within(self.scenario))
+            del arm["name"]
+            sources = _sources("sim", "lab/bench/arms.py", "lab/bench/cases.py", "core")
+        facts = [self.scenario.world(listening=listening), self.seed, arm, sources]
+        text = json.dumps(facts, sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_drawn: dict[tuple[str, int], Case] = {}
+
+
+def _case(scenario: Scenario, seed: int) -> Case:
+    """Drawn once per process for jobs in a row that share it."""
+    key = scenario.world(listening=True), seed
+    if key not in _drawn:
+        _drawn.clear()
+        _drawn[key] = scenario.case(seed)
+    return _drawn[key]
+
+
+def _run(jobs: Mapping[str, Job], workers: int) -> Iterator[tuple[str, ArmOutcome]]:
+    if workers == 1 or len(jobs) < 2:
+        for digest, job in jobs.items():
+            yield digest, job.run()
+        return
+    # Spawned, not forked: the caller may have threads, and the same holds on every system.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent
+    ) as pool:
+        # Searches take the longest: first, so that none is left for the end.
+        slow_first = sorted(jobs, key=lambda digest: jobs[digest].arm not in _SEARCHES)
+        running: dict[Future[ArmOutcome], str] = {
+            pool.submit(jobs[digest].run): digest for digest in slow_first
+        }
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Store:
+    """Outcomes on disk, one small file each."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self, digest: str) -> ArmOutcome | None:
+        if self._folder is None:
+            return None
+        path = self._folder / f"{digest}.json"
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept["tried"] = {int(cap): makespan_s for cap, makespan_s in kept["tried"].items()}
+        return ArmOutcome(**kept)
+
+    def keep(self, digest: str, outcome: ArmOutcome) -> None:
+        if self._folder is None:
+            return
+        path = self._folder / f"{digest}.json"
+        half = path.with_suffix(f".{os.getpid()}")  # another bench may be reading
+        half.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        half.replace(path)
+
+
+# The parts of the simulator that a run in virtual time goes through.
+_IN_A_RUN = ("cache.py", "engine.py", "profile.py", "runner.py", "traces.py", "workload.py", "data")
+
+
+@functools.cache
+def _sources(*parts: str) -> str:
+    """A digest of our own source."""
+    package = resources.files("concur_agents")
+    digest = hashlib.sha256()
+    for part in parts:
+        for name, text in _texts(package / part):
+            if part != "sim" or any(piece in _IN_A_RUN for piece in name.split("/")):
+                digest.update(name.encode() + text)
+    return digest.hexdigest()
+
+
+def _texts(at: Traversable, name: str = "") -> Iterator[tuple[str, bytes]]:
+    if at.is_file():
+        if at.name.endswith((".py", ".gz")):
+            yield f"{name}/{at.name}", at.read_bytes()
+        return
+    for child in sorted(at.iterdir(), key=lambda child: child.name):
+        yield from _texts(child, f"{name}/{at.name}")

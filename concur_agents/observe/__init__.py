@@ -1,0 +1,1 @@
+"""Watching a governor: Prometheus metrics, OpenTelemetry spans, the socket of `concur watch`."""

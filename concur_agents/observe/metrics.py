@@ -1,0 +1,325 @@
+"""A governor's numbers for Prometheus.
+
+    from concur_agents.observe.metrics import export, serve
+
+    export(gov)                # into the default registry; how it leaves your process is yours
+    stop = serve(port=9464)    # a listener on 127.0.0.1, if you want one
+
+Gauges are read from `Governor.snapshot()` when somebody scrapes; counters and histograms come from
+its events. Every name begins with `concur_` and ends with its unit; docs/metrics.md lists them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from concur_agents._access import check_host, is_allowed
+from concur_agents._version import __version__
+from concur_agents.core import Limit
+from concur_agents.errors import ConfigError
+from concur_agents.runtime.events import Event
+from concur_agents.runtime.host import Host
+from concur_agents.runtime.status import GovernorSnapshot
+
+WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+STEP_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
+
+LABEL = "governor"
+
+
+def export(
+    governor: Host,
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    name: str = "default",
+) -> Callable[[], None]:
+    """Exports a governor's numbers to a registry.
+
+    Args:
+        governor: whose numbers; it is not kept alive.
+        registry: where to; the default one of `prometheus_client` unless told otherwise.
+        name: value of the label `governor`, to tell several of one process apart.
+
+    Returns:
+        The function that ends the export.
+
+    Raises:
+        ConfigError: this registry has a governor of that name already.
+    """
+    exports = _exports.get(registry)
+    if exports is None:
+        exports = _exports[registry] = _Exports()
+        registry.register(exports)
+    if name in exports.governors:
+        raise ConfigError(
+            f"this registry exports a governor {name!r} already: give another name, or another "
+            "registry"
+        )
+    numbers = exports.governors[name] = _Numbers(governor, name)
+    unsubscribe = governor.on_event(numbers.note)
+
+    def stop() -> None:
+        unsubscribe()
+        if exports.governors.get(name) is numbers:
+            del exports.governors[name]
+
+    return stop
+
+
+def serve(
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    token: str | None = None,
+) -> Served:
+    """Serves a registry's numbers at `/metrics`, in a thread of its own.
+
+    Args:
+        registry: whose numbers.
+        host: where to listen; anywhere but on this machine only with a `token`.
+        port: 0: any free one.
+        token: what a scraper must send as `Authorization: Bearer TOKEN`; None: nothing.
+
+    Returns:
+        The function that ends it; its attribute `url` says where it listens.
+
+    Raises:
+        ConfigError: the port is taken, or others could connect without a token.
+    """
+    check_host(host, token)
+    page = make_wsgi_app(registry)
+
+    def guarded(environ: Any, start_response: Any) -> Any:
+        if is_allowed(environ.get("HTTP_AUTHORIZATION"), token):
+            return page(environ, start_response)
+        start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+        return [b"a token is needed\n"]
+
+    try:
+        server = make_server(host, port, guarded, _Server, _Quiet)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free one"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, name="concur-metrics", daemon=True)
+    thread.start()
+    return Served(f"http://{host}:{server.server_port}", server, thread)
+
+
+class Served:
+    """A listener for scrapers; calling it ends it."""
+
+    def __init__(self, url: str, server: WSGIServer, thread: threading.Thread) -> None:
+        self.url = url
+        """Where it listens, without `/metrics`."""
+        self._server = server
+        self._thread = thread
+
+    def __call__(self) -> None:
+        """Ends it; calling it again does nothing."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name upstream)
+        """A scrape is no news."""
+
+
+class _Exports(Collector):
+    """All governors of one registry: a name may be exposed only once, whoever has samples of it."""
+
+    def __init__(self) -> None:
+        self.governors: dict[str, _Numbers] = {}
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing beforehand: which there are depends on what the engines tell."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """All numbers now."""
+        merged: dict[str, Metric] = {}
+        for numbers in list(self.governors.values()):
+            for metric in numbers.collect():
+                if metric.name in merged:
+                    merged[metric.name].samples.extend(metric.samples)
+                else:
+                    merged[metric.name] = metric
+        return merged.values()
+
+
+_exports: weakref.WeakKeyDictionary[CollectorRegistry, _Exports] = weakref.WeakKeyDictionary()
+
+
+class _Numbers:
+    """One governor's."""
+
+    def __init__(self, governor: Host, name: str) -> None:
+        self._governor = weakref.ref(governor)
+        self._name = name
+        self._counts = {
+            "steps": 0.0,
+            "steps_untold": 0.0,
+            "prompt": 0.0,
+            "cached": 0.0,
+            "output": 0.0,
+            "polls": 0.0,
+        }
+        self._decisions: dict[str, float] = {}
+        self._begun: dict[str, list[float]] = {}
+        self._wait = Histogram(
+            "concur_wait_seconds",
+            "Time an agent waited before it was let in.",
+            [LABEL, "kind"],
+            buckets=WAIT_BUCKETS_S,
+            registry=None,
+        )
+        self._step = Histogram(
+            "concur_step_seconds",
+            "Time from the start of a step to its end.",
+            [LABEL],
+            buckets=STEP_BUCKETS_S,
+            registry=None,
+        )
+        for kind in ("queued", "paused"):
+            self._wait.labels(name, kind)
+        self._step.labels(name)
+
+    def note(self, event: Event) -> None:
+        """An event of the governor."""
+        counts, agent = self._counts, event.agent or ""
+        if event.kind in ("admitted", "resumed"):
+            kind = "queued" if event.kind == "admitted" else "paused"
+            self._wait.labels(self._name, kind).observe(event.waited_s or 0.0)
+        elif event.kind == "step_began":
+            self._begun.setdefault(agent, []).append(event.at_s)
+        elif event.kind == "step_withdrawn":
+            if self._begun.get(agent):
+                self._begun[agent].pop()
+        elif event.kind == "step_ended":
+            begun = self._begun.get(agent)
+            if begun:
+                self._step.labels(self._name).observe(max(0.0, event.at_s - begun.pop(0)))
+            counts["steps"] += 1
+            if event.usage is None:
+                counts["steps_untold"] += 1
+            else:
+                counts["prompt"] += event.usage.prompt_tokens
+                counts["cached"] += event.usage.cached_tokens or 0
+                counts["output"] += event.usage.completion_tokens
+        elif event.kind == "left":
+            self._begun.pop(agent, None)
+        elif event.kind == "polled":
+            counts["polls"] += 1
+        elif event.kind == "limit_changed":
+            self._decisions[event.reason] = self._decisions.get(event.reason, 0.0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """All numbers now; none once the governor is gone."""
+        governor = self._governor()
+        if governor is None:
+            return
+        now = governor.snapshot()
+        yield from self._gauges(now)
+        yield from self._counters(now)
+        yield from self._wait.collect()
+        yield from self._step.collect()
+
+    def _gauges(self, now: GovernorSnapshot) -> Iterator[Metric]:
+        info = InfoMetricFamily("concur_governor", "What governs what.", labels=[LABEL])
+        info.add_metric(
+            [self._name],
+            {"law": now.law, "engine": now.engine or "", "version": __version__},
+        )
+        yield info
+        agents = GaugeMetricFamily(
+            "concur_agents", "Agents that are here, by state.", labels=[LABEL, "state"]
+        )
+        for state in ("reasoning", "acting", "paused", "queued", "suspended"):
+            agents.add_metric([self._name, state], getattr(now, state))
+        yield agents
+        reading = now.last_reading
+        shadow = None if now.shadow is None else now.shadow.state.limit
+        limit = now.limit
+        usage = None if reading is None else reading.kv_usage
+        running = None if reading is None else reading.running
+        waiting = None if reading is None else reading.waiting
+        for name, text, value in (
+            ("pressure_tokens", "Sum of all claims on the KV pool.", now.pressure_tokens),
+            ("capacity_tokens", "KV pool of the engine.", now.capacity_tokens),
+            ("footprint_tokens", "Sum of the contexts of all agents.", now.footprint_tokens),
+            ("limit_tokens", "Most pressure that the law allows.", _bound(limit.tokens)),
+            ("limit_agents", "Most active agents that the law allows.", _bound(limit.agents)),
+            *_shadow_rows(shadow),
+            ("hit_ratio", "Cached share of prompt tokens between two ticks.", now.hit_rate),
+            ("hit_deficit_ratio", "1 - H/H*: avoidable misses, lately.", now.hit_deficit),
+            ("longest_wait_seconds", "Wait of the agent that waits longest.", now.longest_wait_s),
+            ("blind_seconds", "Time since the last good reading.", now.blind_s),
+            ("passing", "1: nothing is governed any more.", float(now.closed)),
+            ("engine_kv_usage_ratio", "KV pool held by running requests.", usage),
+            ("engine_running_requests", "Requests being computed.", running),
+            ("engine_waiting_requests", "Requests queued in it.", waiting),
+        ):  # fmt: skip
+            if value is not None:
+                gauge = GaugeMetricFamily(f"concur_{name}", text, labels=[LABEL])
+                gauge.add_metric([self._name], value)
+                yield gauge
+
+    def _counters(self, now: GovernorSnapshot) -> Iterator[Metric]:
+        counts = self._counts
+        for name, text, value in (
+            ("agents_done", "Agents that have left.", now.done_total),
+            ("pauses", "Times that an agent was paused at a boundary.", now.pauses_total),
+            ("overdue", "Agents let in because they had waited past the bound.", now.overdue_total),
+            ("steps", "LLM calls that have ended.", counts["steps"]),
+            ("steps_untold", "Those without usage: failed, or not told.", counts["steps_untold"]),
+            ("prompt_tokens", "Prompt tokens of steps.", counts["prompt"]),
+            ("cached_tokens", "Those of them found in the cache.", counts["cached"]),
+            ("output_tokens", "Output tokens of steps.", counts["output"]),
+            ("polls", "Readings that succeeded.", counts["polls"]),
+            ("poll_failures", "Readings that failed.", now.poll_failures_total),
+        ):  # fmt: skip
+            counter = CounterMetricFamily(f"concur_{name}", text, labels=[LABEL])
+            counter.add_metric([self._name], value)
+            yield counter
+        decisions = CounterMetricFamily(
+            "concur_limit_changes", "Moves of the limit, by reason.", labels=[LABEL, "reason"]
+        )
+        for reason, value in list(self._decisions.items()):
+            decisions.add_metric([self._name, reason], value)
+        yield decisions
+
+
+def _shadow_rows(limit: Limit | None) -> list[tuple[str, str, float | None]]:
+    if limit is None:
+        return []
+    return [
+        ("shadow_limit_tokens", "The same, of the shadow law.", _bound(limit.tokens)),
+        ("shadow_limit_agents", "The same, of the shadow law.", _bound(limit.agents)),
+    ]
+
+
+def _bound(value: float) -> float | None:
+    return value if math.isfinite(value) else None

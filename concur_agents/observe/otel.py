@@ -1,0 +1,190 @@
+"""Agents, steps and tools of a governor as OpenTelemetry spans. Needs the extra `otel`.
+
+    from concur_agents.observe.otel import trace
+
+    trace(gov)          # the global tracer provider, which your application sets up
+
+One span per agent (`invoke_agent`, its id in `gen_ai.agent.id`), below it one per step (`chat`) and
+per tool block (`execute_tool pytest`); a nested agent hangs below its parent. Waits are events on
+the agent's span: `concur.queued`, `concur.admitted`, `concur.paused`, `concur.resumed`,
+`concur.overdue`.
+
+Attribute names follow the GenAI semantic conventions. They are written out here, because the
+package that holds them marks them all as moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from concur_agents._extras import missing_extra
+from concur_agents._version import __version__
+from concur_agents.runtime.events import Event
+from concur_agents.runtime.host import Host
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer, TracerProvider
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+AGENT_ID = "gen_ai.agent.id"
+AGENT_NAME = "gen_ai.agent.name"
+TOOL_NAME = "gen_ai.tool.name"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+WAITED = "concur.waited_s"
+WAITED_TOTAL = "concur.waited_total_s"
+PAUSES = "concur.pauses"
+LAW = "concur.law"
+
+
+def trace(
+    governor: Host,
+    tracer_provider: TracerProvider | None = None,
+    *,
+    agent_name: str | None = None,
+) -> Callable[[], None]:
+    """Makes spans of a governor's agents from here on.
+
+    Spans carry ids, counts and times; no prompt and no answer.
+
+    Args:
+        governor: whose agents.
+        tracer_provider: None: the global one.
+        agent_name: what kind of agents they are, such as "coder", for names of spans; an id in
+            there would make a name of its own of each of thousands.
+
+    Returns:
+        The function that ends it; spans that are open then are ended, too.
+
+    Raises:
+        ImportError: the extra `otel` is not installed.
+    """
+    try:
+        from opentelemetry import trace as api
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+    tracer = api.get_tracer("concur_agents", __version__, tracer_provider)
+    epoch_s = time.time() - governor.snapshot().at_s
+    spans = _Spans(tracer, governor.law.name, agent_name, governor.probe, epoch_s)
+    unsubscribe = governor.on_event(spans.note)
+
+    def stop() -> None:
+        unsubscribe()
+        spans.end_all(int(time.time() * 1e9))
+
+    return stop
+
+
+class _Life:
+    """The open spans of one agent."""
+
+    def __init__(self, span: Span, context: Any) -> None:
+        self.span = span
+        self.context = context
+        self.steps: list[Span] = []  # a step that ends is the oldest: events do not say which
+        self.tools: dict[str, list[Span]] = {}
+        self.waited_s = 0.0
+        self.pauses = 0
+
+    def end(self, at_ns: int) -> None:
+        for span in (*self.steps, *(span for spans in self.tools.values() for span in spans)):
+            span.end(at_ns)
+        self.span.set_attribute(WAITED_TOTAL, self.waited_s)
+        self.span.set_attribute(PAUSES, self.pauses)
+        self.span.end(at_ns)
+
+
+class _Spans:
+    def __init__(
+        self, tracer: Tracer, law: str, name: str | None, probe: object, epoch_s: float
+    ) -> None:
+        self._tracer = tracer
+        self._law = law
+        self._name = name
+        self._probe = probe  # knows the engine, once it has been read
+        self._epoch_s = epoch_s  # 1970 on the governor's clock
+        self._lives: dict[str, _Life] = {}
+
+    def note(self, event: Event) -> None:
+        """An event of the governor."""
+        at_ns = int((self._epoch_s + event.at_s) * 1e9)
+        if event.kind == "closed":
+            self.end_all(at_ns)
+        elif event.agent is None:
+            return
+        elif event.kind == "arrived":
+            self._arrive(event, event.agent, at_ns)
+        elif event.agent in self._lives:
+            self._live(event, self._lives[event.agent], at_ns)
+
+    def end_all(self, at_ns: int) -> None:
+        """Nothing more is to come."""
+        while self._lives:
+            self._lives.popitem()[1].end(at_ns)
+
+    def _arrive(self, event: Event, agent: str, at_ns: int) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        parent = self._lives.get(event.parent or "")
+        attributes = {OPERATION: "invoke_agent", AGENT_ID: agent, LAW: self._law}
+        span = self._tracer.start_span(
+            "invoke_agent" if self._name is None else f"invoke_agent {self._name}",
+            context=None if parent is None else parent.context,
+            attributes=attributes | self._common(),
+            start_time=at_ns,
+        )
+        span.add_event("concur.queued", timestamp=at_ns)
+        self._lives[agent] = _Life(span, set_span_in_context(span))
+
+    def _common(self) -> dict[str, str]:
+        """What the conventions ask of spans of models: whose they are."""
+        engine = getattr(self._probe, "engine", None) or "openai"  # that is whose API it is
+        return {PROVIDER: engine} | ({} if self._name is None else {AGENT_NAME: self._name})
+
+    def _live(self, event: Event, life: _Life, at_ns: int) -> None:
+        from opentelemetry.trace import SpanKind
+
+        kind = event.kind
+        if kind in ("admitted", "resumed", "paused", "overdue", "suspended", "resume_asked"):
+            attributes = {} if event.waited_s is None else {WAITED: event.waited_s}
+            life.span.add_event(f"concur.{kind}", attributes, at_ns)
+            if kind in ("admitted", "resumed"):
+                life.waited_s += event.waited_s or 0.0
+            life.pauses += kind == "paused"
+        elif kind == "step_began":
+            life.steps.append(
+                self._tracer.start_span(
+                    "chat",
+                    context=life.context,
+                    kind=SpanKind.CLIENT,
+                    attributes={OPERATION: "chat", AGENT_ID: event.agent or ""} | self._common(),
+                    start_time=at_ns,
+                )
+            )
+        elif kind == "step_withdrawn" and life.steps:
+            life.steps.pop()  # never ended, so never exported
+        elif kind == "step_ended" and life.steps:
+            span = life.steps.pop(0)
+            if event.usage is not None:
+                span.set_attribute(INPUT_TOKENS, event.usage.prompt_tokens)
+                span.set_attribute(OUTPUT_TOKENS, event.usage.completion_tokens)
+                if event.usage.cached_tokens is not None:
+                    span.set_attribute(CACHED_TOKENS, event.usage.cached_tokens)
+            span.end(at_ns)
+        elif kind == "tool_began":
+            life.tools.setdefault(event.reason, []).append(
+                self._tracer.start_span(
+                    f"execute_tool {event.reason}",
+                    context=life.context,
+                    attributes={OPERATION: "execute_tool", TOOL_NAME: event.reason},
+                    start_time=at_ns,
+                )
+            )
+        elif kind == "tool_ended" and life.tools.get(event.reason):
+            life.tools[event.reason].pop(0).end(at_ns)
+        elif kind == "left":
+            self._lives.pop(event.agent or "").end(at_ns)

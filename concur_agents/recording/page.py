@@ -1,0 +1,198 @@
+"""A story as one self-contained page: `page.html` with the numbers put in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from concur_agents.recording.timeline import Lane, Segment, Timeline, TimelinePoint, Wait, spread
+
+STATES = ("queued", "reasoning", "acting", "paused", "suspended")
+
+MOST_SAMPLES = 3000
+"""More than a screen has pixels; a longer recording is thinned out."""
+
+MOST_SEGMENTS = 150_000
+"""Beyond it, segments too short to be seen are merged with their neighbours."""
+
+MOST_WAITS = 20_000
+
+_SERIES = (
+    "active",
+    "reasoning",
+    "paused",
+    "queued",
+    "pressure_tokens",
+    "capacity_tokens",
+    "footprint_tokens",
+    "limit_tokens",
+    "limit_agents",
+    "hit_rate",
+    "hit_deficit",
+    "kv_usage",
+    "running",
+    "output_tokens_per_s",
+    "prompt_tokens_per_s",
+    "cached_tokens_per_s",
+    "longest_wait_s",
+    "shadow_tokens",
+    "shadow_agents",
+)
+
+
+def page(timeline: Timeline, *, title: str) -> str:
+    """The page, as text in UTF-8."""
+    data = json.dumps(_data(timeline, title), allow_nan=False, separators=(",", ":"))
+    # Inside <script> nothing but its end tag matters, and an agent's id may hold anything.
+    data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    template = files("concur_agents.recording").joinpath("page.html").read_text(encoding="utf-8")
+    return template.replace("/*DATA*/null", data, 1)
+
+
+def _data(timeline: Timeline, title: str) -> dict[str, Any]:
+    start_s = timeline.start_s
+    lanes = sorted(timeline.lanes.values(), key=_first_s)
+    samples = _thinned(timeline.samples)
+    begun = datetime.fromtimestamp(timeline.header.unix_s, UTC)
+    return {
+        "title": title,
+        "begun": begun.isoformat(timespec="seconds"),
+        "version": timeline.header.version,
+        "law": timeline.header.law["name"],
+        "shadow": None if timeline.header.shadow is None else timeline.header.shadow["name"],
+        "url": timeline.header.url,
+        "whole": timeline.header.from_start and timeline.header.part == 0,
+        "end_s": _short(timeline.end_s - start_s),
+        "facts": _facts(timeline),
+        "states": STATES,
+        "t": [_short(sample.at_s - start_s) for sample in samples],
+        "series": {
+            name: _column([getattr(sample, name) for sample in samples]) for name in _SERIES
+        },
+        "decisions": [
+            [_short(item.at_s - start_s), item.reason]
+            for item in timeline.decisions
+            if item.reason in ("cut", "blind")
+        ],
+        "lanes": [_lane(lane, timeline) for lane in lanes],
+        "waits": [_wait(wait, start_s) for wait in _longest(timeline.waits)],
+    }
+
+
+def _facts(timeline: Timeline) -> list[tuple[str, str]]:
+    """What the top of the page says."""
+    roots = [lane for lane in timeline.lanes.values() if lane.parent is None]
+    waits = spread(lane.seconds("queued", "paused") for lane in roots)
+    lanes = timeline.lanes.values()
+    passed_s = max(1e-9, timeline.end_s - timeline.start_s)
+    output = sum(lane.completion_tokens for lane in lanes)
+    told = [lane for lane in lanes if lane.cached_tokens is not None]
+    prompt = sum(lane.prompt_tokens for lane in told)
+    facts = [
+        ("agents", f"{len(roots):,}"),
+        ("done", f"{timeline.done:,}"),
+        ("steps", f"{sum(lane.steps for lane in lanes):,}"),
+        ("pauses", f"{timeline.pauses:,}"),
+        ("median wait per agent", f"{waits.median_s:.1f} s"),
+        ("worst wait per agent", f"{waits.worst_s:.1f} s"),
+        ("output", f"{output / passed_s:,.0f} tokens/s"),
+    ]
+    if prompt:
+        cached = sum(lane.cached_tokens or 0 for lane in told)
+        facts.append(("prompt tokens cached", f"{cached / prompt:.1%}"))
+    if timeline.overdue:
+        facts.append(("let in as overdue", f"{timeline.overdue:,}"))
+    return facts
+
+
+def _lane(lane: Lane, timeline: Timeline) -> dict[str, Any]:
+    """Segments are flat: state, start, end, state, start, end, ..."""
+    count = sum(len(other.segments) for other in timeline.lanes.values())
+    least_s = 0.0 if count <= MOST_SEGMENTS else (timeline.end_s - timeline.start_s) / 4000
+    flat: list[float] = []
+    for item in _merged(sorted(lane.segments, key=lambda item: item.from_s), least_s):
+        flat += [
+            STATES.index(item.state),
+            _short(item.from_s - timeline.start_s),
+            _short(item.to_s - timeline.start_s),
+        ]
+    return {
+        "id": lane.id,
+        "parent": lane.parent,
+        "segments": flat,
+        "tools": [
+            [
+                item.state,
+                _short(item.from_s - timeline.start_s),
+                _short(item.to_s - timeline.start_s),
+            ]
+            for item in lane.tools
+        ],
+        "steps": lane.steps,
+        "waited_s": _short(lane.seconds("queued", "paused")),
+        "tokens": lane.footprint_tokens,
+    }
+
+
+def _merged(segments: Sequence[Segment], least_s: float) -> list[Segment]:
+    merged: list[Segment] = []
+    for item in segments:
+        last = merged[-1] if merged else None
+        follows = last is not None and item.from_s <= last.to_s
+        if last is not None and follows and item.to_s - item.from_s < least_s:
+            merged[-1] = last._replace(to_s=item.to_s)
+        else:
+            merged.append(item)
+    return merged
+
+
+def _wait(wait: Wait, start_s: float) -> list[Any]:
+    names = wait.before_it
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        wait.agent,
+        wait.kind,
+        _short(wait.from_s - start_s),
+        _short(wait.waited_s),
+        wait.ended_by,
+        ", ".join(names[:5]) + more,
+    ]
+
+
+def _longest(waits: list[Wait]) -> list[Wait]:
+    return sorted(waits, key=lambda wait: -wait.waited_s)[:MOST_WAITS]
+
+
+def _thinned(samples: list[TimelinePoint]) -> list[TimelinePoint]:
+    """At most `MOST_SAMPLES`: rates are averaged, of gauges the last one stands for its time."""
+    every = -(-len(samples) // MOST_SAMPLES)
+    if every <= 1:
+        return samples
+    thinned = []
+    for at in range(0, len(samples), every):
+        group = samples[at : at + every]
+        means = {
+            name: sum(getattr(item, name) for item in group) / len(group)
+            for name in ("output_tokens_per_s", "prompt_tokens_per_s", "cached_tokens_per_s")
+        }
+        thinned.append(group[-1]._replace(**means))
+    return thinned
+
+
+def _column(values: list[Any]) -> list[float | None] | None:
+    """Rounded for drawing; None if there is not a single value."""
+    if all(value is None for value in values):
+        return None
+    return [None if value is None else _short(value) for value in values]
+
+
+def _short(value: float) -> float:
+    rounded = round(value, 3)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _first_s(lane: Lane) -> tuple[float, str]:
+    return (min((item.from_s for item in lane.segments), default=0.0), lane.id)

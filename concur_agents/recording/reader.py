@@ -1,0 +1,111 @@
+"""Reading: a recording on disk, with all its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from concur_agents.errors import RecordingError
+from concur_agents.recording.codec import parse
+from concur_agents.recording.model import VERSION, Header, Line, Standing
+from concur_agents.recording.writer import older
+
+
+class Recording:
+    """A recording on disk, with all its files. Iterating gives its lines, oldest first.
+
+    Raises:
+        RecordingError: there is none, or it is not one of ours.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            files = [file for file in reversed(older(self.path)) if file.is_file()]
+            self._files = [*files, self.path]
+            headers = [_read_header(file) for file in self._files]
+        except OSError as error:
+            raise RecordingError(
+                f"cannot read the recording {self.path}: {error.strerror}"
+            ) from error
+        # Files of an earlier recording may lie beside it; only the unbroken run before PATH counts.
+        while headers[0].part + len(headers) - 1 != headers[-1].part:
+            del headers[0], self._files[0]
+        self.header = headers[0]
+        """Of the oldest file that is still there."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it goes back to the start of its Regulator, so that it can be replayed."""
+        return self.header.from_start and self.header.part == 0
+
+    def __iter__(self) -> Iterator[Line]:
+        for file in self._files:
+            yield from _lines_of(file)
+
+    def follow(self, rest: Callable[[], object]) -> Iterator[Line | None]:
+        """Its lines, and then those that are still being written; None: none for now.
+
+        Args:
+            rest: called after each None, to pass some time.
+        """
+        last = self._files[-1]
+        for file in self._files[:-1]:
+            yield from _lines_of(file)
+        while True:
+            with last.open("rb") as lines:
+                inode = os.fstat(lines.fileno()).st_ino
+                begun = b""
+                next(lines)
+                while True:
+                    raw = lines.readline()
+                    begun += raw
+                    if begun.endswith(b"\n"):
+                        line = parse(begun)
+                        begun = b""
+                        if line is None:
+                            raise RecordingError(f"{last} has a line that is not one of ours")
+                        yield line
+                        continue
+                    if self._has_moved(inode):
+                        break
+                    yield None
+                    rest()
+
+    def _has_moved(self, inode: int) -> bool:
+        """Whether a new file has taken the place of the last one, which is then complete."""
+        try:
+            return self._files[-1].stat().st_ino != inode
+        except OSError:
+            return False
+
+    def __repr__(self) -> str:
+        return f"<Recording {self.path}: {self.header.law.get('name')}, {len(self._files)} files>"
+
+
+def _lines_of(file: Path) -> Iterator[Line]:
+    with file.open("rb") as lines:
+        next(lines)
+        for number, raw in enumerate(lines, 2):
+            line = parse(raw)
+            if line is not None:
+                yield line
+            elif raw.endswith(b"\n"):  # else torn by a crash, or being written now
+                raise RecordingError(f"line {number} of {file} is not a line of ours")
+
+
+def _read_header(file: Path) -> Header:
+    with file.open("rb") as lines:
+        first = lines.readline()
+    try:
+        found = json.loads(first)
+        if found.pop("concur_recording") != VERSION:
+            raise RecordingError(f"{file} is a recording of another version than {VERSION}")
+        found["agents"] = tuple(Standing(**who) for who in found["agents"])
+        return Header(**found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordingError(
+            f"{file} is not a recording of a Governor (it begins with {first[:40]!r})"
+        ) from error

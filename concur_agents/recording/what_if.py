@@ -1,0 +1,237 @@
+"""A recording through another law: what it would have decided, and who would have waited.
+
+This is open loop. The agents, their tools and the endpoint's readings are as recorded, and every
+step takes as long as it took; only when each agent may go on is decided anew, so a wait that is
+longer or shorter moves all that this agent (with its children) does afterwards. What the engine
+would have done with the other load is not in the recording: a law that would have caused, or
+avoided, misses gets neither the blame nor the praise. It tells who would have waited and for how
+long, not what would have been faster; for that there is the simulator.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from concur_agents.core import Law, Reading, Regulator, View
+from concur_agents.recording import (
+    Difference,
+    RecordedCall,
+    Recording,
+    Tracker,
+    apply,
+    make_regulator,
+    replay,
+)
+from concur_agents.recording.timeline import Spread, spread
+
+LEAST_REST_S = 0.001
+"""A regulator that wants to be woken at once, again and again, is woken once a millisecond."""
+
+PATIENCE = 50.0
+"""A replay that takes so many times as long as the recording is broken off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawOutcome:
+    """What became of the agents."""
+
+    law: str
+    agents: int
+    steps: int
+    pauses: int
+    waits: Spread
+    """Of each agent: all its waits together [s]."""
+    mean_active: float
+    """Over the time that anybody was there [agents]."""
+    over_capacity_s: float
+    """Time in which the pressure was above the capacity [s]; a law that is right has none."""
+    lasts_s: float
+    """From the first arrival to the last leaving [s]."""
+    unfinished: int
+    """Agents that were still there in the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIf:
+    """A recording, and the same through another law."""
+
+    recorded: LawOutcome
+    other: LawOutcome
+    first: Difference | None
+    """The first answer that differs from the recorded one; None: there is none."""
+
+
+@dataclass(slots=True)
+class _Op:
+    call: RecordedCall
+    gap_s: float
+    """After the family's call before it, or after it was let in, if it waited for that [s]."""
+    in_wait: bool
+    """It came while the family waited, and so does not wait for that wait's end."""
+
+
+def what_if(recording: Recording, law: Law) -> WhatIf:
+    """Replays a recording through another law.
+
+    Raises:
+        RecordingError: it does not go back to its start.
+    """
+    first = next(replay(recording, make_regulator(recording, law)), None)
+    regulator = make_regulator(recording)
+    recorded = _Meter(regulator)
+    for line in recording:
+        if isinstance(line, RecordedCall):
+            apply(regulator, line)
+            recorded.take(line)
+    regulator = make_regulator(recording, law)
+    other = _Meter(regulator)
+    for call in _replayed(recording, regulator):
+        other.take(call)
+    return WhatIf(recorded=recorded.outcome(), other=other.outcome(), first=first)
+
+
+def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCall]:
+    """The calls that the recorded agents would have made, each after it was made."""
+    scripts, ticks, end_s = _scripts(recording)
+    families = {op.call.agent or "": name for name, script in scripts.items() for op in script}
+    done = dict.fromkeys(scripts, 0)
+    held: dict[str, float] = {}  # families whose next call comes so long after they are let in
+    order = itertools.count()
+    todo = [(script[0].gap_s, next(order), name) for name, script in scripts.items()]
+    heapq.heapify(todo)
+    poll = _ticks(ticks)
+    tick_s, reading = next(poll)
+    now = recording.header.start_s
+    horizon_s = now + PATIENCE * (end_s - now) + 1.0
+    while todo or held:
+        wake_s = regulator.next_wake(now)
+        wake_s = math.inf if wake_s is None else max(wake_s, now + LEAST_REST_S)
+        call_s = todo[0][0] if todo else math.inf
+        now = min(call_s, tick_s, wake_s)
+        if now > horizon_s:
+            return
+        family = ""
+        if now == call_s:
+            family = heapq.heappop(todo)[2]
+            recorded = scripts[family][done[family]].call
+            done[family] += 1
+            call = replace(recorded, now=now, asked=(), let_in=(), reason=None, why=None)
+        elif now == tick_s:
+            call = RecordedCall(name="tick", now=now, options={"reading": reading})
+            tick_s, reading = next(poll)
+        else:
+            call = RecordedCall(name="advance", now=now)
+        let_in, error = apply(regulator, call)
+        yield replace(call, let_in=let_in, error=error)
+        for name in dict.fromkeys(families[agent] for agent in let_in):
+            gap_s = held.pop(name, None)
+            if gap_s is not None:
+                heapq.heappush(todo, (now + gap_s, next(order), name))
+        if family and done[family] < len(scripts[family]):
+            following = scripts[family][done[family]]
+            waits = regulator.agent_state(family) in ("queued", "paused")
+            if waits and not following.in_wait:
+                held[family] = following.gap_s
+            else:
+                heapq.heappush(todo, (now + following.gap_s, next(order), family))
+
+
+def _ticks(recorded: list[tuple[float, Reading | None]]) -> Iterator[tuple[float, Reading | None]]:
+    """The recorded readings, and then the last one again and again."""
+    yield from recorded
+    if not recorded:
+        yield math.inf, None
+    at_s, reading = recorded[-1]
+    interval_s = max(0.1, (at_s - recorded[0][0]) / max(1, len(recorded) - 1))
+    while True:
+        at_s += interval_s
+        yield at_s, None if reading is None else replace(reading, at_s=at_s)
+
+
+def _scripts(
+    recording: Recording,
+) -> tuple[dict[str, list[_Op]], list[tuple[float, Reading | None]], float]:
+    """What each family of agents did, by the name of its root; the ticks; and the end [s]."""
+    tracker = Tracker()
+    roots: dict[str, str] = {}
+    scripts: dict[str, list[_Op]] = {}
+    since: dict[str, float] = {}
+    ticks: list[tuple[float, Reading | None]] = []
+    end_s = recording.header.start_s
+    for line in recording:
+        end_s = max(end_s, line.now)
+        if not isinstance(line, RecordedCall) or line.error is not None:
+            continue
+        if line.name == "tick":
+            ticks.append((line.now, line.options.get("reading")))
+        elif line.agent is not None:
+            parent = line.options.get("parent")
+            if line.name == "arrive":
+                roots[line.agent] = roots.get(parent, parent) if parent else line.agent
+            root = roots.get(line.agent)
+            if root is not None:
+                stands = tracker.agents.get(root)
+                in_wait = stands is not None and stands.state in ("queued", "paused")
+                gap_s = line.now - since.get(root, 0.0)  # the first one's is its instant
+                scripts.setdefault(root, []).append(_Op(line, gap_s, in_wait))
+                since[root] = line.now
+        tracker.take(line)
+        for agent in line.let_in:
+            since[roots.get(agent, agent)] = line.now
+    return scripts, ticks, end_s
+
+
+class _Meter:
+    """Adds up what became of the agents: is shown each call once the regulator has had it."""
+
+    def __init__(self, regulator: Regulator) -> None:
+        self._regulator = regulator
+        self._tracker = Tracker()
+        self._waited: dict[str, float] = {}
+        self._view: View | None = None
+        self._first_s = math.nan
+        self._left_s = 0.0
+        self._there_s = self._active_s = self._over_s = 0.0
+        self._steps = 0
+
+    def take(self, call: RecordedCall) -> None:
+        """The next call, with its answer."""
+        before = self._view
+        if before is not None and self._tracker.agents:
+            passed_s = call.now - before.at_s
+            self._there_s += passed_s
+            self._active_s += before.active * passed_s
+            capacity = before.capacity_tokens
+            if capacity is not None and before.pressure_tokens > capacity:
+                self._over_s += passed_s
+        self._view = self._regulator.view(call.now)
+        who = self._tracker.agents.get(call.agent or "")
+        if call.name == "arrive" and call.error is None and call.agent is not None:
+            self._waited.setdefault(call.agent, 0.0)
+            self._first_s = call.now if math.isnan(self._first_s) else self._first_s
+        elif who is not None and call.name == "end_step" and who.calls:
+            self._steps += 1
+        elif who is not None and call.name == "leave":
+            self._left_s = call.now
+        for member, state, since_s in self._tracker.take(call):
+            if state in ("queued", "paused") and member.parent is None:
+                self._waited[member.id] += call.now - since_s
+
+    def outcome(self) -> LawOutcome:
+        """The sums."""
+        view = self._view or self._regulator.view(0.0)
+        return LawOutcome(
+            law=self._regulator.law.name,
+            agents=len(self._waited),
+            steps=self._steps,
+            pauses=view.pauses_total,
+            waits=spread(self._waited.values()),
+            mean_active=self._active_s / self._there_s if self._there_s else 0.0,
+            over_capacity_s=self._over_s,
+            lasts_s=max(0.0, (self._left_s or view.at_s) - self._first_s) if self._waited else 0.0,
+            unfinished=len(self._tracker.agents),
+        )

@@ -1,1 +1,0 @@
-"""What a recording tells: who waited when and why, what another law would do, a page to look at."""

@@ -1,0 +1,357 @@
+"""The handle a user holds: an agent. What it does in its life is in `step`.
+
+A handle is thin. What the governor knows of an agent is its `Session`, which changes only under the
+governor's lock; the handle refers to the place and not the other way round, so a handle that is
+dropped without leaving can be collected, and then leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from concur_agents import _moved
+from concur_agents.errors import ConfigError
+from concur_agents.probes.usage import read_usage
+from concur_agents.runtime.checks import read_seconds
+from concur_agents.runtime.context import current
+from concur_agents.runtime.session import AgentStats, End, Session, Ticket
+from concur_agents.runtime.step import Step, Suspension, Tool, caller
+from concur_agents.runtime.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter
+from concur_agents.runtime.waiting import wait, wait_sync
+
+if TYPE_CHECKING:
+    from concur_agents.core import Chain
+    from concur_agents.probes import Probe
+    from concur_agents.runtime.monitor import Monitor
+
+
+class Governing(Protocol):
+    """A governor as its agents and the adapters see it."""
+
+    ungoverned: Literal["pass", "agent", "error"]
+    """What becomes of a call that has no agent."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """What reads the engine; None: nothing is read."""
+        ...
+
+    def agent(
+        self,
+        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        *,
+        priority: int = 0,
+        prompt_tokens: int | None = None,
+        detached: bool = False,
+    ) -> Agent:
+        """An agent, to be entered."""
+        ...
+
+    def current_agent(self) -> Agent | None:
+        """The innermost agent of this governor that this code runs in."""
+        ...
+
+    def meet_ungoverned(self, what: str) -> None:
+        """A call was made with no agent in context."""
+        ...
+
+
+class Agent:
+    """One agent's place with a governor, held for its whole life. Made by `Governor.agent`.
+
+        async with gov.agent("issue-17") as agent:    # waits here until it is let in
+            async with agent.step() as step:          # waits here when it is someone else's turn
+                reply = await client.chat.completions.create(...)
+                step.record(reply.usage)
+
+    In synchronous code the same with plain `with`. Inside the block it is the `current_agent()`,
+    so governed clients and nested agents find it without being told. It can be entered once.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        session: Session,
+        *,
+        governor: Governing,
+        prompt_tokens: int | None = None,
+        outer: Agent | None = None,
+    ) -> None:
+        self._monitor = monitor
+        self._governor = governor
+        self._session = session
+        self._prompt_tokens = prompt_tokens
+        self._entered = False
+        self._token: Token[Agent | None] | None = None
+        self.outer = outer
+        """The agent this one was opened in, whichever governor that belongs to."""
+
+    # Who it is
+
+    @property
+    def id(self) -> str:
+        """Its name with the governor."""
+        return self._session.id
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self._session.priority
+
+    @property
+    def governor(self) -> Governing:
+        """Whom it asks."""
+        return self._governor
+
+    @property
+    def left(self) -> bool:
+        """Whether its life is over: its block was left, or it was dropped."""
+        return self._session.left_s is not None
+
+    @property
+    def state(self) -> str | None:
+        """One of `core.State`'s words; None: it has not arrived yet, or has left."""
+        return self._monitor.agent_state(self.id)
+
+    @property
+    def stats(self) -> AgentStats:
+        """What it has done so far; final once it has left."""
+        return self._monitor.look(self._session.stats)
+
+    def __repr__(self) -> str:
+        state = "left" if self.left else self.state or "new"
+        return f"<Agent {self.id!r} {state}, {self._session.steps} steps>"
+
+    # Its life
+
+    async def open(self) -> None:
+        """Takes a place and waits for it. For adapters whose agent is no block; see `close`."""
+        loop = asyncio.get_running_loop()
+        ticket = self._enter(lambda: LoopWaiter(loop))
+        if ticket.waiter is not None:
+            await wait(self._monitor, ticket)
+
+    def open_sync(self) -> None:
+        """As `open`, in a thread.
+
+        Raises:
+            GateError: it would have to wait, and an event loop runs in this thread.
+        """
+        self._session.thread = threading.get_ident()
+        ticket = self._enter(ThreadWaiter)
+        if ticket.waiter is not None:
+            wait_sync(self._monitor, ticket)
+
+    def arrive(self, let_in: Callable[[], object]) -> bool:
+        """Takes a place without waiting for it. For hosts with a queue of their own.
+
+        Args:
+            let_in: called once it has the place, if that is not now; in any thread, and must
+                neither block nor raise.
+
+        Returns:
+            Whether it has its place already; `let_in` is then not called.
+        """
+        ticket = self._enter(lambda: CallWaiter(let_in))
+        return ticket.waiter is None
+
+    def close(self) -> None:
+        """Leaves: the place goes to the next. Never blocks; calling it again does nothing."""
+        self._monitor.leave(self._session)
+
+    def expel(self) -> None:
+        """Cancels what cannot be cancelled otherwise: an agent in a thread.
+
+        Its gates, and those of agents nested in it, raise `asyncio.CancelledError` from now on,
+        also those that wait. A call in flight is not interrupted; the place is held until it
+        leaves.
+        """
+        self._monitor.expel(self._session)
+
+    @contextmanager
+    def active(self) -> Iterator[Agent]:
+        """Makes it the `current_agent()` in a block, without entering or leaving.
+
+        For adapters that run an agent piece by piece, such as around each item of a generator:
+        a variable set across a `yield` would leak into the consumer.
+        """
+        token = current.set(self)
+        try:
+            yield self
+        finally:
+            current.reset(token)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        self._token = current.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __enter__(self) -> Self:
+        self.open_sync()
+        self._token = current.set(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        token, self._token = self._token, None
+        if token is not None:
+            # ValueError: closed from another context, as generators are by the collector
+            with suppress(ValueError):
+                current.reset(token)
+
+    def __del__(self) -> None:
+        if getattr(self, "_entered", False) and not self.left:
+            self.close()
+
+    # Its steps
+
+    def step(self, prompt_tokens: int | None = None, *, prefix: Chain | None = None) -> Step:
+        """One LLM call with all its retries, as a block; also plain `with`.
+
+        Args:
+            prompt_tokens: size of the prompt [tokens], if known beforehand.
+            prefix: names of its leading parts, shortest first, each with the tokens up to its
+                end; parts that agents have in common are charged once.
+        """
+        return self._make_step(prompt_tokens, prefix, source="step")
+
+    async def gate(
+        self,
+        prompt_tokens: int | None = None,
+        *,
+        prefix: Chain | None = None,
+        source: str = "gate",
+    ) -> Step:
+        """Waits until this agent may run, and begins a call. To be ended with `done`.
+
+        Idempotent where it matters: a gate of another `source` inside an open call of the same
+        task is part of that call, and another gate of the same source means that the former call
+        is over (a stream that was abandoned, say).
+        """
+        step = self._make_step(prompt_tokens, prefix, source=source)
+        await step.begin()
+        return step
+
+    def gate_sync(
+        self,
+        prompt_tokens: int | None = None,
+        *,
+        prefix: Chain | None = None,
+        source: str = "gate",
+    ) -> Step:
+        """As `gate`, in a thread.
+
+        Raises:
+            GateError: it would have to wait, and an event loop runs in this thread.
+        """
+        step = self._make_step(prompt_tokens, prefix, source=source)
+        step.begin_sync()
+        return step
+
+    def done(
+        self,
+        usage: object = None,
+        step: Step | None = None,
+        *,
+        overloaded: bool = False,
+        retry_after_s: float = 0.0,
+    ) -> None:
+        """A call that passed the gate has ended. From any thread, never blocks or raises.
+
+        Args:
+            usage: what it used, in any form that `Step.record` takes; None or something
+                unknown: not told.
+            step: which call, as returned by the gate. None: this task's latest, else the oldest.
+            overloaded: the endpoint refused it for lack of capacity (429, 503).
+            retry_after_s: how long the endpoint asked to wait [s].
+        """
+        told = read_usage(usage)
+        if step is None:
+            end = End(told, overloaded, read_seconds(retry_after_s))
+            self._monitor.end_any(self._session, caller(), end)
+            return
+        if told is not None:
+            step.usage = told
+        step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
+
+    async def checkpoint(self) -> None:
+        """An explicit boundary, for clients that are not governed: waits for the turn, no more."""
+        (await self.gate(source="checkpoint")).withdraw()
+
+    def checkpoint_sync(self) -> None:
+        """As `checkpoint`, in a thread."""
+        self.gate_sync(source="checkpoint").withdraw()
+
+    # What is not a step
+
+    def suspended(self) -> Suspension:
+        """Gives the place back during a long tool call, as a block; also plain `with`.
+
+        On leaving the block the agent asks for its place again without waiting for it, and goes
+        before new agents while its prefix is probably still cached; it waits, if it has to, at its
+        next boundary. Whoever needs the place meanwhile keeps it or gets it again: a call in
+        flight, or an agent nested in this one. A nested agent has no place of its own to give.
+        """
+        return Suspension(self._monitor, self._session)
+
+    def off(self) -> Suspension:
+        """The name of `suspended` before 0.2."""
+        _moved.warn("Agent.off", "Agent.suspended")
+        return self.suspended()
+
+    def tool(self, name: str) -> Tool:
+        """Times a tool call, as a block; also plain `with`. See `Governor.tool_times`."""
+        if not isinstance(name, str):
+            raise ConfigError(f"the name of a tool must be a string, got {name!r}")
+        return Tool(self._monitor, self._session, name)
+
+    # Inside
+
+    def _make_step(self, prompt_tokens: int | None, prefix: Chain | None, *, source: str) -> Step:
+        return Step(self._monitor, self._session, prompt_tokens, prefix, source=source, agent=self)
+
+    def _enter(self, make_waiter: Callable[[], Waiter]) -> Ticket:
+        if self._entered:
+            raise ConfigError(
+                f"agent {self.id!r} was entered before; an agent is entered once, "
+                "make a new one with governor.agent(...)"
+            )
+        ticket = Ticket(self._session, entry=True)
+        self._entered = True
+        try:
+            self._monitor.enter(ticket, make_waiter, self._prompt_tokens)
+        except BaseException:  # refused; or Ctrl-C, wherever that struck
+            self._monitor.leave(self._session)
+            raise
+        return ticket
+
+
+def current_agent() -> Agent | None:
+    """The innermost agent this code runs in, whichever governor it belongs to.
+
+    None outside of any agent, and after the agent has left: a task that outlives its agent is
+    nobody's.
+    """
+    agent: Agent | None = current.get()
+    while agent is not None and agent.left:
+        agent = agent.outer
+    return agent

@@ -1,0 +1,474 @@
+"""Hosts a `Regulator`, which is pure and decides, for all threads and event loops of a process.
+
+Around the regulator stands what it must not know, one part each:
+
+    Agent, Step ──▶ Monitor ──▶ Sessions ──▶ Regulator    the lock; who is here; who may run
+                       ▲
+       PollThread ──▶ Ticker ──▶ EnginePoller ──▶ Probe   what time brings; how the engine is read
+
+The host makes them, shows them, and ends them. It fails open: a metrics outage, a bug of ours, a
+closed governor or a forked process never stops an agent: it passes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import fields
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Never, Self
+
+from concur_agents import _moved
+from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Regulator
+from concur_agents.errors import ConfigError, UngovernedError
+from concur_agents.recording import MAX_BYTES
+from concur_agents.runtime.agent import Agent
+from concur_agents.runtime.checks import check_priority, check_tokens
+from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
+from concur_agents.runtime.context import current
+from concur_agents.runtime.events import Dispatcher, Watcher
+from concur_agents.runtime.law_choice import choose_law
+from concur_agents.runtime.monitor import Monitor
+from concur_agents.runtime.poll_thread import PollThread
+from concur_agents.runtime.poller import EnginePoller
+from concur_agents.runtime.recording_session import RecordingSession
+from concur_agents.runtime.session import Session
+from concur_agents.runtime.sessions import Sessions, ToolTime
+from concur_agents.runtime.status import GovernorSnapshot
+from concur_agents.runtime.ticker import Ticker
+
+if TYPE_CHECKING:
+    from concur_agents.probes import Probe
+
+logger = logging.getLogger("concur_agents")
+
+Ungoverned = Literal["pass", "agent", "error"]
+
+
+class Host:
+    """Hosts one `Regulator` for the threads and event loops of a process.
+
+    `Governor` is this and its shortcuts to frameworks; its docstring explains the options. Batches
+    and observers are typed against this class, so that they need no door.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        law: str | Law | None = None,
+        limit: float | None = None,
+        probe: Probe | None = None,
+        api_key: str | None = None,
+        poll_interval_s: float = 1.0,
+        max_wait_s: float | None = None,
+        max_open: int | None = None,
+        blind_after_s: float = 30.0,
+        blind_agents: int = 8,
+        ungoverned: Ungoverned = "pass",
+        record: str | os.PathLike[str] | None = None,
+        shadow: str | Law | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        background: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        **unknown: Never,
+    ) -> None:
+        others: dict[str, Any] = dict(unknown)
+        if "max_started" in others:
+            _moved.warn("max_started", "max_open")
+            max_open = max_open or others.pop("max_started")
+        for name in others:
+            raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
+        if not poll_interval_s > 0:
+            raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
+        if ungoverned not in ("pass", "agent", "error"):
+            raise ConfigError(f"ungoverned must be 'pass', 'agent' or 'error', got {ungoverned!r}")
+        if url is not None and probe is not None:
+            raise ConfigError("give either a url or a probe, not both: each says what to read")
+        if api_key is not None and url is None:
+            raise ConfigError("api_key is sent to the url, and there is none: give the url too")
+        has_endpoint = url is not None or probe is not None
+        self._law = choose_law(law, limit, has_endpoint=has_endpoint)
+        self._shadow_law = None
+        if shadow is not None:
+            self._shadow_law = choose_law(shadow, None, has_endpoint=has_endpoint)
+        is_cap = self._law.name == "fixed"
+        # Without an endpoint a law that learns from usage still needs its ticks; a cap does not.
+        self._ticks = has_endpoint or shadow is not None or not is_cap
+        self._clock = clock
+        self._engine_poller = EnginePoller(
+            url,
+            probe,
+            api_key=api_key,
+            interval_s=poll_interval_s,
+            jitter=background,
+            clock=clock,
+        )
+        self._regulator_options: dict[str, Any] = {
+            "max_wait_s": max_wait_s,
+            "max_open": max_open,
+            "blind_after_s": blind_after_s,
+            "blind_agents": blind_agents,
+            # Without an endpoint there is no reading to wait for, and a cap needs none.
+            "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
+        }
+        self.ungoverned: Ungoverned = ungoverned
+        self._warned_ungoverned = False
+        self._background = background
+        self.on_due: Callable[[], None] | None = None
+        """With `background=False`: called when `beat` has become due earlier than it said."""
+        self._names = itertools.count(1)
+        self._hide: Callable[[], None] = lambda: None
+        self._begin()
+        if record is not None:
+            self.record(record)
+        if socket is not None:
+            self._hide = self._listen(socket)
+        _hosts.add(self)
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """A governor as the environment says: `CONCUR_URL` (else `OPENAI_BASE_URL`) and so on.
+
+        Args:
+            options: as for `Governor`; they go before the environment.
+
+        Raises:
+            ConfigError: a variable `CONCUR_*` is unknown, out of its range, or contradicts another;
+                `concur config` shows which are in effect.
+        """
+        known = {name: options.pop(name) for name in list(options) if name in OPTION_NAMES}
+        return cls(**governor_options(settings(known)), **options)
+
+    def _begin(self, former: Sessions | None = None) -> None:
+        """The parts that belong to one process: nobody is here and nothing has been read."""
+        start_s = self._clock()
+        try:
+            regulator = Regulator(self._law, start_s=start_s, **self._regulator_options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        self._poll_thread = PollThread(self.beat, self._engine_poller.close)
+        self._dispatcher = Dispatcher()
+        sessions = Sessions(
+            regulator,
+            self._dispatcher,
+            max_wait_s=self._regulator_options["max_wait_s"],
+            former=former,
+        )
+        if former is None:
+            self._monitor = Monitor(
+                sessions,
+                self._dispatcher,
+                clock=self._clock,
+                always_beats=self._ticks,
+                nudge=_weakly(self._nudge),
+            )
+        else:  # the agents' handles hold on to it
+            self._monitor.begin_anew(sessions, self._dispatcher, forked=True)
+        self._recording = RecordingSession(
+            self._monitor,
+            self._dispatcher,
+            law=self._law,
+            shadow=self._shadow_law,
+            start_s=start_s,
+            options=self._regulator_options,
+            url=self._engine_poller.url,
+        )
+        self._ticker = Ticker(
+            self._monitor,
+            self._engine_poller,
+            ticks=self._ticks,
+            first_reading_s=self._regulator_options["first_reading_s"] if self._background else 0.0,
+        )
+
+    def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
+        """Lets `concur watch` look on; returns the function that ends it."""
+        raise ConfigError(
+            f"socket={str(socket)!r}: only a Governor can be looked at through a socket"
+        )
+
+    def _after_fork(self) -> None:
+        """In a child process: a governor of its own, and none of the parent's agents.
+
+        Locks that other threads held, the poller and open connections did not survive the fork.
+        """
+        self._hide()
+        now = self._clock()
+        former = self._monitor.sessions
+        for session in former.by_id.values():
+            session.left_s = now  # its gates pass, and it is nobody's current agent
+        self._engine_poller.after_fork()
+        self._begin(former)
+
+    # Agents
+
+    def agent(
+        self,
+        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        *,
+        priority: int = 0,
+        prompt_tokens: int | None = None,
+        detached: bool = False,
+    ) -> Agent:
+        """An agent, to be entered with `async with` or `with`: waits there until it is let in.
+
+        Opened inside another agent of this governor it is nested: it shares that one's place and
+        waits for nothing, so that a sub-agent can never dead-lock its parent.
+
+        Args:
+            id: its name; unique among the agents that are alive at once. None: one is made up.
+            priority: higher goes first.
+            prompt_tokens: size of its first prompt [tokens], if known.
+            detached: it takes a place of its own even when opened inside another agent.
+
+        Raises:
+            ConfigError: on entering, if an agent with this id is alive.
+            ClosedError: on entering, if the governor is closed.
+        """
+        if id is not None and not isinstance(id, str):
+            raise ConfigError(f"an agent's id must be a string, got {id!r}: give str(...) of it")
+        parent = None if detached else self.current_agent()
+        session = Session(
+            id=f"agent-{next(self._names)}" if id is None else id,
+            priority=check_priority(priority),
+            parent=None if parent is None else parent._session,
+        )
+        first_tokens = check_tokens(prompt_tokens)
+        return Agent(
+            self._monitor,
+            session,
+            governor=self,
+            prompt_tokens=first_tokens,
+            outer=current.get(),
+        )
+
+    def current_agent(self) -> Agent | None:
+        """The innermost agent of this governor that this code runs in."""
+        agent: Agent | None = current.get()
+        while agent is not None and (agent.governor is not self or agent.left):
+            agent = agent.outer
+        return agent
+
+    def meet_ungoverned(self, what: str) -> None:
+        """For adapters: a call was made with no agent in context.
+
+        Args:
+            what: the call, in the words of the framework.
+
+        Raises:
+            UngovernedError: `ungoverned="error"` was asked for.
+        """
+        if self.ungoverned == "error":
+            raise UngovernedError(
+                f"{what} was called outside of any agent, and this governor was made with "
+                'ungoverned="error": put it inside `async with governor.agent(...)`; in a thread '
+                "of your own, start it through `concur_agents.bind`"
+            )
+        if self.ungoverned == "pass" and not self._warned_ungoverned:
+            self._warned_ungoverned = True
+            logger.warning(
+                "%s was called outside of any agent and passes ungoverned; wrap the agent in "
+                "`async with governor.agent(...)`, and start threads of your own through "
+                "`concur_agents.bind` (said once)",
+                what,
+            )
+
+    # Seeing inside
+
+    def snapshot(self) -> GovernorSnapshot:
+        """Where things stand now. Cheap; from any thread."""
+        view = self._monitor.look(self._monitor.sessions.regulator.view)
+        engine_poller = self._engine_poller
+        return GovernorSnapshot(
+            **{field.name: getattr(view, field.name) for field in fields(view)},
+            law=self._law.name,
+            url=engine_poller.url,
+            engine=engine_poller.engine,
+            last_reading=engine_poller.last_reading,
+            poll_failures_total=engine_poller.failures_total,
+            poll_error=engine_poller.error,
+            blind_s=engine_poller.blind_s(view.at_s),
+            closed=self._monitor.sessions.passing,
+            shadow=self._recording.shadow,
+        )
+
+    def record(
+        self, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+    ) -> Callable[[], None]:
+        """Records every decision with all its inputs, one JSON line each, from here on.
+
+        For `concur explain`, `report`, `watch` and `replay-law`. Ids, counts and times are written;
+        prompts, answers and keys are not. Only a recording begun before the first agent can be
+        replayed. It ends with the governor.
+
+        Args:
+            path: the file; `{pid}` in it stands for this process.
+            max_bytes: bound on its size [bytes]; beyond it the oldest eighth goes.
+
+        Returns:
+            The function that ends the recording.
+
+        Raises:
+            ConfigError: it cannot be written, or this governor is being recorded already.
+        """
+        return self._recording.begin(path, max_bytes)
+
+    def explain(self, agent: str) -> str:
+        """Why an agent waits, or what it does, in one line for humans."""
+        return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))
+
+    def agents(self) -> list[AgentView]:
+        """Everybody who is here, in order of arrival; `since_s` is on this governor's clock.
+
+        For eyes, not for loops: it takes about a millisecond for a thousand agents.
+        """
+        return self._monitor.look(lambda _: self._monitor.sessions.regulator.agents())
+
+    def agent_state(self, agent: str) -> str | None:
+        """'queued', 'reasoning', 'acting', 'paused' or 'suspended'; None: no such agent."""
+        return self._monitor.agent_state(agent)
+
+    def tool_times(self) -> dict[str, ToolTime]:
+        """How long each tool takes, learned from `agent.tool(name)` blocks."""
+        return self._monitor.look(lambda _: dict(self._monitor.sessions.tools))
+
+    def on_event(self, watcher: Watcher) -> Callable[[], None]:
+        """Calls a function with each `Event`, in order, never two at once.
+
+        It runs in whichever thread caused the event, so it should be quick; it may call the
+        governor. What it raises is logged once and goes no further.
+
+        Returns:
+            The function that ends the subscription.
+        """
+        return self._dispatcher.subscribe(watcher)
+
+    @property
+    def law(self) -> Law:
+        """The law in force."""
+        return self._law
+
+    @property
+    def probe(self) -> Probe | None:
+        """What reads the engine; None: nothing is read."""
+        return self._engine_poller.probe
+
+    @property
+    def own_probe(self) -> Probe | None:
+        """The probe made from `url`, which is ours to close; None: there is none."""
+        return self._engine_poller.own_probe
+
+    def __repr__(self) -> str:
+        view = self._monitor.look(self._monitor.sessions.regulator.view)
+        where = f" {self._engine_poller.url}" if self._engine_poller.url else ""
+        passing = "; closed, everybody passes" if self._monitor.sessions.passing else ""
+        return (
+            f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "
+            f"{view.queued} queued{passing}>"
+        )
+
+    # Its life
+
+    def close(self) -> None:
+        """Stops reading the engine and governing; calling it again does nothing.
+
+        Fails open: agents that wait go on at once, living ones pass every gate from here on, so
+        nothing of theirs is lost. New agents are refused with `ClosedError`.
+        """
+        self._close(join_s=1.0)
+
+    def _close(self, join_s: float) -> None:
+        self._monitor.decide(self._monitor.sessions.close)
+        self._hide()
+        self._recording.end()
+        self._poll_thread.stop(join_s)
+        if self._poll_thread.thread is None:
+            self._engine_poller.close()  # else the thread does, when it is done with it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        self._surface(error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(join_s=0.05)  # an event loop must not be held up by a slow last reading
+        self._surface(error)
+
+    def _surface(self, error: BaseException | None) -> None:
+        bug = self._monitor.sessions.bug
+        if bug is not None and error is None:
+            raise bug
+
+    # Time passing
+
+    def beat(self) -> float | None:
+        """Does what is due now: reads the engine, lets in whom time alone lets in.
+
+        Its own thread calls this; a host without that thread (`background=False`) does.
+
+        Returns:
+            How long [s] nothing will be due; None: until something changes.
+        """
+        return self._ticker.beat()
+
+    def check(self) -> Reading:
+        """Reads the engine once, now, for those who want to know before they start.
+
+        Raises:
+            ProbeError: it cannot be read; the message says what to do.
+            ConfigError: there is no endpoint to read.
+        """
+        return self._engine_poller.check()
+
+    def _nudge(self) -> None:
+        if not self._background:
+            if self.on_due is not None:
+                self.on_due()
+            return
+        try:
+            self._poll_thread.nudge()
+        except RuntimeError:  # no more threads, or the interpreter is shutting down
+            logger.warning("cannot start the governor's thread; it only acts at boundaries")
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls a method of an object for as long as others keep that alive."""
+    ref = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = ref()
+        if alive is not None:
+            alive()
+
+    return call
+
+
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for host in list(_hosts):
+        host._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

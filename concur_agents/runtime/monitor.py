@@ -1,0 +1,263 @@
+"""The desk: the one lock in front of a roster, for all threads and event loops of a process.
+
+Whoever wants something stands here for a moment: decide under the lock, without waiting and without
+calling anybody else's code; then act (wake, deliver events, log) outside of it. Whatever frees a
+place (leaving, ending, cancelling) never blocks and never fails, and works from any thread, even
+from a finaliser that strikes while this very thread holds the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from concur_agents.errors import ConcurError
+from concur_agents.runtime.events import told
+
+if TYPE_CHECKING:
+    from concur_agents.core import Chain
+    from concur_agents.runtime.events import Dispatcher
+    from concur_agents.runtime.session import End, Session, Ticket
+    from concur_agents.runtime.sessions import Sessions
+    from concur_agents.runtime.waiter import Waiter
+
+logger = logging.getLogger("concur_agents")
+
+T = TypeVar("T")
+
+
+class Monitor:
+    """Lets decisions about a roster happen one at a time, and carries them out.
+
+    Args:
+        roster: what it guards; from now on nobody else calls it.
+        dispatcher: delivers what the roster tells.
+        clock: monotonic time [s].
+        always_beats: somebody has to beat as soon as an agent is here, and not only when one waits.
+        nudge: somebody has to beat earlier than thought, or for the first time. It must not be what
+            keeps its owner alive.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        dispatcher: Dispatcher,
+        *,
+        clock: Callable[[], float],
+        always_beats: bool,
+        nudge: Callable[[], object],
+    ) -> None:
+        self.clock = clock
+        self._always_beats = always_beats
+        self._nudge = nudge
+        self._warned_starvation = False
+        self.begin_anew(sessions, dispatcher)
+
+    def begin_anew(
+        self, sessions: Sessions, dispatcher: Dispatcher, *, forked: bool = False
+    ) -> None:
+        """Nobody is here: at first, and in a child process, where the lock may be held for ever.
+
+        Args:
+            forked: this process was forked from one that had agents; said once, with the first.
+        """
+        self.sessions = sessions
+        self.used = False
+        """Whether there has been any decision."""
+        self._dispatcher = dispatcher
+        self._fork_to_tell = forked
+        self._lock = threading.Lock()
+        self._holder = 0  # the thread that holds the lock, to notice finalisers striking inside it
+        self._deferred: queue.SimpleQueue[Callable[[float], Iterable[str]]] = queue.SimpleQueue()
+        self._awake = False  # whoever beats has been asked to begin
+        self._due_s = math.inf  # when the next beat is meant to be
+
+    # What an agent's handles ask for
+
+    def enter(
+        self, ticket: Ticket, make_waiter: Callable[[], Waiter], prompt_tokens: int | None
+    ) -> None:
+        """Takes a place. `ticket.waiter` is set if there is something to wait for."""
+        self.decide(lambda now: self.sessions.enter(ticket, make_waiter, prompt_tokens, now))
+        if self._fork_to_tell:
+            self._fork_to_tell = False
+            logger.info(
+                "this process was forked: its governor counts its own agents alone, not those of "
+                "the process it came from"
+            )
+
+    def begin(
+        self, ticket: Ticket, make_waiter: Callable[[], Waiter], prefix: Chain | None
+    ) -> None:
+        """Stands at a boundary. `ticket.waiter` is set if there is something to wait for."""
+        self.decide(lambda now: self.sessions.begin(ticket, make_waiter, prefix, now))
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
+        self.decide(lambda now: self.sessions.withdraw(ticket, now))
+
+    def end(self, ticket: Ticket, end: End) -> None:
+        """A call is over."""
+        self.decide(lambda now: self.sessions.end(ticket, end, now))
+
+    def retry(self, ticket: Ticket, end: End) -> None:
+        """A try of a call was refused, or another try begins; the call goes on."""
+        self.decide(lambda now: self.sessions.retry(ticket, end, now))
+
+    def end_any(self, session: Session, key: Hashable, end: End) -> None:
+        """A call is over, and nobody says which: this caller's, else the oldest."""
+        self.decide(lambda now: self.sessions.end_any(session, key, end, now))
+
+    def leave(self, session: Session) -> None:
+        """Its life is over, wherever it stood."""
+        self.decide(lambda now: self.sessions.leave(session, now))
+
+    def expel(self, session: Session) -> None:
+        """What waits in this family is woken to find that it is over."""
+        self.decide(lambda now: self.sessions.expel(session, now))
+
+    def suspend(self, session: Session) -> None:
+        """Its place is free for a while."""
+        self.decide(lambda now: self.sessions.suspend(session, now))
+
+    def resume(self, session: Session) -> None:
+        """It asks for its place again."""
+        self.decide(lambda now: self.sessions.resume(session, now))
+
+    def tool_began(self, session: Session, name: str) -> float:
+        """A tool begins to run; returns when [s]."""
+        began_s = self.clock()
+        self.decide(lambda now: self.sessions.tell("tool_began", now, session, reason=name))
+        return began_s
+
+    def tool_ended(self, session: Session, name: str, began_s: float) -> None:
+        """A tool has run since then."""
+        self.decide(lambda now: self.sessions.tool_ended(session, name, now - began_s, now))
+
+    def agent_state(self, agent: str) -> str | None:
+        """Where an agent stands; None: no such agent."""
+        return self.look(lambda _: self.sessions.regulator.agent_state(agent))
+
+    def meet_starvation(self, agent: str) -> None:
+        """A synchronous call passes, as its thread is needed by the agents it waits for."""
+        if not self._warned_starvation:
+            self._warned_starvation = True
+            logger.warning(
+                "agent %r is paused in a thread of asyncio's default executor, and other agents "
+                "wait for such a thread: its call passes ungoverned, or all would wait for ever. "
+                "Make its calls asynchronous, or give the loop more threads with "
+                "`loop.set_default_executor(ThreadPoolExecutor(...))` (said once)",
+                agent,
+            )
+
+    # The lock
+
+    def decide(self, act: Callable[[float], Iterable[str]]) -> None:
+        """Runs `act(now)` under the lock, then acts on what came of it.
+
+        `act` returns the agents that the regulator has let in. It must neither wait nor call
+        anybody else's code. Its `ConcurError`s go to the caller; anything else is a bug of ours.
+        """
+        me = threading.get_ident()
+        if self._holder == me:
+            # A finaliser struck while this thread held the lock; it is done before the release.
+            self._deferred.put(act)
+            return
+        try:
+            with self._lock:
+                self._holder = me  # before any call, for at a call the collector may strike
+                try:
+                    nudge = self._decide_now(act)
+                finally:
+                    self._holder = 0
+        except ConcurError:
+            self._catch_up()
+            raise
+        to_wake = self.sessions.to_wake
+        while to_wake:  # shared, so that whom Ctrl-C keeps us from waking is woken by others
+            try:
+                ticket = to_wake.popleft()
+            except IndexError:
+                break
+            if ticket.waiter is not None and not ticket.waiter.wake():
+                self.withdraw(ticket)  # its event loop is closed, it will never take its turn
+        if nudge:
+            self._nudge()
+        if self.sessions.bug is not None:
+            self._complain(self.sessions.bug)
+        self._dispatcher.deliver()
+        self._catch_up()
+
+    def look(self, look: Callable[[float], T]) -> T:
+        """Reads something under the lock, without changing anything."""
+        me = threading.get_ident()
+        if self._holder == me:
+            return look(self.clock())
+        try:
+            with self._lock:
+                self._holder = me
+                try:
+                    return look(self.clock())
+                finally:
+                    self._holder = 0
+        finally:
+            self._catch_up()
+
+    def _decide_now(self, act: Callable[[float], Iterable[str]]) -> bool:
+        """The part under the lock; returns whether a beat is due earlier than thought."""
+        now = self.clock()
+        try:
+            self.used = True
+            self.sessions.admit(act(now), now)
+            while not self._deferred.empty():
+                self.sessions.admit(self._deferred.get_nowait()(now), now)
+            return self._is_due_earlier(now)
+        except ConcurError:
+            raise
+        except Exception as bug:
+            self.sessions.fail(bug, now)
+            return False
+
+    def _complain(self, bug: Exception) -> None:
+        if not self.sessions.bug_told:
+            self.sessions.bug_told = True
+            logger.error(
+                "the governor failed and governs no more: every agent passes from here on. "
+                "Please report this",
+                exc_info=bug,
+                extra=told("failed", error=type(bug).__name__),
+            )
+
+    def _catch_up(self) -> None:
+        """Does what finalisers left to be done that struck while this thread held the lock."""
+        if not self._deferred.empty():
+            self.decide(lambda _: ())
+
+    # When to beat
+
+    def rest(self, due_s: float, now: float) -> float | None:
+        """Under the lock: the next beat is meant for then; returns how long [s] that is."""
+        self._due_s = due_s
+        return None if due_s == math.inf else max(0.0, due_s - now)
+
+    def _is_due_earlier(self, now: float) -> bool:
+        """Whether whoever beats has to be told (or started)."""
+        sessions = self.sessions
+        if sessions.passing:
+            return False
+        if not self._awake:
+            self._awake = bool(sessions.by_id) and (self._always_beats or sessions.waiting > 0)
+            return self._awake
+        if not sessions.waiting:
+            return False
+        wake_s = sessions.regulator.next_wake(now)
+        if self._due_s == math.inf:  # it sleeps for good; long waits are to be noticed
+            wake_s = now
+        if wake_s is None or wake_s >= self._due_s:
+            return False
+        self._due_s = wake_s
+        return True

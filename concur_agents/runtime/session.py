@@ -1,0 +1,171 @@
+"""What a governor knows of one agent: its place, and the turns it waits for.
+
+Plain state. It changes only in `Sessions`, under the lock of the `Monitor`; a ticket's `waiter`
+alone is also touched outside of it, by its owner, who waits on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from concur_agents.core import Usage
+    from concur_agents.runtime.waiter import Waiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStats:
+    """What one agent has done so far.
+
+    Attributes:
+        queued_s: time [s] from its arrival until it was let in.
+        paused_s: time [s] it stood at boundaries after that.
+        running_s: its life [s] without the two.
+        pauses: how often it was paused.
+        steps: LLM calls that have ended.
+        prompt_tokens: sum over its steps, where the server said so.
+        completion_tokens: sum over its steps, where the server said so.
+        cached_tokens: sum over its steps; None: no response ever told.
+    """
+
+    queued_s: float
+    paused_s: float
+    running_s: float
+    pauses: int
+    steps: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+
+
+class End(NamedTuple):
+    """How a call ended."""
+
+    usage: Usage | None = None
+    overloaded: bool = False
+    retry_after_s: float = 0.0
+    sent: bool = True  # False: nothing was, so there is nothing to be learned from it
+
+
+class Ticket:
+    """One wait for a turn: at the entry (`entry` true), or before one call."""
+
+    __slots__ = (
+        "entry",
+        "granted",
+        "joined",
+        "key",
+        "open",
+        "prompt_tokens",
+        "session",
+        "source",
+        "usage",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        entry: bool = False,
+        key: Hashable = None,
+        source: str = "",
+        prompt_tokens: int | None = None,
+    ) -> None:
+        self.session = session
+        self.entry = entry
+        self.key = key  # the task or thread that makes the call
+        self.source = source  # which layer asked: "step", "http", ...
+        self.prompt_tokens = prompt_tokens
+        self.granted = False
+        self.open = False  # the call is in flight
+        self.joined: Ticket | None = None  # the enclosing call that this one is part of
+        self.usage: Usage | None = None  # what parts of it have used
+        self.waiter: Waiter | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """What a governor knows of one agent from its arrival to its leaving."""
+
+    id: str
+    priority: int
+    parent: Session | None
+    arrived_s: float = 0.0
+    left_s: float | None = None
+    suspended: bool = False  # the place is given back for a while (`suspended`)
+    expelled: bool = False  # its gates raise (`expel`)
+    entering: Ticket | None = None
+    asked: list[Ticket] = field(default_factory=list)  # its calls that wait at a boundary
+    calls: dict[Hashable, Ticket] = field(default_factory=dict)  # its calls in flight, by caller
+    waiting_since_s: float | None = None
+    queued_s: float = 0.0
+    paused_s: float = 0.0
+    pauses: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    thread: int | None = None  # it has this thread to itself
+    was_needed: bool = False  # a thread that it waited in was needed by others
+
+    @property
+    def root(self) -> Session:
+        """The agent whose place it shares; itself if it has its own."""
+        session = self
+        while session.parent is not None:
+            session = session.parent
+        return session
+
+    def is_expelled(self) -> bool:
+        """Whether it, or an agent whose place it shares, has been expelled."""
+        session: Session | None = self
+        while session is not None:
+            if session.expelled:
+                return True
+            session = session.parent
+        return False
+
+    def note(self, usage: Usage | None) -> None:
+        """Adds up what a step used."""
+        self.steps += 1
+        if usage is None:
+            return
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
+        if usage.cached_tokens is not None:
+            self.cached_tokens = (self.cached_tokens or 0) + usage.cached_tokens
+
+    def stop_waiting(self, now: float) -> float:
+        """Books the wait that ends now as queue or pause; returns how long it was [s]."""
+        if self.waiting_since_s is None:
+            return 0.0
+        waited = now - self.waiting_since_s
+        self.waiting_since_s = None
+        if self.entering is not None:
+            self.queued_s += waited
+        else:
+            self.paused_s += waited
+        return waited
+
+    def stats(self, now: float) -> AgentStats:
+        """The sums up to now."""
+        end = now if self.left_s is None else self.left_s
+        queued, paused = self.queued_s, self.paused_s
+        if self.waiting_since_s is not None:
+            if self.entering is not None:
+                queued += end - self.waiting_since_s
+            else:
+                paused += end - self.waiting_since_s
+        return AgentStats(
+            queued_s=queued,
+            paused_s=paused,
+            running_s=max(0.0, end - self.arrived_s - queued - paused),
+            pauses=self.pauses,
+            steps=self.steps,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )

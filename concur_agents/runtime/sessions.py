@@ -1,0 +1,398 @@
+"""Which agents are here, where each stands, and what the regulator is told of it.
+
+Nothing here is thread-safe or waits: a `Monitor` keeps the sessions and calls them under its lock.
+Every method is one decision: it books what happened, asks the regulator, and returns the agents
+that the regulator has let in. `admit` then passes that on: it grants their tickets and puts them
+in `to_wake`, for the monitor to wake once the lock is released.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from concur_agents.errors import ClosedError, ConfigError
+from concur_agents.runtime.events import Dispatcher, Event, EventKind
+from concur_agents.runtime.session import End, Session, Ticket
+
+if TYPE_CHECKING:
+    from concur_agents.core import Chain, Regulator
+    from concur_agents.runtime.waiter import Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTime:
+    """How long a tool takes, learned from `agent.tool(name)` blocks."""
+
+    calls: int
+    mean_s: float
+    longest_s: float
+
+
+class Sessions:
+    """Everybody who is here.
+
+    Args:
+        regulator: decides who may run.
+        dispatcher: is told what happens.
+        max_wait_s: a wait beyond this [s] is told as `overdue`; None: there is no bound.
+        former: the roster of the process that this one was forked from, if it was.
+    """
+
+    def __init__(
+        self,
+        regulator: Regulator,
+        dispatcher: Dispatcher,
+        *,
+        max_wait_s: float | None,
+        former: Sessions | None = None,
+    ) -> None:
+        self.regulator = regulator
+        self.by_id: dict[str, Session] = {}
+        self.waiting = 0  # turns that somebody waits for
+        self.to_wake: deque[Ticket] = deque()
+        self._dispatcher = dispatcher
+        self._max_wait_s = math.inf if max_wait_s is None else max_wait_s
+        # What a fork leaves as it was:
+        self.closed: bool = former is not None and former.closed
+        self.passing: bool = former is not None and former.passing  # closed or broken
+        self.bug: Exception | None = None if former is None else former.bug
+        self.bug_told: bool = former is not None and former.bug_told
+        self.tools: dict[str, ToolTime] = {} if former is None else former.tools
+
+    # An agent's life
+
+    def enter(
+        self,
+        ticket: Ticket,
+        make_waiter: Callable[[], Waiter],
+        prompt_tokens: int | None,
+        now: float,
+    ) -> Iterable[str]:
+        """Takes a place. `ticket.waiter` is set if there is something to wait for."""
+        session = ticket.session
+        if self.closed:
+            raise ClosedError(
+                f"agent {session.id!r} comes after this governor was closed: keep the governor "
+                "open for as long as agents start, or make a new one"
+            )
+        if session.id in self.by_id:
+            raise ConfigError(
+                f"an agent {session.id!r} is alive already: ids must be unique among agents "
+                "that run at once; give another id, or none to have one made up"
+            )
+        session.arrived_s = now
+        self.by_id[session.id] = session
+        session.entering = ticket
+        self.tell(
+            "arrived",
+            now,
+            session,
+            parent=None if session.parent is None else session.parent.id,
+            prompt_tokens=prompt_tokens,
+        )
+        if self.passing:
+            self._let_in(session, now)
+            return ()
+        session.waiting_since_s = now
+        let_in = self.regulator.arrive(
+            session.id,
+            now,
+            prompt_tokens=prompt_tokens,
+            parent=self.parent_of(session),
+            priority=session.priority,
+        )
+        self.admit(let_in, now)
+        self._wait_for(ticket, make_waiter)
+        return ()
+
+    def leave(self, session: Session, now: float) -> Iterable[str]:
+        """Its life is over, wherever it stood."""
+        if session.left_s is not None:
+            return ()
+        session.stop_waiting(now)
+        for ticket in list(session.calls.values()):
+            self.admit(self._close_call(ticket, now, End()), now)
+        session.left_s = now
+        if session.entering is not None:
+            self._release(session.entering)
+            session.entering = None
+        self._grant_asked(session, now)  # a branch that outlives its agent is nobody's: it passes
+        if self.by_id.get(session.id) is not session:
+            return ()
+        del self.by_id[session.id]
+        self.tell("left", now, session)
+        return () if self.passing else self.regulator.leave(session.id, now)
+
+    def expel(self, session: Session, now: float) -> Iterable[str]:
+        """What waits in this family is woken to find that it is over."""
+        session.expelled = True
+        for member in self.by_id.values():
+            if not member.is_expelled():
+                continue
+            member.stop_waiting(now)
+            asked, member.asked = member.asked, []
+            for ticket in asked:
+                self._release(ticket)
+                if not self.passing:
+                    self.admit(self.regulator.withdraw_step(member.id, now), now)
+        return ()
+
+    # Its steps
+
+    def begin(
+        self,
+        ticket: Ticket,
+        make_waiter: Callable[[], Waiter],
+        prefix: Chain | None,
+        now: float,
+    ) -> Iterable[str]:
+        """Stands at a boundary. `ticket.waiter` is set if there is something to wait for."""
+        session = ticket.session
+        former = session.calls.get(ticket.key)
+        if former is not None and former.source != ticket.source:
+            ticket.joined = former
+            ticket.granted = True
+            return ()
+        if self.passing or session.left_s is not None:
+            self._grant(ticket, now)
+            return ()
+        if session.entering is not None or self.by_id.get(session.id) is not session:
+            raise ConfigError(
+                f"agent {session.id!r} makes a call before it was let in: do so inside its "
+                "`async with` (or `with`) block"
+            )
+        if former is not None:
+            self.admit(self._close_call(former, now, End()), now)
+        if session.suspended:
+            session.suspended = False
+            self.tell("resume_asked", now, session)
+        session.asked.append(ticket)
+        let_in = self.regulator.begin_step(
+            session.id, now, prompt_tokens=ticket.prompt_tokens, prefix=prefix
+        )
+        self.admit(let_in, now)
+        if not ticket.granted and session.waiting_since_s is None:
+            session.waiting_since_s = now
+            session.pauses += 1
+            self.tell("paused", now, session)
+        self._wait_for(ticket, make_waiter)
+        return ()
+
+    def withdraw(self, ticket: Ticket, now: float) -> Iterable[str]:
+        """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
+        session = ticket.session
+        if ticket.entry:
+            return self.leave(session, now)
+        if ticket.granted:
+            return self._close_call(ticket, now, End(sent=False))
+        if ticket not in session.asked:
+            return ()
+        # The agent stays paused, for it is still alive: only this call of it has gone.
+        session.asked.remove(ticket)
+        self.waiting -= 1
+        if not session.asked:
+            session.stop_waiting(now)
+        return self.regulator.withdraw_step(session.id, now)
+
+    def end(self, ticket: Ticket, end: End, now: float) -> Iterable[str]:
+        """A call is over."""
+        if ticket.joined is not None:
+            # The enclosing call goes on; what this part of it used is kept for its end.
+            if end.usage is not None:
+                ticket.joined.usage = end.usage
+            return self.retry(ticket, end, now) if end.overloaded else ()
+        return self._close_call(ticket, now, end)
+
+    def retry(self, ticket: Ticket, end: End, now: float) -> Iterable[str]:
+        """A try of a call was refused, or another try begins; the call goes on."""
+        call = ticket.joined or ticket
+        if self.passing or not call.open or call.session.left_s is not None:
+            return ()
+        return self.regulator.retry_step(
+            call.session.id, now, overloaded=end.overloaded, retry_after_s=end.retry_after_s
+        )
+
+    def end_any(self, session: Session, key: Hashable, end: End, now: float) -> Iterable[str]:
+        """A call is over, and nobody says which: this caller's, else the oldest."""
+        ticket = session.calls.get(key) or next(iter(session.calls.values()), None)
+        return () if ticket is None else self._close_call(ticket, now, end)
+
+    # What is not a step
+
+    def suspend(self, session: Session, now: float) -> Iterable[str]:
+        """Its place is free for a while."""
+        if self.passing or self.by_id.get(session.id) is not session or session.suspended:
+            return ()
+        if session.parent is not None or session.entering is not None:
+            return ()  # no place of its own, or not yet
+        session.suspended = True
+        self.tell("suspended", now, session)
+        return self.regulator.suspend(session.id, now)
+
+    def resume(self, session: Session, now: float) -> Iterable[str]:
+        """It asks for its place again."""
+        if self.passing or session.left_s is not None or not session.suspended:
+            return ()
+        session.suspended = False
+        self.tell("resume_asked", now, session)
+        return self.regulator.resume(session.id, now)
+
+    def tool_ended(self, session: Session, name: str, took_s: float, now: float) -> Iterable[str]:
+        """A tool has run for so long."""
+        known = self.tools.get(name, ToolTime(0, 0.0, 0.0))
+        calls = known.calls + 1
+        self.tools[name] = ToolTime(
+            calls,
+            known.mean_s + (took_s - known.mean_s) / calls,
+            max(known.longest_s, took_s),
+        )
+        return self.tell("tool_ended", now, session, reason=name, waited_s=took_s)
+
+    # When it is over
+
+    def close(self, now: float) -> Iterable[str]:
+        """From here on everybody passes, and nobody may enter."""
+        if not self.closed:
+            self.closed = True
+            self._pass_all(now)
+            self.tell("closed", now)
+        return ()
+
+    def fail(self, bug: Exception, now: float) -> tuple[()]:
+        """A bug of ours: nobody is to suffer from it but the owner, who is told on `with` exit."""
+        if self.bug is None:
+            self.bug = bug
+        self._pass_all(now)
+        return ()
+
+    def _pass_all(self, now: float) -> None:
+        """From here on everybody passes; who waits goes on now."""
+        self.passing = True
+        for session in self.by_id.values():
+            if session.entering is not None:
+                self._let_in(session, now)
+            self._grant_asked(session, now)
+
+    # Turns
+
+    def admit(self, let_in: Iterable[str], now: float) -> None:
+        """The regulator has let these agents in: passes the news on to whoever waits for them."""
+        for agent in let_in:
+            session = self.by_id.get(agent)
+            if session is None:
+                continue
+            if session.entering is not None:
+                self._let_in(session, now)
+            else:
+                self._grant_asked(session, now)
+
+    def _let_in(self, session: Session, now: float) -> None:
+        """An agent may start."""
+        waited_s = session.stop_waiting(now)
+        ticket, session.entering = session.entering, None
+        if ticket is not None:
+            self._release(ticket)
+            self.tell("admitted", now, session, waited_s=waited_s)
+            self._tell_overdue(session, now, waited_s)
+
+    def _grant_asked(self, session: Session, now: float) -> None:
+        """All calls of an agent that wait at the boundary may leave."""
+        if session.asked:
+            asked, session.asked = session.asked, []
+            for ticket in asked:
+                self._grant(ticket, now)
+
+    def _grant(self, ticket: Ticket, now: float) -> None:
+        """A call may leave."""
+        session = ticket.session
+        self._release(ticket)
+        if session.waiting_since_s is not None:
+            waited_s = session.stop_waiting(now)
+            self.tell("resumed", now, session, waited_s=waited_s)
+            self._tell_overdue(session, now, waited_s)
+        if session.left_s is None:
+            ticket.open = True
+            session.calls[ticket.key] = ticket
+            self.tell("step_began", now, session, prompt_tokens=ticket.prompt_tokens)
+
+    def _wait_for(self, ticket: Ticket, make_waiter: Callable[[], Waiter]) -> None:
+        if not ticket.granted:
+            ticket.waiter = make_waiter()
+            self.waiting += 1
+
+    def _release(self, ticket: Ticket) -> None:
+        ticket.granted = True
+        if ticket.waiter is not None:
+            self.waiting -= 1
+            self.to_wake.append(ticket)
+
+    def _close_call(self, ticket: Ticket, now: float, end: End) -> Iterable[str]:
+        if not ticket.open:
+            return ()
+        ticket.open = False
+        session = ticket.session
+        if session.calls.get(ticket.key) is ticket:
+            del session.calls[ticket.key]
+        if session.left_s is not None:
+            return ()
+        if not end.sent:
+            self.tell("step_withdrawn", now, session)
+            return () if self.passing else self.regulator.withdraw_step(session.id, now)
+        usage = ticket.usage if end.usage is None else end.usage
+        session.note(usage)
+        self.tell("step_ended", now, session, usage=usage)
+        if self.passing:
+            return ()
+        return self.regulator.end_step(
+            session.id,
+            now,
+            usage,
+            overloaded=end.overloaded,
+            retry_after_s=end.retry_after_s,
+        )
+
+    # Seeing inside
+
+    def parent_of(self, session: Session) -> str | None:
+        """Whose place it shares; None once that one has left."""
+        parent = session.parent
+        while parent is not None and parent.left_s is not None:
+            parent = parent.parent
+        return None if parent is None else parent.id
+
+    def longest_waiting(self) -> Session | None:
+        """Whoever has waited for the longest; None: nobody waits."""
+        return min(
+            (session for session in self.by_id.values() if session.waiting_since_s is not None),
+            key=lambda session: session.waiting_since_s or 0.0,
+            default=None,
+        )
+
+    def explain(self, agent: str, now: float) -> str:
+        """Why an agent waits, or what it does, in one line for humans."""
+        if agent not in self.by_id:
+            return f"{agent}: not here"
+        if self.passing:
+            return f"{agent}: passes, nothing is governed any more"
+        return self.regulator.explain(agent, now)
+
+    def tell(
+        self,
+        kind: EventKind,
+        now: float,
+        session: Session | None = None,
+        **details: Any,
+    ) -> tuple[()]:
+        """Puts an event in line, for the desk to deliver. Nobody is let in by that."""
+        if self._dispatcher.watched:
+            agent = None if session is None else session.id
+            self._dispatcher.put(Event(kind=kind, at_s=now, agent=agent, **details))
+        return ()
+
+    def _tell_overdue(self, session: Session, now: float, waited_s: float) -> None:
+        if waited_s >= self._max_wait_s:
+            self.tell("overdue", now, session, waited_s=waited_s)

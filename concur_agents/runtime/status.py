@@ -1,0 +1,36 @@
+"""What a governor shows of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from concur_agents.core import Reading, View
+from concur_agents.recording import Shadow
+
+
+@dataclass(frozen=True, kw_only=True)
+class GovernorSnapshot(View):
+    """Where a governor stands: the regulator's view, and how well the engine can be read.
+
+    Attributes:
+        law: name of the law in force.
+        url: the endpoint that is read; None: none.
+        engine: what kind of engine it is; None: not known (yet).
+        last_reading: the engine's last words; None: none yet.
+        poll_failures_total: readings that failed.
+        poll_error: why the last reading failed; None: it did not.
+        blind_s: time [s] since the last good reading, or since the first attempt; 0: no endpoint.
+        closed: everybody passes, because the governor was closed, broke, or belongs to a parent
+            process.
+        shadow: the law that decides beside the one in force, and where it stands; None: none.
+    """
+
+    law: str
+    url: str | None
+    engine: str | None
+    last_reading: Reading | None
+    poll_failures_total: int
+    poll_error: str | None
+    blind_s: float
+    closed: bool
+    shadow: Shadow | None = None

@@ -1,0 +1,785 @@
+"""The HTTP door of the embedded server: OpenAI's API in front of a simulated engine that runs by
+the event loop's clock.
+
+One event loop owns requests, engine and clock, so nothing here needs a lock. It translates: what a
+prompt is made of and what the model answers is decided in ``text``, how long it takes by the
+engine, what ``/metrics`` says in ``pages``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from concur_agents._version import __version__
+from concur_agents.sim.engine import Engine, Request, Run
+from concur_agents.sim.pages import Kind, MetricsPage
+from concur_agents.sim.profile import Profile
+from concur_agents.sim.text import (
+    CHARS_PER_TOKEN,
+    BadRequestError,
+    DeterministicModel,
+    FlatPrompts,
+    Message,
+    Reply,
+    ToolCall,
+    count_tokens,
+    flat_bytes,
+    read_messages,
+    read_responses_input,
+    token_ids,
+    tool_names,
+    tools_run,
+)
+
+_CHUNK_S = 0.05
+"""Real time between two chunks of a stream."""
+
+_BEAT_S = 0.001
+"""Shortest real time between two looks at the engine; steps that end sooner are taken together."""
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+class ServerStats:
+    """What has gone through the server, for tests of governors and adapters.
+
+    The agent of a call is what its client says: header ``x-concur-agent`` or ``x-session-id``, else
+    ``session_id`` or ``user`` in the body.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Calls that were taken, refused ones not counted."""
+        self.in_flight = 0
+        """Calls that have been taken and not answered."""
+        self.max_in_flight = 0
+        self.aborted = 0
+        """Calls whose client went away."""
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        """The three of answered calls."""
+        self.in_flight_by_agent: Counter[str] = Counter()
+        """Calls in flight of each agent that said its name."""
+        self.calls_by_agent: Counter[str] = Counter()
+        self.max_agents_in_flight = 0
+        """The most agents that had calls in flight at once."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<ServerStats {self.calls} calls, {self.in_flight} in flight "
+            f"(most {self.max_in_flight}), {len(self.calls_by_agent)} agents "
+            f"(most {self.max_agents_in_flight} at once)>"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, JSON-able."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def _begin(self, agent: str | None) -> None:
+        self.calls += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        if agent is not None:
+            self.calls_by_agent[agent] += 1
+            self.in_flight_by_agent[agent] += 1
+            self.max_agents_in_flight = max(self.max_agents_in_flight, len(self.in_flight_by_agent))
+
+    def _end(self, agent: str | None) -> None:
+        self.in_flight -= 1
+        if agent is not None:
+            self.in_flight_by_agent[agent] -= 1
+            if not self.in_flight_by_agent[agent]:
+                del self.in_flight_by_agent[agent]
+
+
+# --- the engine in real time ---------------------------------------------------------------------
+
+
+@dataclass(eq=False, slots=True)
+class ServedCall:
+    """One request to the engine and the reply that it will have."""
+
+    request: Request
+    reply: Reply
+    agent: str | None
+    done: asyncio.Future[bool]
+    """True: finished; False: the server is closing."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt [tokens]."""
+        return self.request.prompt_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Length of the reply [tokens]."""
+        return self.request.output.tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the cache."""
+        return self.request.cached_tokens or 0
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the reply ended, in the words of a chat completion."""
+        return "length" if self.reply.cut else "tool_calls" if self.reply.calls else "stop"
+
+
+class Driver:
+    """Runs the engine beside the event loop's clock, `time_scale` seconds of it to one of ours.
+
+    An infinite scale takes no time at all: whatever is sent is finished before the loop goes on.
+    """
+
+    def __init__(self, engine: Engine, time_scale: float, page: MetricsPage) -> None:
+        self.engine = engine
+        self.page = page
+        self.stats = ServerStats()
+        self._time_scale = time_scale
+        self._calls: dict[str, ServedCall] = {}
+        self._sent = 0
+        self._started_s = time.monotonic()
+        self._beat_at: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def send(
+        self, prompt: tuple[Run, ...], output: Run, reply: Reply, agent: str | None
+    ) -> ServedCall:
+        """Submit a call.
+
+        Raises:
+            ValueError: it can never fit.
+        """
+        self._catch_up()
+        self._sent += 1
+        request = Request(f"r{self._sent}", prompt, output, self._now())
+        self.engine.submit(request)
+        call = ServedCall(request, reply, agent, asyncio.get_running_loop().create_future())
+        self._calls[request.id] = call
+        self.stats._begin(agent)
+        self._plan()
+        if self._closed:
+            self.close()
+        return call
+
+    def abandon(self, call: ServedCall) -> None:
+        """The client has gone away, or has its answer: nothing happens in the second case."""
+        self._catch_up()
+        if self._calls.pop(call.request.id, None) is None:
+            return
+        self.engine.cancel(call.request.id, self._now())
+        self.stats.aborted += 1
+        self.stats._end(call.agent)
+        self.page.finished(call.request, "abort")
+        self._plan()
+
+    def progress(self, call: ServedCall) -> int:
+        """Output tokens so far."""
+        self._catch_up()
+        if call.request.id not in self._calls:
+            return call.output_tokens
+        return self.engine.progress(call.request.id)
+
+    def close(self) -> None:
+        """Give up all calls in flight."""
+        self._closed = True
+        if self._beat_at is not None:
+            self._beat_at.cancel()
+        for call in self._calls.values():
+            if not call.done.done():
+                call.done.set_result(False)
+
+    def _now(self) -> float:
+        """Simulated time [s]."""
+        if self._time_scale == math.inf:
+            return self.engine.counters().at_s
+        return (time.monotonic() - self._started_s) * self._time_scale
+
+    def _catch_up(self) -> None:
+        to_s = self._now()
+        for event in self.engine.advance(to_s):
+            if event.kind == "finished":
+                self._finish(event.request)
+
+    def _finish(self, request: Request) -> None:
+        call = self._calls.pop(request.id)
+        stats = self.stats
+        stats._end(call.agent)
+        stats.prompt_tokens += request.prompt_tokens
+        stats.cached_tokens += request.cached_tokens or 0
+        stats.output_tokens += request.output.tokens
+        self.page.finished(request, "length" if call.reply.cut else "stop")
+        if not call.done.done():
+            call.done.set_result(True)
+
+    def _plan(self) -> None:
+        """Look at the engine again when it has something to say."""
+        if self._beat_at is not None:
+            self._beat_at.cancel()
+            self._beat_at = None
+        next_s = self.engine.next_event_s()
+        if next_s is None or self._closed:
+            return
+        delay_s = 0.0
+        if self._time_scale != math.inf:
+            delay_s = max(_BEAT_S, (next_s - self._now()) / self._time_scale)
+        self._beat_at = asyncio.get_running_loop().call_later(delay_s, self._beat)
+
+    def _beat(self) -> None:
+        self._beat_at = None
+        if self._time_scale == math.inf:
+            while (next_s := self.engine.next_event_s()) is not None:
+                for event in self.engine.advance(next_s):
+                    if event.kind == "finished":
+                        self._finish(event.request)
+        else:
+            self._catch_up()
+        self._plan()
+
+
+class ClosingError(Exception):
+    """The server is shutting down, or the client has gone: there is nobody to answer."""
+
+
+# --- the door ------------------------------------------------------------------------------------
+
+
+class App:
+    """The ASGI application of one engine."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        time_scale: float,
+        metrics: Kind,
+        model: DeterministicModel,
+        name: str,
+    ) -> None:
+        self.profile = profile
+        self.name = name
+        self.engine = Engine(profile)
+        page_scale = 1.0 if time_scale == math.inf else time_scale
+        self.page = MetricsPage(self.engine, metrics, page_scale, name)
+        self.driver = Driver(self.engine, time_scale, self.page)
+        self._metrics = metrics
+        self._model = model
+        self._flat = FlatPrompts()
+        self._started = int(time.time())
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._taking(self._chat), methods=["POST"]),
+                Route("/v1/completions", self._taking(self._completions), methods=["POST"]),
+                Route("/v1/responses", self._taking(self._responses), methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/tokenize", self._taking(self._tokenize), methods=["POST"]),
+                Route("/reset_prefix_cache", self._reset, methods=["POST"]),
+                Route("/flush_cache", self._reset, methods=["GET", "POST"]),
+                Route("/health", self._health),
+                Route("/ping", self._health),
+                Route("/version", self._version),
+                Route("/stats", self._stats),
+                Route("/metrics", self._metrics_page),
+            ]
+        )
+
+    def _taking(
+        self, handle: Callable[[HttpRequest, dict[str, Any]], Awaitable[Response]]
+    ) -> Callable[[HttpRequest], Awaitable[Response]]:
+        """Reads the body, and turns what can go wrong into the errors that clients know."""
+
+        async def taken(http: HttpRequest) -> Response:
+            try:
+                body = json.loads(await http.body())
+                if not isinstance(body, dict):
+                    raise BadRequestError("the body must be a JSON object")
+                wanted = body.get("model")
+                if wanted is not None and wanted != self.name:
+                    return _error(
+                        404,
+                        f"The model `{wanted}` does not exist.",
+                        "NotFoundError",
+                        "model",
+                        "model_not_found",
+                    )
+                return await handle(http, body)
+            except ValueError as error:
+                return _error(400, f"the body is not JSON: {error}", "BadRequestError")
+            except BadRequestError as error:
+                return _error(400, str(error), "BadRequestError", error.param, error.code)
+            except (ClosingError, ClientDisconnect):
+                return _error(503, "the server is shutting down", "ServiceUnavailableError")
+
+        return taken
+
+    # -- chat completions
+
+    async def _chat(self, http: HttpRequest, body: dict[str, Any]) -> Response:
+        messages = read_messages(body.get("messages"))
+        call = self._call(http, body, messages, ("max_completion_tokens", "max_tokens"))
+        head = self._head("chatcmpl", call, "chat.completion")
+        if body.get("stream"):
+            return _Stream(self.driver, call, self._chat_chunks(call, head, body))
+        await _answered(self.driver, call, http.receive)
+        message: dict[str, Any] = {"role": "assistant", "content": call.reply.text or None}
+        if call.reply.calls:
+            message["tool_calls"] = [_tool_call(c) for c in call.reply.calls]
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": call.finish_reason,
+        }
+        return JSONResponse({**head, "choices": [choice], "usage": _usage(call)})
+
+    async def _chat_chunks(
+        self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
+    ) -> AsyncIterator[str]:
+        head = {**head, "object": "chat.completion.chunk"}
+
+        def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            return _sse({**head, "choices": [choice]})
+
+        first: dict[str, Any] = {"role": "assistant", "content": ""}
+        async for text in _pieces(self.driver, call):
+            if first:
+                yield chunk(first)
+                first = {}
+            yield chunk({"content": text})
+        if first:
+            yield chunk(first)
+        for i, tool_call in enumerate(call.reply.calls):
+            yield chunk({"tool_calls": [{"index": i, **_tool_call(tool_call)}]})
+        yield chunk({}, call.finish_reason)
+        if _include_usage(body):
+            yield _sse({**head, "choices": [], "usage": _usage(call)})
+        yield "data: [DONE]\n\n"
+
+    # -- completions
+
+    async def _completions(self, http: HttpRequest, body: dict[str, Any]) -> Response:
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+            prompt = prompt[0]
+        if not isinstance(prompt, str | list) or not prompt:
+            raise BadRequestError("prompt must be one text, or one list of token ids", "prompt")
+        data, width = flat_bytes(prompt)
+        runs = self._flat.runs(data, width)
+        reply = self._reply(runs, (), (), body, ("max_tokens",))
+        output = reply.message.run
+        call = self._send(http, body, runs, reply)
+        if isinstance(prompt, str):
+            said = reply.text if prompt.isascii() else ""
+            self._flat.remember(data + said.encode(), width, (*runs, output))
+            ids = None
+        else:
+            ids = token_ids(reply.text, output.tokens)
+            self._flat.remember(data + flat_bytes(ids)[0], width, (*runs, output))
+        head = self._head("cmpl", call, "text_completion")
+        if body.get("stream"):
+            return _Stream(self.driver, call, self._completion_chunks(call, head, body))
+        await _answered(self.driver, call, http.receive)
+        choice = {
+            "index": 0,
+            "text": reply.text,
+            "logprobs": None,
+            "finish_reason": call.finish_reason,
+        }
+        if body.get("return_token_ids"):
+            choice["token_ids"] = ids if ids is not None else token_ids(reply.text, output.tokens)
+        return JSONResponse({**head, "choices": [choice], "usage": _usage(call)})
+
+    async def _completion_chunks(
+        self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
+    ) -> AsyncIterator[str]:
+        def chunk(text: str, finish_reason: str | None = None) -> str:
+            choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+            return _sse({**head, "choices": [choice]})
+
+        async for text in _pieces(self.driver, call):
+            yield chunk(text)
+        yield chunk("", call.finish_reason)
+        if _include_usage(body):
+            yield _sse({**head, "choices": [], "usage": _usage(call)})
+        yield "data: [DONE]\n\n"
+
+    # -- responses
+
+    async def _responses(self, http: HttpRequest, body: dict[str, Any]) -> Response:
+        if body.get("previous_response_id") or body.get("conversation"):
+            raise BadRequestError(
+                "this server keeps no conversations: send the whole input", "previous_response_id"
+            )
+        messages = read_responses_input(body.get("input"), body.get("instructions"))
+        call = self._call(http, body, messages, ("max_output_tokens",))
+        head = {
+            "id": f"resp_{call.request.id}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": self.name,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.get("instructions"),
+            "metadata": body.get("metadata") or {},
+            "parallel_tool_calls": True,
+            "temperature": body.get("temperature"),
+            "tool_choice": body.get("tool_choice") or "auto",
+            "tools": body.get("tools") or [],
+            "top_p": body.get("top_p"),
+        }
+        if body.get("stream"):
+            return _Stream(self.driver, call, self._response_events(call, head))
+        await _answered(self.driver, call, http.receive)
+        return JSONResponse(_finished_response(call, head))
+
+    async def _response_events(self, call: ServedCall, head: dict[str, Any]) -> AsyncIterator[str]:
+        number = -1
+
+        def event(kind: str, **fields: Any) -> str:
+            nonlocal number
+            number += 1
+            data = {"type": kind, "sequence_number": number, **fields}
+            return f"event: {kind}\n{_sse(data)}"
+
+        begun = {**head, "status": "in_progress", "output": [], "usage": None}
+        yield event("response.created", response=begun)
+        yield event("response.in_progress", response=begun)
+        items = _output_items(call)
+        at = 0
+        if not call.reply.calls:
+            item = items[0]
+            place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+            empty = {"type": "output_text", "text": "", "annotations": []}
+            opened = {**item, "status": "in_progress", "content": []}
+            yield event("response.output_item.added", output_index=0, item=opened)
+            yield event("response.content_part.added", **place, part=empty)
+            async for text in _pieces(self.driver, call):
+                yield event("response.output_text.delta", **place, delta=text, logprobs=[])
+            yield event("response.output_text.done", **place, text=call.reply.text, logprobs=[])
+            yield event("response.content_part.done", **place, part=item["content"][0])
+            yield event("response.output_item.done", output_index=0, item=item)
+        else:
+            async for _ in _pieces(self.driver, call):
+                pass
+            for at, item in enumerate(items):
+                opened = {**item, "arguments": "", "status": "in_progress"}
+                place = {"item_id": item["id"], "output_index": at}
+                yield event("response.output_item.added", output_index=at, item=opened)
+                arguments = item["arguments"]
+                yield event("response.function_call_arguments.delta", **place, delta=arguments)
+                yield event(
+                    "response.function_call_arguments.done",
+                    **place,
+                    name=item["name"],
+                    arguments=arguments,
+                )
+                yield event("response.output_item.done", output_index=at, item=item)
+        yield event("response.completed", response=_finished_response(call, head))
+
+    # -- the rest
+
+    async def _models(self, http: HttpRequest) -> Response:
+        model = {
+            "id": self.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": self._metrics,
+            "root": self.profile.model,
+            "parent": None,
+            "max_model_len": self.profile.max_model_len,
+        }
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _tokenize(self, http: HttpRequest, body: dict[str, Any]) -> Response:
+        if isinstance(body.get("prompt"), str):
+            text = body["prompt"]
+            count = count_tokens(text)
+        else:
+            messages = read_messages(body.get("messages"))
+            text = "".join(message.text for message in messages)
+            count = sum(run.tokens for run in _prompt(messages, body.get("tools") or []))
+        return JSONResponse(
+            {
+                "count": count,
+                "max_model_len": self.profile.max_model_len,
+                "tokens": token_ids(text, count),
+            }
+        )
+
+    async def _reset(self, http: HttpRequest) -> Response:
+        self.engine.reset_cache()
+        return JSONResponse({"success": True})
+
+    async def _health(self, http: HttpRequest) -> Response:
+        return Response()
+
+    async def _version(self, http: HttpRequest) -> Response:
+        return JSONResponse({"version": __version__, "engine": "concur-agents embedded engine"})
+
+    async def _stats(self, http: HttpRequest) -> Response:
+        return JSONResponse(self.driver.stats.summary())
+
+    async def _metrics_page(self, http: HttpRequest) -> Response:
+        return Response(self.page.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    # -- from body to call
+
+    def _call(
+        self,
+        http: HttpRequest,
+        body: dict[str, Any],
+        messages: Sequence[Message],
+        limits: Sequence[str],
+    ) -> ServedCall:
+        tools = body.get("tools") or []
+        if not isinstance(tools, list):
+            raise BadRequestError("tools must be a list", "tools")
+        prompt = _prompt(messages, tools)
+        offered = () if body.get("tool_choice") == "none" else tool_names(tools)
+        return self._send(http, body, prompt, self._reply(prompt, messages, offered, body, limits))
+
+    def _reply(
+        self,
+        prompt: tuple[Run, ...],
+        messages: Sequence[Message],
+        tools: Sequence[str],
+        body: dict[str, Any],
+        limits: Sequence[str],
+    ) -> Reply:
+        if body.get("n", 1) not in (1, None):
+            raise BadRequestError(f"n must be 1, got {body['n']}", "n")
+        prompt_tokens = sum(run.tokens for run in prompt)
+        most = min(self.profile.max_model_len, self.profile.capacity_tokens)
+        asked = [
+            _whole_number(body, name, least=1) for name in limits if body.get(name) is not None
+        ]
+        wanted = min(asked, default=1)
+        if prompt_tokens + wanted > most:
+            raise BadRequestError(
+                f"This model's maximum context length is {most} tokens. However, you requested "
+                f"{prompt_tokens + wanted} tokens ({prompt_tokens} in the prompt, {wanted} in the "
+                "completion). Please reduce the length of the prompt or completion.",
+                "messages" if messages else "prompt",
+                "context_length_exceeded",
+            )
+        room = most - prompt_tokens
+        max_tokens = min(asked, default=room)
+        least = _whole_number(body, "min_tokens", least=0) if body.get("min_tokens") else 0
+        if least > max_tokens:
+            raise BadRequestError(
+                f"min_tokens must be at most {max_tokens}, got {least}", "min_tokens"
+            )
+        return self._model.reply(
+            prompt,
+            messages,
+            tools,
+            min_tokens=least,
+            max_tokens=max_tokens,
+            ignore_eos=bool(body.get("ignore_eos")),
+        )
+
+    def _send(
+        self, http: HttpRequest, body: dict[str, Any], prompt: tuple[Run, ...], reply: Reply
+    ) -> ServedCall:
+        headers = http.headers
+        agent = (
+            headers.get("x-concur-agent")
+            or headers.get("x-session-id")
+            or body.get("session_id")
+            or body.get("user")
+        )
+        return self.driver.send(prompt, reply.message.run, reply, agent)
+
+    def _head(self, prefix: str, call: ServedCall, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{prefix}-{call.request.id}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.name,
+        }
+
+
+def _prompt(messages: Sequence[Message], tools: Sequence[Any]) -> tuple[Run, ...]:
+    return (*tools_run(tools), *(message.run for message in messages))
+
+
+def _whole_number(body: dict[str, Any], name: str, *, least: int) -> int:
+    value = body[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadRequestError(
+            f"{name} must be a whole number of at least {least}, got {value!r}", name
+        )
+    return value
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+async def _answered(driver: Driver, call: ServedCall, receive: Receive) -> None:
+    """Waits for a call; gives it up if the client goes away.
+
+    Raises:
+        ClosingError: there will be no answer.
+    """
+    gone = asyncio.ensure_future(_gone(receive))
+    first: set[asyncio.Future[Any]] = {call.done, gone}
+    try:
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        driver.abandon(call)
+    if not call.done.done() or not call.done.result():
+        raise ClosingError
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _pieces(driver: Driver, call: ServedCall) -> AsyncIterator[str]:
+    """The reply's text as it is made, until the call is done."""
+    sent = 0
+    while True:
+        await asyncio.wait({call.done}, timeout=_CHUNK_S)
+        if call.done.done() and not call.done.result():
+            raise ClosingError
+        made = CHARS_PER_TOKEN * driver.progress(call)
+        if made > sent and call.reply.text[sent:made]:
+            yield call.reply.text[sent:made]
+            sent = made
+        if call.done.done():
+            return
+
+
+class _Stream(Response):
+    """Server-sent events; the call is given up if the client goes away."""
+
+    def __init__(self, driver: Driver, call: ServedCall, events: AsyncIterator[str]) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._driver = driver
+        self._call = call
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        sending = asyncio.ensure_future(self._send(send))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            sending.cancel()
+            self._driver.abandon(self._call)
+        if sending.done() and not sending.cancelled():
+            sending.result()
+
+    async def _send(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        try:
+            async for event in self._events:
+                await send(
+                    {"type": "http.response.body", "body": event.encode(), "more_body": True}
+                )
+        except ClosingError:
+            problem = _problem("the server is shutting down", "ServiceUnavailableError")
+            body = _sse({"error": problem}).encode()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _sse(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+
+
+def _problem(
+    message: str, kind: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def _error(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None
+) -> Response:
+    return JSONResponse({"error": _problem(message, kind, param, code)}, status)
+
+
+def _usage(call: ServedCall) -> dict[str, Any]:
+    return {
+        "prompt_tokens": call.prompt_tokens,
+        "completion_tokens": call.output_tokens,
+        "total_tokens": call.prompt_tokens + call.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": call.cached_tokens},
+    }
+
+
+def _include_usage(body: dict[str, Any]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _output_items(call: ServedCall) -> list[dict[str, Any]]:
+    if not call.reply.calls:
+        part = {"type": "output_text", "text": call.reply.text, "annotations": []}
+        return [
+            {
+                "id": f"msg_{call.request.id}",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": [part],
+            }
+        ]
+    return [
+        {
+            "id": f"fc_{call.request.id}_{i}",
+            "type": "function_call",
+            "call_id": tool_call.id,
+            "name": tool_call.name,
+            "arguments": tool_call.arguments,
+            "status": "completed",
+        }
+        for i, tool_call in enumerate(call.reply.calls)
+    ]
+
+
+def _finished_response(call: ServedCall, head: dict[str, Any]) -> dict[str, Any]:
+    cut = call.reply.cut
+    return {
+        **head,
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": _output_items(call),
+        "usage": {
+            "input_tokens": call.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": call.cached_tokens},
+            "output_tokens": call.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": call.prompt_tokens + call.output_tokens,
+        },
+    }

@@ -1,0 +1,258 @@
+"""What was finished is never done twice and never lost, whatever happened to the file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from concur_agents import AgentPool, ConfigError, JournalError
+from concur_agents.batch.journal import Journal
+from concur_agents.runtime.session import AgentStats
+from concur_agents.testing import run, virtual_governor
+
+HEADER = '{"concur_journal": 1}\n'
+
+
+def batch(path, items, *, fail=(), **options):
+    """Runs a batch; returns its outcomes by key and the keys that really ran."""
+    ran = []
+
+    async def solve(item):
+        ran.append(str(item))
+        await asyncio.sleep(1)
+        if str(item) in fail:
+            raise ValueError(item)
+        return {"answer": item}
+
+    async def main():
+        async with virtual_governor(limit=2) as gov, AgentPool(gov, journal=path, **options) as p:
+            return {o.key: o async for o in p.as_completed(solve, items)}
+
+    return run(main()), ran
+
+
+def test_finished_agents_are_not_run_again_and_failed_ones_are(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    first, ran = batch(path, ["a", "b", "c"], fail=("b",))
+    assert ran == ["a", "b", "c"]
+    assert first["b"].status == "error"
+    second, ran = batch(path, ["a", "b", "c", "d"])
+    assert ran == ["b", "d"]
+    assert {k: o.status for k, o in second.items()} == {
+        "a": "cached",
+        "b": "ok",
+        "c": "cached",
+        "d": "ok",
+    }
+    assert second["a"].value == {"answer": "a"}
+    third, ran = batch(path, ["a", "b", "c", "d"])
+    assert ran == []
+    assert {o.status for o in third.values()} == {"cached"}
+
+
+def test_the_lines_say_what_an_agent_took(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    batch(path, ["a"], fail=())
+    header, line = (json.loads(text) for text in path.read_text().splitlines())
+    assert header == {"concur_journal": 1}
+    assert line["key"] == "a"
+    assert line["status"] == "ok"
+    assert line["running_s"] == 1.0
+    assert {"queued_s", "paused_s", "pauses", "steps", "prompt_tokens", "at_s"} <= set(line)
+
+
+def test_a_torn_last_line_is_cut_off_and_its_agent_runs_again(tmp_path, caplog):
+    path = tmp_path / "runs.jsonl"
+    batch(path, ["a", "b"])
+    whole = path.read_bytes()
+    for cut in range(1, len(whole.splitlines(keepends=True)[-1]) - 1, 9):
+        path.write_bytes(whole[: -1 - cut])
+        _, ran = batch(path, ["a", "b"])
+        assert ran == ["b"]
+        lines = path.read_text().splitlines()
+        assert [json.loads(line).get("key") for line in lines] == [None, "a", "b"]
+    assert "torn by a crash" in caplog.text
+
+
+def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    batch(path, ["a"])
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    _, ran = batch(path, ["a", "b"])
+    assert ran == ["b"]
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("content", ["", HEADER[:9], HEADER, HEADER[:-1]])
+def test_an_empty_or_just_begun_file_is_a_new_journal(tmp_path, content):
+    path = tmp_path / "runs.jsonl"
+    path.write_text(content)
+    with Journal(path) as journal:
+        assert len(journal) == 0
+        journal.write("a", "ok", value=1)
+    assert path.read_text().startswith(HEADER)
+    with Journal(path) as journal:
+        assert "a" in journal
+        assert journal.value("a") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("name,score\na,1\n", "not a journal of an AgentPool .*'name,score'.* another path"),
+        ('{"key": "a"}\n', "not a journal"),
+        ("no json and no end", "not a journal"),
+        ("[1, 2]\n", "not a journal"),
+        (HEADER + "garbage\n" + '{"key": "a", "status": "ok"}\n', "line 2 of the journal .*delete"),
+        (HEADER + '{"status": "ok"}\n', "line 2 of the journal"),
+        (HEADER + '{"key": 3, "status": "ok"}\n', "line 2 of the journal"),
+        ('{"concur_journal": 99}\n', "not a journal"),
+    ],
+)
+def test_a_file_that_is_not_ours_or_is_broken_is_refused_and_left_as_it_is(tmp_path, content, says):
+    path = tmp_path / "results.csv"
+    path.write_text(content)
+    with pytest.raises(JournalError, match=says):
+        Journal(path)
+    assert path.read_text() == content
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(JournalError, match="does its folder exist"):
+        Journal(tmp_path / "no" / "runs.jsonl")
+
+
+def test_two_pools_cannot_write_one_journal(tmp_path):
+    with (
+        Journal(tmp_path / "runs.jsonl"),
+        pytest.raises(JournalError, match="another process or pool is writing"),
+    ):
+        Journal(tmp_path / "runs.jsonl")
+
+
+def test_a_result_that_json_cannot_hold_is_delivered_and_said_once(tmp_path, caplog):
+    path = tmp_path / "runs.jsonl"
+
+    async def main():
+        async def solve(item):
+            return {1, 2}
+
+        async with virtual_governor(limit=2) as gov, AgentPool(gov, journal=path) as pool:
+            return await pool.map(solve, ["a", "b"])
+
+    assert run(main()) == [{1, 2}, {1, 2}]
+    assert caplog.text.count("give AgentPool a `dump`") == 1
+    _, ran = batch(path, ["a"])
+    assert ran == ["a"]
+
+
+def test_dump_and_load_carry_any_type(tmp_path):
+    path = tmp_path / "runs.jsonl"
+
+    def once():
+        async def main():
+            async def solve(item):
+                return {1, 2}
+
+            options = {"dump": sorted, "load": set}
+            async with (
+                virtual_governor(limit=2) as gov,
+                AgentPool(gov, journal=path, **options) as pool,
+            ):
+                return [o async for o in pool.as_completed(solve, ["a"])]
+
+        return run(main())
+
+    assert [(o.status, o.value) for o in once()] == [("ok", {1, 2})]
+    assert [(o.status, o.value) for o in once()] == [("cached", {1, 2})]
+
+
+def test_items_without_a_name_need_a_key_when_there_is_a_journal(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with pytest.raises(ConfigError, match=r"needs a name for \{'x': 1\}.*give AgentPool a key"):
+        batch(path, [{"x": 1}])
+    outcomes, _ = batch(path, [{"x": 1}], key=lambda item: f"x{item['x']}")
+    assert outcomes["x1"].status == "ok"
+    outcomes, _ = batch(tmp_path / "b.jsonl", [{"instance_id": "django-1"}])
+    assert list(outcomes) == ["django-1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to be had")
+def test_a_disk_that_is_full_loses_no_outcome_and_comes_out_at_the_end(tmp_path):
+    seen = []
+
+    async def main():
+        async def solve(item):
+            await asyncio.sleep(1)
+            return item
+
+        async with (
+            virtual_governor(limit=2) as gov,
+            AgentPool(gov, journal=tmp_path / "runs.jsonl") as pool,
+        ):
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, pool._journal._file.fileno())
+            os.close(full)
+            seen.extend([o.value async for o in pool.as_completed(solve, ["a", "b", "c"])])
+
+    with pytest.raises(JournalError, match="is the disk full"):
+        run(main())
+    assert seen == ["a", "b", "c"]
+
+
+def test_killed_in_the_middle_nothing_that_anybody_was_told_of_is_lost(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    script = """
+        import asyncio, sys
+        import concur_agents as ca
+        async def solve(i):
+            await asyncio.sleep(0.002)
+            return i
+        async def main():
+            async with ca.AgentPool(ca.Governor(limit=8), journal=sys.argv[1]) as pool:
+                async for outcome in pool.as_completed(solve, range(10**6)):
+                    print(outcome.key, flush=True)
+        asyncio.run(main())
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    told = [process.stdout.readline().strip() for _ in range(50)]
+    process.send_signal(signal.SIGKILL)
+    told += process.stdout.read().split("\n")[:-1]
+    process.wait()
+    process.stdout.close()
+    with Journal(path) as journal:
+        assert len(told) >= 50
+        assert all(key in journal for key in told)
+
+
+def test_stats_are_written_beside_the_value(tmp_path):
+    stats = AgentStats(
+        queued_s=1.0,
+        paused_s=2.0,
+        running_s=3.0,
+        pauses=1,
+        steps=4,
+        prompt_tokens=5,
+        completion_tokens=6,
+        cached_tokens=None,
+    )
+    with Journal(tmp_path / "j") as journal:
+        journal.write("a", "error", error=ValueError("x"), stats=stats)
+    line = json.loads((tmp_path / "j").read_text().splitlines()[1])
+    assert (line["error"], line["paused_s"], line["cached_tokens"]) == (
+        "ValueError('x')",
+        2.0,
+        None,
+    )
