@@ -133,7 +133,6 @@ class Admission:
         if account.state is State.REASONING:
             self.reasoning -= 1
         self.active -= 1
-        self.sizes.lives.ages.remove(account.steps)
         self.claims.release(account.claim)
 
     def fill(self, now: float) -> list[Account]:
@@ -210,15 +209,18 @@ class Admission:
 
     @property
     def may_open(self) -> bool:
-        """Whether an agent that has never been let in may be."""
-        return self.max_open is None or self.open_agents < self.max_open
+        """Whether an agent that has never been let in may be, as far as breadth goes."""
+        if self.max_open is not None and self.open_agents >= self.max_open:
+            return False
+        if self.open_agents < self.limit.open_agents:
+            return True
+        return self.queue.oldest(admitted_ever=True) is None  # else those that have begun go first
 
     # -- inside ------------------------------------------------------------------------------
 
     def _next(self) -> Account | None:
         """Who goes first while nobody is overdue."""
-        may_open = self.max_open is None or self.open_agents < self.max_open
-        head = self.queue.head(new_allowed=may_open)
+        head = self.queue.head(new_allowed=self.may_open)
         if head is None or head.admitted_ever or self.max_wait_s is None:
             return head
         if not self.active or self.limit.tokens == math.inf:
@@ -240,7 +242,6 @@ class Admission:
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
-        self.sizes.lives.ages.add(account.steps)
         if self.active > self.peak:
             self.peak = self.active
         if not account.admitted_ever:

@@ -25,8 +25,6 @@ from concur_agents.core.view import AgentView, View
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s].  One that answers does so
 within some milliseconds, and one that is not there refuses as fast."""
-_FRESH = 0.3
-"""A return counts as evidence up to this share of the hold: three quarters still claimed."""
 _MEMORY_S = 30.0
 """Memory of time averages [s]: several steps of an agent, few of its lives."""
 _MOMENT_S = 1.0
@@ -267,15 +265,7 @@ class Regulator:
         elif usage is None:
             self._sizes.evidence.failures += 1
         else:
-            hold_s = self._admission.limit.hold_s_per_token * max(1.0, root.footprint)
-            counts = (
-                not root.paused_since_step
-                and who.begun_s >= self.state.epoch_s
-                and root.idle_s <= _FRESH * hold_s
-            )
-            in_calls = 0.5 * (who.in_calls + self._admission.claims.reasoning_tokens)
-            step_s = now - who.begun_s
-            self._sizes.end(who, usage, step_s, counts=counts, in_calls=in_calls)
+            self._sizes.end(who, usage, now - who.begun_s)
         self._end(who, 1, now)
         return self._fill(now)
 
@@ -720,8 +710,6 @@ class Regulator:
             proven_tokens=sizes.residency.proven_tokens,
             hit_tokens_total=self._hit_total,
             query_tokens_total=self._query_total,
-            reusable_tokens=evidence.reusable,
-            reused_tokens=evidence.reused,
             cached_known=sizes.cached_known or self._engine_counts,
             active=admission.active,
             reasoning=admission.reasoning,
@@ -741,11 +729,7 @@ class Regulator:
             overloads=evidence.overloads,
             retry_after_s=evidence.retry_after_s,
             restarts_total=self._restarts_total,
-            ages=tuple(sorted(sizes.lives.ages.items())),
-            lives=tuple(sorted(sizes.lives.past)),
             final_tokens=sizes.final_mean,
-            grown_tokens=evidence.grown,
-            grown_steps=evidence.grown_steps,
         )
 
     def _goes_before(self, other: Account, account: Account) -> bool:

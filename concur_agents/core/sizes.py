@@ -9,7 +9,6 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from concur_agents.core.family import Account
-from concur_agents.core.lives import Lives
 from concur_agents.core.peak_forecast import PeakForecast
 from concur_agents.core.prefixes import Chain, Prefixes
 from concur_agents.core.price import PriceEstimator
@@ -38,16 +37,12 @@ _NEWCOMERS, _LEAST_NEWCOMERS = 16, 4
 class Evidence:
     """Sums since the last snapshot."""
 
-    reusable: float = 0.0
-    reused: float = 0.0
     steps: int = 0
     failures: int = 0
     overloads: int = 0
     retry_after_s: float = 0.0
     step_s: float = 0.0
     output: float = 0.0
-    grown: float = 0.0
-    grown_steps: int = 0
 
 
 @dataclass(slots=True)
@@ -73,7 +68,6 @@ class Sizes:
 
     residency: Residency = field(default_factory=Residency)
     prefixes: Prefixes = field(default_factory=Prefixes)
-    lives: Lives = field(default_factory=Lives)
     peak_forecast: PeakForecast | None = None
     """Kept only where waiting is bounded."""
     cost: PriceEstimator = field(default_factory=PriceEstimator)
@@ -152,18 +146,13 @@ class Sizes:
         self.evidence.overloads += 1
         self.evidence.retry_after_s = max(self.evidence.retry_after_s, retry_after_s)
 
-    def end(
-        self, who: Account, usage: Usage, step_s: float, *, counts: bool, in_calls: float
-    ) -> None:
+    def end(self, who: Account, usage: Usage, step_s: float) -> None:
         """A step of `who` (an agent or a child) ended well.
 
         Args:
             who: whose call it was.
             usage: what the response said.
             step_s: from begin to end [s].
-            counts: whether it is evidence about the cache: it was not paused, came back within
-                its hold, and began after the law's epoch.
-            in_calls: tokens of all contexts in calls meanwhile.
         """
         prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
         evidence = self.evidence
@@ -176,9 +165,9 @@ class Sizes:
             if cached > prompt:
                 cached = prompt
             self.cached_tokens_total += cached
-            self.cost.observe(step_s, prompt - cached, output, in_calls)
+            self.cost.observe(step_s, prompt - cached, output)
             if who.has_context:
-                self._compare(who, prompt, cached, counts)
+                self._compare(who, prompt, cached)
             elif who.parent is None:
                 self._newcomers.append(cached)
                 if len(self._newcomers) >= _LEAST_NEWCOMERS:
@@ -187,8 +176,6 @@ class Sizes:
             grown = prompt - who.footprint
             if grown < 0.0:
                 grown = 0.0
-            evidence.grown += grown + output
-            evidence.grown_steps += 1
             self.growth.add(grown)
             mean = who.growth_mean
             who.growth_mean = grown if mean is None else mean + _OWN_GAIN * (grown - mean)
@@ -200,9 +187,6 @@ class Sizes:
         self.output.add(output)
         mean = who.output_mean
         who.output_mean = output if mean is None else mean + _OWN_GAIN * (output - mean)
-        if who.parent is None:
-            self.lives.ages.remove(who.steps)
-            self.lives.ages.add(who.steps + 1)
         who.steps += 1
         who.has_context = True
         who.last_prompt = prompt
@@ -245,7 +229,6 @@ class Sizes:
             self._finals.append(account.footprint)
             if self.peak_forecast is not None:
                 self.peak_forecast.finals.append(account.footprint)
-            self.lives.past.append(account.steps)
         self.unshare(account)
         self.residency.leave_behind(account.lru_entry)
         self._set_footprint(account, 0.0)
@@ -254,7 +237,7 @@ class Sizes:
         """The engine lost its cache: every prefix has to be computed again."""
         self.residency.clear()
 
-    def _compare(self, who: Account, prompt: int, cached: int, counts: bool) -> None:
+    def _compare(self, who: Account, prompt: int, cached: int) -> None:
         """What `who` had sent before against what was still cached of it."""
         if who.generation != self.residency.generation:
             return  # the engine has restarted since: the miss is not for want of room
@@ -270,14 +253,16 @@ class Sizes:
             own, kept = reusable - shared, max(0.0, reused - shared)
         if who.distance is not None and own > _SLACK_TOKENS:
             self.residency.observe(who.distance, own, kept)
-        if counts:
-            self.evidence.reusable += reusable
-            self.evidence.reused += reused
 
     @property
     def final_mean(self) -> float:
-        """Mean footprint of the last agents as they left [tokens]; 0: none has."""
-        return sum(self._finals) / len(self._finals) if self._finals else 0.0
+        """What an agent comes to hold: the mean of the last that left [tokens]; 0: not known.
+
+        While few have left, `_GROWTH` times the first prompt: the short ones leave first.
+        """
+        if len(self._finals) >= _LEAST_NEWCOMERS:
+            return sum(self._finals) / len(self._finals)
+        return max(_GROWTH * self.first_prompt.value, self.footprint_mean)
 
     @property
     def footprint_mean(self) -> float:

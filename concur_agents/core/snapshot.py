@@ -29,11 +29,6 @@ class Snapshot:
     """Prompt tokens served from cache; from the engine's counters, else from `usage`."""
     query_tokens_total: float
     """Prompt tokens asked for; same source as `hit_tokens_total`."""
-    reusable_tokens: float
-    """Evidence: prompt tokens that agents had sent before and came back for within their hold,
-    unpaused, in steps that began after the law's `epoch_s`."""
-    reused_tokens: float
-    """The part of `reusable_tokens` that was still cached."""
     cached_known: bool
     """Whether responses or counters have ever told about cached tokens."""
     active: int
@@ -69,15 +64,5 @@ class Snapshot:
     """Longest Retry-After among them [s]."""
     restarts_total: int
     """Engine restarts seen: counters that fell."""
-    grown_tokens: float = 0.0
-    """What agents grew by in steps after their first, since the last snapshot: new prompt tokens
-    and output."""
-    grown_steps: int = 0
-    """Those steps."""
-    ages: tuple[tuple[int, int], ...] = ()
-    """Steps done, rounded down by 3 % at most from 64 on, and how many of the active agents have
-    done so many; rising."""
-    lives: tuple[int, ...] = ()
-    """Steps that the last agents had done when they left, rising."""
     final_tokens: float = 0.0
-    """Mean footprint of the last agents as they left; 0: none has."""
+    """What an agent is expected to hold when it leaves; 0: not known."""

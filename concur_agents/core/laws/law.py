@@ -24,8 +24,12 @@ class Limit:
     """At most this much pressure once an agent is in whose context has to be prefilled first, new
     or gone cold [tokens].  Below `tokens` it leaves those inside room to grow."""
 
+    open_agents: float = math.inf
+    """Beyond this many open agents (admitted once, not done), agents that have begun come before
+    new ones.  It never keeps a new agent out while no other one waits."""
+
     def __post_init__(self) -> None:
-        for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens"):
+        for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens", "open_agents"):
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"limit on {name} must be at least 0, got {value}")
