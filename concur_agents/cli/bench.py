@@ -19,7 +19,14 @@ from concur_agents.core import ORDERS, law_names
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.arms import REFERENCES, LawArm
 from concur_agents.lab.bench.figures import Report
-from concur_agents.lab.bench.page import cell, compared, comparison, page, verdict
+from concur_agents.lab.bench.page import (
+    cell,
+    compared,
+    comparison,
+    finish_cell,
+    page,
+    verdict,
+)
 from concur_agents.lab.bench.scenario import Scenario, load_suite, select
 from concur_agents.lab.bench.suite import DEFAULT_ARMS, evaluate, law_arm
 
@@ -93,6 +100,7 @@ def bench_command(
         _print_compared(console, report)
     else:
         _print_scenarios(console, report)
+        _print_finishes(console, report)
         for name in (arm.name for arm in laws if arm.law != "cache_aimd"):
             _print_figures(console, report, name)
     took_s = time.monotonic() - began_s
@@ -203,7 +211,8 @@ def _list(suite: Sequence[Scenario], as_json: bool) -> None:
 
 def _print_scenarios(console: Console, report: Report) -> None:
     """Makespans, as multiples of the best fixed cap's speed."""
-    table = Table(title="times as fast as the best fixed cap (makespan \\[s])", box=None)
+    title = "times as fast as the best fixed cap (makespan \\[s], or agents per hour)"
+    table = Table(title=title, box=None)
     table.add_column("scenario", no_wrap=True)
     table.add_column("without limit")
     for arm in report.arms:
@@ -211,6 +220,18 @@ def _print_scenarios(console: Console, report: Report) -> None:
     for scenario in report.scenarios:
         cells = (cell(report, scenario, arm) for arm in report.arms)
         table.add_row(scenario.name, report.regime(scenario) or "", *cells)
+    console.print(table)
+
+
+def _print_finishes(console: Console, report: Report) -> None:
+    title = "time to finish, mean / nine in ten \\[s] / most agents open at once"
+    table = Table(title=title, box=None)
+    table.add_column("scenario", no_wrap=True)
+    for arm in report.arms:
+        table.add_column(arm, justify="right", no_wrap=True)
+    for scenario in report.scenarios:
+        cells = (finish_cell(report, scenario, arm) for arm in report.arms)
+        table.add_row(scenario.name, *cells)
     console.print(table)
 
 

@@ -306,11 +306,13 @@ class AgentRow:
     group: str | None
     arrive_s: float
     start_s: float
-    """When its first call was sent."""
+    """When its first call was sent; inf: it was not, when the run was cut."""
     finish_s: float
+    """When its last call ended; inf: it had not, when the run was cut."""
     pauses: int
     """How often it waited at a gate after its first call."""
     calls: tuple[SimulatedCall, ...]
+    """Those that ended."""
 
     @property
     def waits_s(self) -> tuple[float, ...]:
@@ -350,9 +352,18 @@ class Result:
     profile: str
     seed: int
     agents: int
+    finished: int
+    """Agents that finished: all of them, unless the run was cut."""
     steps: int
+    """Calls that ended."""
     makespan_s: float
-    """From the first arrival to the last finish."""
+    """From the first arrival to the last finish, or to the cut."""
+    finish_mean_s: float | None
+    """From an agent's arrival to its finish, on average. None: the run was cut before that."""
+    finish_p90_s: float | None
+    """In this time after their arrival nine in ten were done. None: the run was cut before that."""
+    most_open: int
+    """Most agents open at once: let in and not finished."""
     prompt_tokens: int
     cached_tokens: int
     computed_tokens: int
@@ -364,6 +375,7 @@ class Result:
     useful_tokens_per_s: float
     output_tokens_per_s: float
     agents_per_min: float
+    """Agents that finished, over the makespan."""
     hit_rate: float
     """Cached share of all prompt tokens."""
     hit_deficit: float
@@ -405,8 +417,9 @@ def simulate(
     seed: int = 0,
     record_series: bool = True,
     faults: Sequence[Fault] = (),
+    horizon_s: float = math.inf,
 ) -> Result:
-    """Run a batch to its end.
+    """Run a batch to its end, or to a horizon.
 
     Args:
         plans: the agents, in the order in which they arrive if they arrive at once.
@@ -417,6 +430,7 @@ def simulate(
             of the interval.
         record_series: take a sample every second.
         faults: what goes wrong.
+        horizon_s: cut the run so long after the first arrival [s].
 
     Raises:
         ConfigError: there is no agent, an id is used twice, or a plan does not fit the engine.
@@ -424,11 +438,14 @@ def simulate(
     """
     if not poll_interval_s > 0:
         raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
+    if not horizon_s > 0:
+        raise ConfigError(f"horizon_s must be above 0 s, got {horizon_s}")
     _check(plans, profile)
     for fault in faults:
         if isinstance(fault, SecondTenant):
             _check(fault.plans, profile)
-    return _Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults).run()
+    simulation = _Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults)
+    return simulation.run(horizon_s)
 
 
 def free_tier_bound(plans: Sequence[AgentPlan], profile: Profile, *, seed: int = 0) -> Result:
@@ -572,6 +589,11 @@ class _Agent:
     def step(self) -> PlanStep:
         return self.plan.steps[self.k]
 
+    @property
+    def waits(self) -> bool:
+        """It stands at the gate."""
+        return not math.isnan(self.gate_s) and self.start_s is None
+
 
 class _Simulation:
     """The state of one run."""
@@ -618,6 +640,8 @@ class _Simulation:
         self._active = self._waiting = 0
         self._counted_s = 0.0
         self._active_s = 0.0
+        # agents that were let in and have not finished
+        self._open = self._most_open = 0
 
         for plan in plans:
             self._at(plan.arrive_s, partial(self._arrive, self.agents[plan.id]))
@@ -629,8 +653,9 @@ class _Simulation:
                     from_s = fault.from_s + plan.arrive_s
                     self._at(from_s, partial(self._tenant_call, plan, 0, fault.to_s))
 
-    def run(self) -> Result:
+    def run(self, horizon_s: float) -> Result:
         gate, engine = self.gate, self.engine
+        cut_s = min(plan.arrive_s for plan in self.plans) + horizon_s
         while self.unfinished:
             engine_s = engine.next_event_s()
             wake_s = gate.next_wake(self.now)
@@ -643,6 +668,9 @@ class _Simulation:
                 math.inf if engine_s is None else engine_s,
                 self._wake_s,
             )
+            if self.now > cut_s:
+                self.now = cut_s
+                break
             for event in engine.advance(self.now):
                 if event.kind == "finished":
                     self._on_finish.pop(event.request.id)(event.request)
@@ -689,6 +717,8 @@ class _Simulation:
                 )
             if agent.waits_to_start:  # it has its place; now it stands before its first call
                 agent.waits_to_start = False
+                self._open += 1
+                self._most_open = max(self._most_open, self._open)
                 tokens = agent.step.prompt_tokens
                 todo.extend(self.gate.begin_step(agent.plan.id, self.now, tokens))
                 continue
@@ -715,6 +745,7 @@ class _Simulation:
             self._at(self.now + step.tool_s, partial(self._stand_at_boundary, agent))
         else:
             self.unfinished -= 1
+            self._open -= 1
             self._count(active=-1)
             self._let_in(self.gate.leave(agent.plan.id, self.now))
 
@@ -792,22 +823,41 @@ class _Simulation:
     # -- the end
 
     def _result(self) -> Result:
+        self._count()
         rows = tuple(_row(agent) for agent in self.agents.values())
         calls = [call for row in rows for call in row.calls]
         prompt_tokens = sum(call.prompt_tokens for call in calls)
         cached_tokens = sum(call.cached_tokens for call in calls)
         output_tokens = sum(call.output_tokens for call in calls)
-        useful_tokens = output_tokens + _new_tokens(self.plans)
+        sent = [
+            dataclasses.replace(plan, steps=plan.steps[: len(row.calls)])
+            for plan, row in zip(self.plans, rows, strict=True)
+            if row.calls
+        ]
+        useful_tokens = output_tokens + _new_tokens(sent)
         makespan_s = self.now - min(row.arrive_s for row in rows)
-        waits_s = sorted(wait_s for row in rows for wait_s in row.waits_s)
+        begun = [agent for agent in self.agents.values() if agent.plan.arrive_s <= self.now]
+        still_s = [(agent.k, self.now - agent.gate_s) for agent in begun if agent.waits]
+        waits_s = sorted(
+            [wait_s for row in rows for wait_s in row.waits_s] + [wait_s for _, wait_s in still_s]
+        )
+        pauses_s = [wait_s for row in rows for wait_s in row.waits_s[1:]]
+        pauses_s += [wait_s for k, wait_s in still_s if k]
+        lives_s = sorted(row.finish_s - row.arrive_s for row in rows)
+        finished = sum(life_s < math.inf for life_s in lives_s)
+        p90_s = _rank(lives_s, 0.9)
         pauses = [row.pauses for row in rows]
         return Result(
             gate=self.gate.name,
             profile=self.profile.name,
             seed=self.seed,
             agents=len(rows),
+            finished=finished,
             steps=len(calls),
             makespan_s=makespan_s,
+            finish_mean_s=math.fsum(lives_s) / len(rows) if finished == len(rows) else None,
+            finish_p90_s=p90_s if p90_s < math.inf else None,
+            most_open=self._most_open,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             computed_tokens=prompt_tokens - cached_tokens,
@@ -815,16 +865,16 @@ class _Simulation:
             useful_tokens=useful_tokens,
             useful_tokens_per_s=useful_tokens / makespan_s,
             output_tokens_per_s=output_tokens / makespan_s,
-            agents_per_min=60.0 * len(rows) / makespan_s,
-            hit_rate=cached_tokens / prompt_tokens,
+            agents_per_min=60.0 * finished / makespan_s,
+            hit_rate=cached_tokens / prompt_tokens if prompt_tokens else 0.0,
             hit_deficit=_hit_deficit(self.plans, rows, self.profile.block_size),
             preemptions=self.preemptions,
             pauses=sum(pauses),
             gini_pauses=_gini(pauses),
             wait_p50_s=_rank(waits_s, 0.50),
             wait_p99_s=_rank(waits_s, 0.99),
-            wait_worst_s=waits_s[-1],
-            pause_worst_s=max((wait_s for row in rows for wait_s in row.waits_s[1:]), default=0.0),
+            wait_worst_s=max(waits_s, default=0.0),
+            pause_worst_s=max(pauses_s, default=0.0),
             mean_active=self._active_s / makespan_s,
             rows=rows,
             series=tuple(self._samples),
@@ -833,9 +883,9 @@ class _Simulation:
 
 def _row(agent: _Agent) -> AgentRow:
     plan, calls = agent.plan, tuple(agent.calls)
-    return AgentRow(
-        plan.id, plan.group, plan.arrive_s, calls[0].start_s, calls[-1].end_s, agent.pauses, calls
-    )
+    start_s = calls[0].start_s if calls else math.inf if agent.start_s is None else agent.start_s
+    finish_s = calls[-1].end_s if len(calls) == len(plan.steps) else math.inf
+    return AgentRow(plan.id, plan.group, plan.arrive_s, start_s, finish_s, agent.pauses, calls)
 
 
 def _hit_deficit(plans: Sequence[AgentPlan], rows: Sequence[AgentRow], block_size: int) -> float:
@@ -844,7 +894,7 @@ def _hit_deficit(plans: Sequence[AgentPlan], rows: Sequence[AgentRow], block_siz
     """
     reusable = reused = 0
     for plan, row in zip(plans, rows, strict=True):
-        for sent, (before, call) in zip(_sent_before(plan), pairwise(row.calls), strict=True):
+        for sent, (before, call) in zip(_sent_before(plan), pairwise(row.calls), strict=False):
             held = before.prompt_tokens + before.output_tokens - 1  # the last token has no KV yet
             could = min(sent, held, call.prompt_tokens - 1) // block_size * block_size
             reusable += could
@@ -862,4 +912,4 @@ def _gini(values: Sequence[int]) -> float:
 
 def _rank(rising: Sequence[float], share: float) -> float:
     """Nearest-rank percentile."""
-    return rising[max(0, math.ceil(share * len(rising)) - 1)]
+    return rising[max(0, math.ceil(share * len(rising)) - 1)] if rising else 0.0

@@ -439,3 +439,46 @@ def test_a_gate_is_woken_when_it_asked_to_be() -> None:
     assert waits == pytest.approx([0.25] * len(waits))
     assert any(sample.pressure_tokens for sample in result.series)
     assert not math.isnan(result.wait_p99_s)
+
+
+def test_a_run_is_cut_at_its_horizon_and_says_who_had_finished():
+    plans = small(6)
+    whole = simulate(plans, H100, fixed(2))
+    half_s = whole.makespan_s / 2
+
+    cut = simulate(plans, H100, fixed(2), horizon_s=half_s)
+
+    assert cut.makespan_s == half_s
+    assert (cut.agents, cut.finished) == (6, 2)
+    assert cut.rows[:2] == whole.rows[:2]
+    assert [row.finish_s for row in cut.rows[2:]] == [math.inf] * 4
+    assert [row.start_s for row in cut.rows[4:]] == [math.inf] * 2
+    assert cut.steps < whole.steps
+    assert cut.wait_worst_s == half_s  # of the two that were never let in
+    assert (cut.finish_mean_s, cut.finish_p90_s) == (None, None)
+    assert cut.most_open == 2
+
+
+def test_a_horizon_beyond_the_end_changes_nothing():
+    plans = small(4)
+
+    assert simulate(plans, H100, fixed(2), horizon_s=10_000) == simulate(plans, H100, fixed(2))
+
+
+def test_agents_count_as_open_from_being_let_in_until_they_finish():
+    """A cap on calls opens every agent, however few calls it lets through."""
+    plans = small(6)
+
+    assert simulate(plans, H100, RequestCap(2)).most_open == 6
+    assert simulate(plans, H100, fixed(2)).most_open == 2
+
+
+def test_times_to_finish_count_from_each_agents_arrival():
+    plans = arrange(small(10), Staggered(100.0))
+
+    result = simulate(plans, H100, Ungoverned())
+
+    lives_s = sorted(row.finish_s - row.arrive_s for row in result.rows)
+    assert result.finish_mean_s == pytest.approx(sum(lives_s) / 10)
+    assert result.finish_p90_s == lives_s[8]
+    assert result.finish_p90_s < 100.0 < result.makespan_s

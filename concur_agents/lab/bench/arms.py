@@ -91,13 +91,20 @@ class ArmOutcome:
     cap: int | None = None
     """The cap that was found best."""
     tried: Mapping[int, float] = field(default_factory=dict)
-    """Makespan by cap, for all caps that the search tried [s]."""
+    """`time_s` by cap, for all caps that the search tried [s]."""
 
     @property
-    def makespan_s(self) -> float:
-        """From the first arrival to the last finish [s]."""
-        makespan_s: float = self.metrics["makespan_s"]
-        return makespan_s
+    def time_s(self) -> float:
+        """What arms are compared by: the makespan; of a run that was cut, the time that all of its
+        agents would have taken at the rate at which they finished [s].
+        """
+        return _time_s(self.metrics["makespan_s"], self.metrics["agents"], self.metrics["finished"])
+
+    @property
+    def agents_per_hour(self) -> float:
+        """Agents that finished, over the makespan."""
+        agents_per_hour: float = 60.0 * self.metrics["agents_per_min"]
+        return agents_per_hour
 
 
 class AgentCap(Ungoverned):
@@ -153,27 +160,29 @@ def _best_fixed(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     alone = _simulate(scenario, case, seed, AgentCap(1))
     runs = {1: alone}
 
-    def makespan_s(cap: int) -> float:
+    def time_s(cap: int) -> float:
         if cap not in runs:
             runs[cap] = _simulate(scenario, case, seed, AgentCap(cap))
-        return runs[cap].makespan_s
+        return _time_of(runs[cap])
 
     # One after the other each agent had the engine to itself, and nothing is faster than that.
-    serial_s = sum(row.finish_s - row.start_s for row in alone.rows)
-    cap, tried = best_cap(makespan_s, len(case.plans), serial_s=serial_s)
+    serial_s = sum(row.finish_s - row.start_s for row in alone.rows if row.finish_s < math.inf)
+    if alone.finished < alone.agents:  # of the others nothing is known; they may be quicker
+        serial_s *= 0.8 * alone.agents / max(1, alone.finished)
+    cap, tried = best_cap(time_s, len(case.plans), serial_s=serial_s)
     return _outcome(scenario, case, seed, "best_fixed", runs[cap], cap, tried)
 
 
 def _best_request(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     runs: dict[int, Result] = {}
 
-    def makespan_s(cap: int) -> float:
+    def time_s(cap: int) -> float:
         runs[cap] = _simulate(scenario, case, seed, RequestCap(cap))
-        return runs[cap].makespan_s
+        return _time_of(runs[cap])
 
     most = len(case.plans)
     least = max(1, most // 16)  # fewer calls than that leave the engine idle
-    cap, tried = best_cap(makespan_s, most, least=least, ratio=1.5, valleys=0)
+    cap, tried = best_cap(time_s, most, least=least, ratio=1.5, valleys=0)
     return _outcome(scenario, case, seed, "best_request", runs[cap], cap, tried)
 
 
@@ -202,7 +211,16 @@ def _simulate(
         seed=seed,
         record_series=False,
         faults=case.faults,
+        horizon_s=math.inf if scenario.horizon_s is None else scenario.horizon_s,
     )
+
+
+def _time_of(result: Result) -> float:
+    return _time_s(result.makespan_s, result.agents, result.finished)
+
+
+def _time_s(makespan_s: float, agents: int, finished: int) -> float:
+    return makespan_s * agents / max(1, finished)
 
 
 def _outcome(
@@ -218,8 +236,8 @@ def _outcome(
     for key in ("gate", "profile", "seed"):
         del metrics[key]
     steps_s = sorted(call.end_s - call.start_s for row in result.rows for call in row.calls)
-    metrics["step_p50_s"] = steps_s[(len(steps_s) - 1) // 2]
-    metrics["step_p99_s"] = steps_s[math.ceil(0.99 * len(steps_s)) - 1]
+    metrics["step_p50_s"] = steps_s[(len(steps_s) - 1) // 2] if steps_s else 0.0
+    metrics["step_p99_s"] = steps_s[math.ceil(0.99 * len(steps_s)) - 1] if steps_s else 0.0
     metrics["oversubscription"] = case.oversubscription
     return ArmOutcome(
         scenario=scenario.name, seed=seed, arm=arm, metrics=metrics, cap=cap, tried=tried or {}

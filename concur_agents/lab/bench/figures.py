@@ -1,7 +1,8 @@
 """What a bench run says: statistics over seeds and scenarios, and the goals they are held against.
 
 Ratios of makespans are averaged geometrically, first over the seeds of a scenario, then over
-scenarios. `speedup` of A over B is B's makespan over A's: above 1, A is faster.
+scenarios. `speedup` of A over B is B's makespan over A's: above 1, A is faster. Where a run is cut
+at a horizon, it is the ratio of the agents finished; those scenarios have figures of their own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _MEANS = (
     "hit_deficit",
     "pauses",
     "gini_pauses",
+    "agents_per_min",
+    "finish_mean_s",
+    "finish_p90_s",
+    "most_open",
     "mean_active",
     "wait_p50_s",
     "wait_p99_s",
@@ -111,7 +116,7 @@ class Report:
     def speedups(self, scenario: Scenario, arm: str, over: str) -> list[float]:
         """How many times as fast `arm` was as `over`, per seed."""
         pairs = zip(self.of(scenario, arm), self.of(scenario, over), strict=False)
-        return [other.makespan_s / one.makespan_s for one, other in pairs]
+        return [other.time_s / one.time_s for one, other in pairs]
 
     def speedup(self, scenario: Scenario, arm: str, over: str) -> float | None:
         """The geometric mean of `speedups`; None: one of them did not run."""
@@ -134,7 +139,9 @@ class Report:
 
     def figures(self, arm: str) -> list[Figure]:
         """The verdict on `arm`."""
-        own = [s for s in self.scenarios if not s.alters_law]
+        unaltered = [s for s in self.scenarios if not s.alters_law]
+        own = [s for s in unaltered if s.horizon_s is None]
+        endless = [s for s in unaltered if s.horizon_s is not None]
         fits = [s for s in own if self.regime(s) == "fits"]
         thrashes = [s for s in own if self.regime(s) == "thrashes"]
         figures = [
@@ -155,6 +162,10 @@ class Report:
                 "free_tier_vs_ungoverned_thrashing_geomean",
                 None,
             ),
+            self._mean(endless, arm, "best_fixed", "endless_vs_best_fixed_geomean", 1.0),
+            self._least(endless, arm, "best_fixed", "endless_vs_best_fixed_worst", 0.97),
+            self._finish(own, arm),
+            self._breadth(unaltered, arm),
         ]
         for measure, goal in _COST_GOALS.items():
             figures += self._costs(arm, measure, goal)
@@ -213,6 +224,47 @@ class Report:
             worst=worst,
         )
 
+    def _finish(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
+        """Mean time to finish over that with the best fixed cap."""
+
+        def ratio(scenario: Scenario) -> float | None:
+            pairs = zip(self.of(scenario, arm), self.of(scenario, "best_fixed"), strict=False)
+            ratios = [
+                law.metrics["finish_mean_s"] / cap.metrics["finish_mean_s"] for law, cap in pairs
+            ]
+            return geomean(ratios) if ratios else None
+
+        values = self._values(scenarios, ratio)
+        return Figure(
+            key="finish_mean_vs_best_fixed_geomean",
+            text=_TEXTS["finish_mean_vs_best_fixed_geomean"],
+            value=geomean(values.values()) if values else None,
+            goal=None,
+            better="lower",
+            scenarios=len(values),
+            worst=max(values, key=values.__getitem__) if values else None,
+        )
+
+    def _breadth(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
+        """Most agents open at once, as a multiple of the best fixed cap."""
+
+        def multiple(scenario: Scenario) -> float | None:
+            pairs = zip(self.of(scenario, arm), self.of(scenario, "best_fixed"), strict=False)
+            ratios = [law.metrics["most_open"] / cap.cap for law, cap in pairs if cap.cap]
+            return max(ratios, default=None)
+
+        values = self._values(scenarios, multiple)
+        worst = max(values, key=values.__getitem__) if values else None
+        return Figure(
+            key="most_open_vs_best_cap_worst",
+            text=_TEXTS["most_open_vs_best_cap_worst"],
+            value=values[worst] if worst is not None else None,
+            goal=None,
+            better="lower",
+            scenarios=len(values),
+            worst=worst,
+        )
+
     def _costs(self, arm: str, measure: str, goal: float) -> list[Figure]:
         """Makespan of variants over that of their originals."""
         variants = [s for s in self.scenarios if s.measure == measure]
@@ -244,7 +296,7 @@ class Report:
         if original is None:
             return None
         pairs = list(zip(self.of(variant, arm), self.of(original, arm), strict=False))
-        return geomean(v.makespan_s / o.makespan_s for v, o in pairs) if pairs else None
+        return geomean(v.time_s / o.time_s for v, o in pairs) if pairs else None
 
     def _longest_wait(self, arm: str) -> Figure:
         """How far beyond the bound and one step anybody who had started has waited [s].
@@ -290,6 +342,7 @@ class Report:
             "expect": scenario.expect,
             "of": scenario.of,
             "measure": scenario.measure,
+            "horizon_s": scenario.horizon_s,
             "regime": self.regime(scenario),
             "arms": {
                 arm: self._arm(scenario, arm)
@@ -301,7 +354,7 @@ class Report:
     def _arm(self, scenario: Scenario, arm: str) -> dict[str, Any]:
         outcomes = self.of(scenario, arm)
         values: dict[str, Any] = {
-            "makespan_s": _short(geomean(outcome.makespan_s for outcome in outcomes)),
+            "makespan_s": _short(geomean(outcome.metrics["makespan_s"] for outcome in outcomes)),
             "speedup_over": {
                 other: _short(value)
                 for other in ("best_fixed", "cache_aimd", "ungoverned", "free_tier")
@@ -309,7 +362,8 @@ class Report:
             },
         }
         for key in _MEANS:
-            values[key] = _short(_mean(outcome.metrics[key] for outcome in outcomes))
+            seeds = [outcome.metrics[key] for outcome in outcomes]
+            values[key] = None if None in seeds else _short(_mean(seeds))
         for key in _WORST:
             values[key] = _short(max(outcome.metrics[key] for outcome in outcomes))
         values["runs"] = {str(outcome.seed): _run(outcome) for outcome in outcomes}
@@ -346,6 +400,10 @@ _TEXTS: Mapping[str, str] = {
     "free_tier_distance_geomean": "times the makespan of the free-tier bound, geomean",
     "free_tier_vs_best_fixed_geomean": "the bound over the best fixed cap: what could be won there",
     "free_tier_vs_ungoverned_thrashing_geomean": "the bound over ungoverned where that thrashes",
+    "endless_vs_best_fixed_geomean": "agents finished per hour, endless source / best cap, geomean",
+    "endless_vs_best_fixed_worst": "agents finished per hour, endless source / best cap, worst",
+    "finish_mean_vs_best_fixed_geomean": "mean time to finish / with the best fixed cap, geomean",
+    "most_open_vs_best_cap_worst": "most agents open at once / the best fixed cap, worst",
     "capacity_unknown": "makespan without knowing the capacity / with",
     "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
     "max_wait": "makespan with max_wait_s / without",

@@ -8,7 +8,7 @@ from concur_agents.lab.bench.arms import REFERENCES
 from concur_agents.lab.bench.figures import Figure, Report, geomean
 from concur_agents.lab.bench.scenario import Scenario
 
-__all__ = ["cell", "compared", "comparison", "page", "verdict"]
+__all__ = ["cell", "compared", "comparison", "finish_cell", "page", "verdict"]
 
 
 def page(report: Report, command: str, pictures: Sequence[str]) -> str:
@@ -24,6 +24,7 @@ def page(report: Report, command: str, pictures: Sequence[str]) -> str:
     for law in laws:
         lines += [f"## {law} against its goals", "", *_goals(report.figures(law)), ""]
     lines += ["## Scenarios", "", *_scenarios(report), ""]
+    lines += ["## When agents finish, and how many are open", "", *_finishes(report), ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -37,13 +38,29 @@ def verdict(figure: Figure) -> tuple[str, str, str]:
 
 
 def cell(report: Report, scenario: Scenario, arm: str) -> str:
-    """How many times as fast as the best fixed cap, and the makespan [s]."""
+    """How many times as fast as the best fixed cap, and the makespan [s], or agents per hour."""
     outcomes = report.of(scenario, arm)
     if not outcomes:
         return ""
-    makespan_s = geomean(outcome.makespan_s for outcome in outcomes)
+    if scenario.horizon_s is None:
+        value = f"{geomean(outcome.time_s for outcome in outcomes):.0f}"
+    else:
+        per_hour = [outcome.agents_per_hour for outcome in outcomes]
+        value = f"{sum(per_hour) / len(per_hour):.0f}/h"
     speedup = report.speedup(scenario, arm, "best_fixed")
-    return f"{makespan_s:.0f}" if speedup is None else f"{speedup:.2f} ({makespan_s:.0f})"
+    return value if speedup is None else f"{speedup:.2f} ({value})"
+
+
+def finish_cell(report: Report, scenario: Scenario, arm: str) -> str:
+    """Mean time to finish [s], when nine in ten were done [s], and most agents open at once."""
+    outcomes = report.of(scenario, arm)
+    if not outcomes:
+        return ""
+    cells = []
+    for key in ("finish_mean_s", "finish_p90_s", "most_open"):
+        seeds = [outcome.metrics[key] for outcome in outcomes]
+        cells.append("-" if None in seeds else f"{sum(seeds) / len(seeds):.0f}")
+    return " / ".join(cells)
 
 
 def compared(report: Report) -> list[list[str]]:
@@ -88,6 +105,7 @@ def _goals(figures: Sequence[Figure]) -> list[str]:
 def _scenarios(report: Report) -> list[str]:
     rows = [
         "Times as fast as the best fixed cap, and the makespan [s]; geometric means of the seeds.",
+        "Of an endless source: agents finished per hour.",
         "",
         f"| scenario | without limit | {' | '.join(report.arms)} |",
         "|" + "---|" * (2 + len(report.arms)),
@@ -95,4 +113,18 @@ def _scenarios(report: Report) -> list[str]:
     for scenario in report.scenarios:
         cells = " | ".join(cell(report, scenario, arm) for arm in report.arms)
         rows.append(f"| {scenario.name} | {report.regime(scenario) or ''} | {cells} |")
+    return rows
+
+
+def _finishes(report: Report) -> list[str]:
+    rows = [
+        "Time from an agent's arrival to its finish, mean and nine in ten [s] (-: the run was cut",
+        "before), and most agents open at once (let in and not finished); means of the seeds.",
+        "",
+        f"| scenario | {' | '.join(report.arms)} |",
+        "|" + "---|" * (1 + len(report.arms)),
+    ]
+    for scenario in report.scenarios:
+        cells = " | ".join(finish_cell(report, scenario, arm) for arm in report.arms)
+        rows.append(f"| {scenario.name} | {cells} |")
     return rows

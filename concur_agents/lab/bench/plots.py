@@ -81,7 +81,7 @@ def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[
         outcomes = report.of(scenario, arm)
         if not outcomes:
             continue
-        level = geomean(outcome.makespan_s for outcome in outcomes)
+        level = geomean(outcome.time_s for outcome in outcomes)
         if arm == "best_fixed":
             _mark_best(panel, outcomes, color)
         else:
@@ -98,7 +98,7 @@ def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[
 
 def _mark_best(panel: Any, outcomes: Sequence[ArmOutcome], color: str) -> None:
     for outcome in outcomes:
-        panel.plot([outcome.cap], [outcome.makespan_s], "o", color=color, markersize=4)
+        panel.plot([outcome.cap], [outcome.time_s], "o", color=color, markersize=4)
 
 
 def _style(arm: str) -> Literal["-", "--", "-.", ":"]:

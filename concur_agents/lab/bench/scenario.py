@@ -8,6 +8,7 @@ A file is either a scenario::
     profile = "h100-qwen3-8b"           # engine: a bundled profile, or the path of one
     kv_tokens = 160_000                 # size of the KV pool; left out: the profile's
     arrival = "burst"                   # or "staggered:2", "poisson:0.5"
+    horizon_s = 1800                    # cut there: agents finished per hour count, no makespan
     [[batch]]                           # several are mixed
     source = "miniswe-gemini3pro"       # bundled recording, path of one, or "synthetic"
     agents = 48
@@ -71,6 +72,10 @@ class Scenario:
     kv_tokens: int | None = None
     arrival: str = "burst"
     poll_interval_s: float = 1.0
+    horizon_s: float | None = None
+    """The run is cut so long after the first arrival [s], and what counts is how many agents have
+    finished. None: it ends when all are done.
+    """
     batch: tuple[Options, ...] = ()
     faults: tuple[Options, ...] = ()
     quick: bool = False
@@ -109,6 +114,7 @@ class Scenario:
             "batch": [dict(part) for part in self.batch],
             "faults": [dict(fault) for fault in faults],
             "sizes_told": self.sizes_told or not listening,
+            "horizon_s": self.horizon_s,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -208,6 +214,7 @@ _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "kv_tokens": int,
     "arrival": str,
     "poll_interval_s": (int, float),
+    "horizon_s": (int, float),
     "batch": list,
     "faults": list,
 }
@@ -334,7 +341,7 @@ class _File:
                 kinds = wanted if isinstance(wanted, tuple) else (wanted,)
                 names = " or ".join(kind.__name__ for kind in kinds)
                 raise self.error(f"{where}{key} must be of type {names}, got {value!r}")
-        for key in ("agents", "kv_tokens", "max_steps", "steps", "poll_interval_s"):
+        for key in ("agents", "kv_tokens", "max_steps", "steps", "poll_interval_s", "horizon_s"):
             if key in keys and not keys[key] > 0:
                 raise self.error(f"{where}{key} must be above 0, got {keys[key]}")
         return dict(keys)

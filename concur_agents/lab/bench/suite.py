@@ -58,7 +58,8 @@ def evaluate(
     """Run every arm on every draw of every scenario; outcomes in that order, whoever ran them.
 
     A variant whose law is altered runs with laws only: its references are its original's. The
-    free-tier bound is left out where somebody else uses the engine too, for it knows of nobody.
+    free-tier bound is left out where a second tenant uses the engine, because it does not know of
+    tenants, and where the run is cut, because it serves every agent alike and so finishes none.
 
     Args:
         laws: arms that are laws.
@@ -91,7 +92,7 @@ def evaluate(
         for seed in seeds
         for arm in arms
         if not (scenario.alters_law and isinstance(arm, str))
-        and not (scenario.has_tenant and arm == "free_tier")
+        and not (arm == "free_tier" and (scenario.has_tenant or scenario.horizon_s is not None))
     ]
     alike: dict[str, list[Job]] = {}
     for job in jobs:
@@ -220,7 +221,7 @@ class _Store:
         if not path.exists():
             return None
         kept = json.loads(path.read_text(encoding="utf-8"))
-        kept["tried"] = {int(cap): makespan_s for cap, makespan_s in kept["tried"].items()}
+        kept["tried"] = {int(cap): time_s for cap, time_s in kept["tried"].items()}
         return ArmOutcome(**kept)
 
     def keep(self, digest: str, outcome: ArmOutcome) -> None:

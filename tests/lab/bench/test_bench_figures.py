@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 
 from concur_agents.lab.bench.arms import ArmOutcome
 from concur_agents.lab.bench.figures import Figure, Report, geomean
+from concur_agents.lab.bench.page import finish_cell
 from concur_agents.lab.bench.scenario import Scenario
 
 
@@ -11,7 +13,7 @@ def scenario(name: str, **changes: object) -> Scenario:
     return Scenario(name=name, family="f", expect="", profile="h100-qwen3-8b", **changes)  # type: ignore[arg-type]
 
 
-def outcome(name: str, arm: str, makespan_s: float, seed: int = 1, **metrics: float) -> ArmOutcome:
+def outcome(name: str, arm: str, makespan_s: float, seed: int = 1, **metrics: Any) -> ArmOutcome:
     values = {
         "hit_deficit": 0.0,
         "pause_worst_s": 0.0,
@@ -28,9 +30,19 @@ def outcome(name: str, arm: str, makespan_s: float, seed: int = 1, **metrics: fl
         "wait_worst_s": 0.0,
         "preemptions": 0,
         "oversubscription": 1.0,
+        "agents": 1,
+        "finished": 1,
+        "agents_per_min": 1.0,
+        "finish_mean_s": makespan_s,
+        "finish_p90_s": makespan_s,
+        "most_open": 1,
     }
     return ArmOutcome(
-        scenario=name, seed=seed, arm=arm, metrics={**values, "makespan_s": makespan_s, **metrics}
+        scenario=name,
+        seed=seed,
+        arm=arm,
+        metrics={**values, "makespan_s": makespan_s, **metrics},
+        cap=2 if arm == "best_fixed" else None,
     )
 
 
@@ -147,6 +159,38 @@ def test_a_wait_may_last_as_long_as_promised_and_one_step():
     assert excess(64.0).met is True
     assert excess(66.0).value == pytest.approx(1.0)
     assert excess(66.0).met is False
+
+
+def test_an_endless_source_is_judged_by_agents_finished_and_by_figures_of_its_own():
+    endless = scenario("endless", horizon_s=100.0)
+    cut = {"agents": 90, "finish_mean_s": None, "finish_p90_s": None}
+    report = Report(
+        [scenario("a"), endless],
+        [
+            outcome("a", "best_fixed", 100.0),
+            outcome("a", "law", 100.0),
+            outcome("endless", "best_fixed", 100.0, finished=40, **cut),
+            outcome("endless", "law", 100.0, finished=10, **cut),
+        ],
+    )
+
+    assert figure(report, "endless_vs_best_fixed_worst").value == pytest.approx(0.25)
+    assert figure(report, "vs_best_fixed_worst").value == pytest.approx(1.0)
+    assert finish_cell(report, endless, "law") == "- / - / 1"
+    assert report.to_dict()["scenarios"]["endless"]["arms"]["law"]["finish_mean_s"] is None
+
+
+def test_breadth_is_most_agents_open_over_the_best_cap():
+    report = Report(
+        [scenario("a")],
+        [
+            outcome("a", "best_fixed", 100.0, finish_mean_s=40.0),
+            outcome("a", "law", 100.0, most_open=9, finish_mean_s=60.0),
+        ],
+    )
+
+    assert figure(report, "most_open_vs_best_cap_worst").value == pytest.approx(4.5)
+    assert figure(report, "finish_mean_vs_best_fixed_geomean").value == pytest.approx(1.5)
 
 
 def test_a_figure_that_nothing_was_run_for_is_neither_met_nor_missed():

@@ -102,6 +102,7 @@ def test_a_second_tenant_is_another_world_for_everybody():
         (changed("kv_tokens = 50_000", 'kv_tokens = "big"'), "kv_tokens must be of type int"),
         (changed("kv_tokens = 50_000", "kv_tokens = true"), "kv_tokens must be of type int"),
         (changed("kv_tokens = 50_000", "kv_tokens = 0"), "kv_tokens must be above 0, got 0"),
+        (changed("quick = true", "horizon_s = 0"), "horizon_s must be above 0, got 0"),
         (changed("agents = 3", "agents = 0"), "batch 0: agents must be above 0"),
         (changed("agents = 3", ""), "batch 0: lacks agents"),
         (changed("steps = 2", "step = 2"), "lacks steps"),
@@ -156,10 +157,13 @@ def test_the_bundled_suite_covers_what_it_must():
     families = {scenario.family for scenario in suite}
     kinds = {fault["kind"] for scenario in suite for fault in scenario.faults}
 
+    thousand = next(s for s in suite if s.name == "thousand")
+    assert len(thousand.case(1).plans) == 1000
     for family in ("miniswe", "weka", "tau", "openhands"):
         pools = {s.kv_tokens for s in suite if s.family == family}
         assert len(pools) == 3, family
-    assert {"tools", "fits", "arrivals", "mixed", "machines"} <= families
+    assert {"tools", "fits", "arrivals", "mixed", "machines", "whole", "breadth"} <= families
+    assert {s.horizon_s for s in suite if s.family == "endless"} == {1800}
     assert kinds == {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
     assert {s.measure for s in suite} == {
         None,

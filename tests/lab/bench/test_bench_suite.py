@@ -84,9 +84,36 @@ def test_no_fixed_cap_beats_the_best_one(suite: list[Scenario]):
 
     caps = range(1, 9)
     runs = [simulate(case.plans, case.profile, AgentCap(cap), seed=2) for cap in caps]
-    assert best.makespan_s == min(run.makespan_s for run in runs)
+    assert best.time_s == min(run.makespan_s for run in runs)
     assert best.cap is not None
-    assert runs[best.cap - 1].makespan_s == best.makespan_s
+    assert runs[best.cap - 1].makespan_s == best.time_s
+
+
+def test_of_a_run_that_is_cut_the_best_cap_finishes_most_agents():
+    text = TINY.replace("kv_tokens", "horizon_s = 8\nkv_tokens")
+    (endless,) = parse_suite({"endless": text})
+    case = endless.case(1)
+
+    best = run_reference(endless, case, 1, "best_fixed")
+
+    runs = [
+        simulate(case.plans, case.profile, AgentCap(cap), seed=1, horizon_s=8)
+        for cap in range(1, 9)
+    ]
+    most = max(run.finished for run in runs)
+    assert 0 < most < 8
+    assert best.metrics["finished"] == most
+    assert best.time_s == pytest.approx(8 * 8 / most)
+    assert best.agents_per_hour == pytest.approx(most * 450)
+
+
+def test_a_run_that_is_cut_has_no_free_tier_bound():
+    """The bound serves all agents alike, so of a source without end it finishes hardly any."""
+    (endless,) = parse_suite({"endless": TINY.replace("kv_tokens", "horizon_s = 8\nkv_tokens")})
+
+    outcomes = evaluate(scenarios=[endless], seeds=(1,), workers=1)
+
+    assert [outcome.arm for outcome in outcomes] == ["ungoverned", "best_fixed", "best_request"]
 
 
 def test_processes_make_no_difference(suite: list[Scenario]):
