@@ -73,7 +73,7 @@ def reasons(recording: Recording, agent: str) -> dict[float, str]:
             apply(regulator, line)
             is_ask = line.name in ("arrive", "begin_step") and line.agent == agent
             if is_ask and line.error is None and agent not in line.let_in:
-                said = regulator.explain(agent, line.now)
+                said = str(regulator.explain(agent, line.now))
                 found.setdefault(line.now, said.partition(": ")[2])
     return found
 

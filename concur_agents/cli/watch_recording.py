@@ -132,7 +132,7 @@ class Screen:
     def _waiting(self, who: Standing) -> Waiting:
         why = self._whys.get(who.id, "")
         if self._regulator is not None:
-            said = self._regulator.explain(who.id, self._now)
+            said = str(self._regulator.explain(who.id, self._now))
             why = said.partition(f"{who.state}: ")[2]
         return Waiting(
             agent=who.id,

@@ -6,15 +6,24 @@ parses the imports and holds that.  Everything that a host, a simulator or a jud
 
 from __future__ import annotations
 
-from concur_agents.core.family import AgentId
 from concur_agents.core.laws import law_formulas, law_names, make_law
-from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
-from concur_agents.core.reading import Reading, Usage
 from concur_agents.core.regulator import FIRST_READING_S, Regulator
-from concur_agents.core.snapshot import Snapshot
-from concur_agents.core.view import AgentView, View
+from concur_agents.core.types import (
+    AgentId,
+    AgentView,
+    Decision,
+    Limit,
+    Reading,
+    Snapshot,
+    State,
+    Transition,
+    Usage,
+    View,
+)
+from concur_agents.core.why import Reason
 
 __all__ = [
     "FIRST_READING_S",
@@ -22,13 +31,17 @@ __all__ = [
     "AgentId",
     "AgentView",
     "Chain",
+    "Decision",
     "Law",
     "LawState",
     "Limit",
     "Order",
     "Reading",
+    "Reason",
     "Regulator",
     "Snapshot",
+    "State",
+    "Transition",
     "Usage",
     "View",
     "law_formulas",

@@ -1,11 +1,11 @@
-"""Who may run.  Pure: no clock, no locks, no asyncio.
+"""Who is in, who waits.
 
-The window holds the active agents' claims and the queue of the others, and enforces one `Limit`.
-It is told of arrivals, boundaries and departures, and `fill` says whom that lets in.  It does not
-know why the limit is what it is.
+Admission holds the active agents' claims and the queue of the others, and enforces one `Limit`.  It
+hears of arrivals, boundaries and departures, and `fill` lets agents in.  It does not know why the
+limit is what it is.
 
 Rules, each with its test:
-  * nobody is thrown out: a surplus leaves at its own boundaries;
+  * no agent is thrown out: a surplus leaves at its own boundaries;
   * letting in goes by occupancy (`limit - active`), never by the change of a limit;
   * at least one agent is always let in, whatever the limit says;
   * an overdue agent goes first, and takes the place of one that pauses; the limit holds meanwhile.
@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from concur_agents.core.family import Account, State
-from concur_agents.core.laws.law import Limit
+from concur_agents.core.family import Account
 from concur_agents.core.order import Order
 from concur_agents.core.peak_forecast import PeakForecast
 from concur_agents.core.pressure import Claims
 from concur_agents.core.queue import Queue
 from concur_agents.core.sizes import Sizes
+from concur_agents.core.types import Limit, State, Transition
+from concur_agents.core.why import Reason
 
 _ROTATION_SHARE = 0.1
 """Most of the engine's time that letting overdue newcomers in may cost in repeated prefill."""
@@ -32,7 +33,7 @@ _CARE = 1.3
 
 @dataclass(slots=True)
 class Admission:
-    """The roster of active agents and the queue of the others, under one `Limit`."""
+    """The active agents, and the queue of the others, under one `Limit`."""
 
     sizes: Sizes
     order: Order
@@ -44,13 +45,18 @@ class Admission:
     active: int = 0
     reasoning: int = 0
     paused: int = 0
-    """Agents that wait and have started."""
+    """Agents that wait and have a context."""
+    suspended: int = 0
     open_agents: int = 0
     """Agents that have been let in at least once and not left."""
-    peak: int = 0
     bound: bool = False
-    """Someone had to wait for the limit since the last `take_peak`."""
+    """An agent had to wait for the limit since the last `take_bound`."""
+    alone_until_s: float | None = None
+    """One agent runs alone until then, or until the engine has been read; None: no longer."""
     overdue_total: int = 0
+    stalls_total: int = 0
+    moves: list[Transition] = field(default_factory=list)
+    """What has happened since they were last taken."""
     claims: Claims = field(default_factory=Claims)
     queue: Queue = field(init=False)
 
@@ -59,27 +65,18 @@ class Admission:
             self.sizes.peak_forecast = PeakForecast()
         self.queue = Queue(self.order, self.is_warm)
 
-    # -- what the regulator tells ------------------------------------------------------------
-
-    def look_ahead(self) -> None:
-        """Take stock of what the open agents will hold; now and then, as it takes a moment."""
-        if self.sizes.peak_forecast is not None:
-            self.sizes.peak_forecast.look(self.open_agents, self.sizes.first_prompt.value)
-
-    def resize(self, limit: Limit, now: float) -> None:
-        """Enforce `limit` from now on.  Call `fill` afterwards."""
-        if limit.hold_s_per_token != self.limit.hold_s_per_token:
-            self.claims.set_hold(limit.hold_s_per_token, now)
-        self.limit = limit
-        if limit.agents != self.places:
-            agents = limit.agents
-            self.places = agents if agents == math.inf else max(1, math.floor(agents))
+    # -- moves, one for each arrow between states ----------------------------------------------
 
     def wait(self, account: Account, now: float) -> None:
         """`account`, so far outside or just taken out, waits for its turn."""
+        state = State.PAUSED if account.has_context else State.QUEUED
         account.waiting_since_s = now
-        self.paused += account.state is State.PAUSED
+        self.paused += state is State.PAUSED
         self.queue.push(account)
+        arrives = account.state is State.QUEUED and not account.admitted_ever
+        before = None if arrives else account.state
+        account.state = state
+        self.moves.append(Transition(account.agent, before, state, self.why(account, now)))
 
     def withdraw(self, account: Account) -> None:
         """`account` waits no longer, without having been let in."""
@@ -91,73 +88,115 @@ class Admission:
 
         It begins first, and is taken out again if that is too much: its claim counts as `need`.
         """
-        had_begun = account.has_begun
-        self.begin(account, need)
+        had_begun, before = account.has_begun, account.state
+        self._reason(account, need)
+        charged = self.sizes.prefixes.charged_tokens
         if self.active > 1 and (
-            self.active > self.places
-            or not self.claims.fits(self.limit.tokens - self.sizes.prefixes.charged_tokens, now)
+            self.active > self.places or not self.claims.fits(self.limit.tokens - charged, now)
         ):
             self.take_out(account)
             return False
-        # One that has just been let in runs a step before it makes room for the next overdue one.
+        # An agent that has just been let in runs a step before it makes room for an overdue one.
         if had_begun and self.max_wait_s is not None and self._overdue(now) is not None:
             self.take_out(account)
             return False
+        self.moves.append(Transition(account.agent, before, State.REASONING))
         return True
 
     def begin(self, account: Account, need: float) -> None:
         """`account`, active, reasons and claims `need`."""
-        if account.state is not State.REASONING:
-            account.state = State.REASONING
-            self.reasoning += 1
-        account.has_begun = True
-        account.need = need
-        self.claims.hold(account.claim, need)
+        self._move(account, State.REASONING)
+        self._reason(account, need)
 
-    def end(self, account: Account, held: float, now: float) -> None:
-        """`account` has no call in flight any more, and claims the tokens it holds."""
-        account.state = State.ACTING
-        account.idle_since_s = now
-        self.reasoning -= 1
-        self.claims.fade(account.claim, held, now)
+    def end(self, account: Account, held: float, now: float, *, undo: bool = False) -> None:
+        """`account` has no call in flight any more, and claims the tokens it holds.
 
-    def undo(self, account: Account, now: float) -> None:
-        """`account` does not reason after all: as if the last `begin` had not been."""
-        account.state = State.ACTING
+        With `undo` as if its last `begin` had not been.
+        """
         self.reasoning -= 1
-        held = self.sizes.held(account) if account.has_context else account.need
-        self.claims.fade(account.claim, held, now, again=True)
+        if not undo:
+            account.idle_since_s = now
+        self.claims.fade(account.claim, held, now, again=undo)
+        self._move(account, State.ACTING)
 
     def take_out(self, account: Account) -> None:
         """`account`, active, gives up its place."""
-        if account.state is State.REASONING:
-            self.reasoning -= 1
+        self.reasoning -= account.state is State.REASONING
         self.active -= 1
         self.claims.release(account.claim)
 
-    def fill(self, now: float) -> list[Account]:
-        """Let in whom the limit allows now, best first; returns them, already active."""
+    def suspend(self, account: Account) -> None:
+        """`account` has no place and asks for none."""
+        if account.state.is_active:
+            self.take_out(account)
+        else:
+            self.withdraw(account)
+        self.suspended += 1
+        self._move(account, State.SUSPENDED)
+
+    def drop(self, account: Account) -> None:
+        """`account` and its family are done, wherever they stood."""
+        if account.state.is_active:
+            self.take_out(account)
+        elif account.state is State.SUSPENDED:
+            self.suspended -= 1
+        else:
+            self.withdraw(account)
+        self.open_agents -= account.admitted_ever
+        self._move(account, State.DONE)
+
+    def fill(self, now: float, *, stalled: bool = False) -> list[Account]:
+        """Let in the agents that the limit allows now, best first; returns them, already active.
+
+        Args:
+            stalled: nothing has moved for so long that one goes in whatever the limit says.
+        """
         admitted: list[Account] = []
-        while not (self.bound and self.active >= self.places):
+        while stalled or not (self.bound and self.active >= self.places):
+            # 1. An agent that has waited past `max_wait_s` goes first.
             head = None if self.max_wait_s is None else self._overdue(now)
             overdue = head is not None
+            # 2. Else the first of the queue, new ones left out while enough agents are open.
             if head is None:
                 head = self._next()
-            if head is None:  # nobody waits, or all are new and no more may be open
+            # 3. Where nothing moves, a paused one: it may hold what the active ones wait for.
+            if stalled:
+                head = self.queue.oldest(admitted_ever=True) or head
+            if head is None:
                 break
-            if self.active and (
-                self.active >= self.places
-                or not self.claims.fits(self._room_to_enter(head, overdue), now)
-            ):
+            if self.active and not stalled and not self._has_room(head, overdue, now):
                 self.bound = True
                 break
             self.overdue_total += overdue
+            self.stalls_total += stalled
             self.withdraw(head)
             self._admit(head, now)
             admitted.append(head)
+            stalled = False
         return admitted
 
-    # -- what others ask ---------------------------------------------------------------------
+    # -- the limit -----------------------------------------------------------------------------
+
+    def resize(self, limit: Limit, now: float) -> None:
+        """Enforce `limit` from now on.  Call `fill` afterwards."""
+        if limit.hold_s_per_token != self.limit.hold_s_per_token:
+            self.claims.set_hold(limit.hold_s_per_token, now)
+        self.limit = limit
+        agents = limit.agents
+        self.places = agents if agents == math.inf else max(1, math.floor(agents))
+
+    def look_ahead(self) -> None:
+        """Take stock of what the open agents will hold; now and then, as it takes a moment."""
+        if self.sizes.peak_forecast is not None:
+            self.sizes.peak_forecast.look(self.open_agents, self.sizes.first_prompt.value)
+
+    def take_bound(self) -> bool:
+        """Whether an agent had to wait for the limit since the last call."""
+        taken = self.bound
+        self.bound = self.queue.head(new_allowed=self.may_open) is not None
+        return taken
+
+    # -- questions: they change nothing --------------------------------------------------------
 
     def pressure(self, now: float) -> float:
         """Sum of all claims, shared prefixes counted once [tokens]."""
@@ -165,17 +204,17 @@ class Admission:
 
     def is_warm(self, account: Account) -> bool:
         """Whether most of what `account` sent is probably still cached."""
-        lru_entry, residency = account.lru_entry, self.sizes.residency
-        if not lru_entry.position:
+        entry, residency = account.lru_entry, self.sizes.residency
+        if not entry.position:
             return False
         pool = residency.pool_tokens
         if pool is None:
             return True
-        distance = self.claims.reasoning_tokens + residency.distance(lru_entry)
-        return distance + 0.5 * lru_entry.tokens <= pool
+        distance = self.claims.reasoning_tokens + residency.distance(entry)
+        return distance + 0.5 * entry.tokens <= pool
 
     def next_wake(self, now: float) -> float | None:
-        """Earliest instant at which passing time alone could let someone in [s]."""
+        """Earliest instant at which passing time alone could let an agent in [s]."""
         if not len(self.queue):
             return None
         wakes: list[float] = []
@@ -184,28 +223,46 @@ class Admission:
             oldest = (self.queue.oldest(), self.queue.oldest(admitted_ever=True))
             dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
             wakes.extend(due for due in dues if due > now)
-        overdue = self._overdue(now)
-        head = overdue or self._next()
-        if head is not None and self.active < self.places:
-            room = self._room_to_enter(head, overdue is not None)
-            fades = self.claims.seconds_until(room, now)
-            if fades is not None:
-                wakes.append(now + fades)
+        if self.active < self.places:
+            overdue = self._overdue(now)
+            head = overdue or self._next()
+            if head is not None:
+                room = self._room_to_enter(head, overdue is not None)
+                fades = self.claims.seconds_until(room, now)
+                if fades is not None:
+                    wakes.append(now + fades)
+        if self.alone_until_s is not None:
+            wakes.append(self.alone_until_s)
         return min(wakes, default=None)
 
-    def take_peak(self) -> tuple[int, bool]:
-        """Most agents active at once since the last call, and whether anyone had to wait."""
-        taken = self.peak, self.bound
-        self.peak = self.active
-        self.bound = self.queue.head(new_allowed=self.may_open) is not None
-        return taken
+    def why(self, account: Account, now: float) -> Reason:
+        """What binds `account`, which waits.  O(1)."""
+        agent, state = account.agent, account.state.value
+        if not account.admitted_ever and self.max_open and self.open_agents >= self.max_open:
+            count, most = float(self.open_agents), float(self.max_open)
+            return Reason(agent=agent, state=state, cause="max_open", count=count, most=most)
+        if self.alone_until_s is not None:
+            left_s = max(0.0, self.alone_until_s - now)
+            return Reason(agent=agent, state=state, cause="first_reading", most=left_s)
+        if self.active >= self.places:
+            count, most = float(self.active), self.places
+            return Reason(agent=agent, state=state, cause="agents", count=count, most=most)
+        limit = self._bound_on(account)
+        if limit == math.inf:
+            return Reason(agent=agent, state=state, cause="next")
+        return Reason(
+            agent=agent,
+            state=state,
+            cause="tokens",
+            pressure_tokens=self.pressure(now),
+            need_tokens=self.sizes.need(account),
+            limit_tokens=limit,
+        )
 
-    def bound_on(self, account: Account) -> float:
-        """Pressure up to which `account` may be let in [tokens]."""
-        limit = self.limit
-        if limit.enter_tokens < limit.tokens and not self.is_warm(account):
-            return limit.enter_tokens
-        return limit.tokens
+    def goes_before(self, other: Account, account: Account) -> bool:
+        """Whether `other` goes first of two that wait."""
+        keys = [self.order(who, who.has_context and self.is_warm(who)) for who in (other, account)]
+        return other is not account and keys[0] < keys[1]
 
     @property
     def may_open(self) -> bool:
@@ -216,46 +273,66 @@ class Admission:
             return True
         return self.queue.oldest(admitted_ever=True) is None  # else those that have begun go first
 
-    # -- inside ------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------
 
-    def _next(self) -> Account | None:
-        """Who goes first while nobody is overdue."""
-        head = self.queue.head(new_allowed=self.may_open)
-        if head is None or head.admitted_ever or self.max_wait_s is None:
-            return head
-        if not self.active or self.limit.tokens == math.inf:
-            return head
-        if self._may_rotate(head):
-            return head
-        return self.queue.head(new_allowed=False)
+    def _move(self, account: Account, after: State) -> None:
+        before, account.state = account.state, after
+        if before is not after:
+            self.moves.append(Transition(account.agent, before, after))
 
-    def _room_to_enter(self, account: Account, overdue: bool) -> float:
-        """Most that the claims of all others may sum up to for `account` to be let in [tokens].
-
-        One that is overdue takes the place of another: it needs no more than that one had.
-        """
-        most = self.limit.tokens if overdue else self.bound_on(account)
-        if most == math.inf:
-            return most
-        sizes = self.sizes
-        return most - sizes.prefixes.charged_tokens - sizes.need(account)
+    def _reason(self, account: Account, need: float) -> None:
+        if not account.claim.held:
+            self.reasoning += 1
+        account.state = State.REASONING
+        account.has_begun = True
+        account.need = need
+        self.claims.hold(account.claim, need)
 
     def _admit(self, account: Account, now: float) -> None:
         self.active += 1
-        if self.active > self.peak:
-            self.peak = self.active
         if not account.admitted_ever:
             account.admitted_ever = True
             self.open_agents += 1
             if self.sizes.peak_forecast is not None:
                 self.sizes.peak_forecast.opens()
         account.has_begun = False
-        account.state = State.ACTING
         account.need = self.sizes.need(account)
         self.claims.fade(account.claim, account.need, now)
+        self._move(account, State.ACTING)
+
+    def _next(self) -> Account | None:
+        """The agent that goes first while none is overdue."""
+        head = self.queue.head(new_allowed=self.may_open)
+        if head is None or head.admitted_ever or self.max_wait_s is None:
+            return head
+        if not self.active or self.limit.tokens == math.inf or self._may_rotate(head):
+            return head
+        return self.queue.head(new_allowed=False)
+
+    def _has_room(self, account: Account, overdue: bool, now: float) -> bool:
+        return self.active < self.places and self.claims.fits(
+            self._room_to_enter(account, overdue), now
+        )
+
+    def _room_to_enter(self, account: Account, overdue: bool) -> float:
+        """Most that the claims of all others may sum up to for `account` to be let in [tokens].
+
+        An overdue one takes the place of another: it needs no more than that one had.
+        """
+        most = self.limit.tokens if overdue else self._bound_on(account)
+        if most == math.inf:
+            return most
+        return most - self.sizes.prefixes.charged_tokens - self.sizes.need(account)
+
+    def _bound_on(self, account: Account) -> float:
+        """Pressure up to which `account` may be let in [tokens]."""
+        limit = self.limit
+        if limit.enter_tokens < limit.tokens and not self.is_warm(account):
+            return limit.enter_tokens
+        return limit.tokens
 
     def _overdue(self, now: float) -> Account | None:
-        """Who has waited past `max_wait_s` and may take the next place; None: nobody."""
+        """The agent that has waited past `max_wait_s` and may take the next place; None: none."""
         if self.max_wait_s is None:
             return None
         oldest = self.queue.oldest()
@@ -277,23 +354,21 @@ class Admission:
         `max_wait_s`, cold: one prefill of all that does not fit per `max_wait_s`.  So only as many
         are opened as fit when they have grown, and a few more if that costs little.
         """
-        if self.max_wait_s is None:
-            return True
         sizes, pool = self.sizes, self.sizes.residency.pool_tokens
+        if self.max_wait_s is None or pool is None:
+            return True
         tokens = sizes.footprint_tokens + sizes.need(newcomer)
         if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
             tokens = max(tokens, self._peak_tokens(newcomer))
-        beyond = tokens - (pool or 0.0)
-        price = sizes.cost.prefill_s_per_token
-        if beyond <= 0.0 or price is None:
-            return pool is None or beyond <= 0.0
-        return beyond * price <= _ROTATION_SHARE * self.max_wait_s
+        price = sizes.price.prefill_s_per_token
+        if tokens <= pool or price is None:
+            return tokens <= pool
+        return (tokens - pool) * price <= _ROTATION_SHARE * self.max_wait_s
 
     def _peak_tokens(self, newcomer: Account) -> float:
         """Most that `newcomer` and all open agents will hold together, carefully [tokens]."""
-        sizes = self.sizes
-        assert sizes.peak_forecast is not None
-        peak = sizes.peak_forecast.peak_tokens(sizes.need(newcomer))
-        if peak is None:  # nobody has left yet
-            return (self.open_agents + 1) * sizes.grown(newcomer)
+        assert self.sizes.peak_forecast is not None
+        peak = self.sizes.peak_forecast.peak_tokens(self.sizes.need(newcomer))
+        if peak is None:  # none has left yet
+            return (self.open_agents + 1) * self.sizes.grown(newcomer)
         return _CARE * peak

@@ -41,19 +41,6 @@ def first_come(account: Account, warm: bool) -> Key:
     return (-account.priority, account.seq)
 
 
-def last_out_first_in(account: Account, warm: bool) -> Key:
-    """The agent paused last goes first (its prefix is the warmest); new ones last."""
-    if account.has_context:
-        return (-account.priority, 0, -account.waiting_since_s)
-    return (-account.priority, 1, account.seq)
-
-
-def longest_wait(account: Account, warm: bool) -> Key:
-    """Whoever has waited longest."""
-    return (-account.priority, account.waiting_since_s)
-
-
 ORDERS: dict[str, Order] = {
-    order.__name__: order
-    for order in (warm_new_least, warm_cold_new, first_come, last_out_first_in, longest_wait)
+    order.__name__: order for order in (warm_new_least, warm_cold_new, first_come)
 }

@@ -19,12 +19,34 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from concur_agents.core.histogram import Histogram
-
 _REMEMBERED = 64
 _REACH, _PARTS = 3, 8
 """How far to look ahead, in largest sizes, and how many looks there are in each."""
 _LEAST_SHARE = 1e-9
+
+
+class Histogram(dict[int, int]):
+    """How many there are of each number, to six binary digits: at most 32 keys an octave."""
+
+    def add(self, number: int) -> None:
+        """One more of `number`."""
+        key = _coarse(number)
+        self[key] = self.get(key, 0) + 1
+
+    def remove(self, number: int) -> None:
+        """One less of `number`."""
+        key = _coarse(number)
+        left = self[key] - 1
+        if left:
+            self[key] = left
+        else:
+            del self[key]
+
+
+def _coarse(number: int) -> int:
+    """`number` to six binary digits, rounded down."""
+    dropped = max(0, number.bit_length() - 6)
+    return number >> dropped << dropped
 
 
 @dataclass(slots=True)
@@ -53,9 +75,7 @@ class PeakForecast:
         if not self.finals:
             return
         held = self.held
-        silent = max(
-            0, open_agents - sum(held.values())
-        )  # open, but they have not sent anything yet
+        silent = max(0, open_agents - sum(held.values()))  # open, with no context yet
         come_further = _Survival(sorted(self.finals), sorted(held.items()))
         largest = max(come_further.largest, first_tokens, *held)
         grown = [largest / _PARTS * look for look in range(_REACH * _PARTS + 1)]

@@ -1,4 +1,4 @@
-"""Pressure: the sum of all claims, in constant time per question.
+"""Pressure: the sum of all claims.
 
 A reasoning agent claims what its call needs.  An acting agent's claim fades:
 
@@ -6,9 +6,11 @@ A reasoning agent claims what its call needs.  An acting agent's claim fades:
 
 `hold_s_per_token` changes at run time, so fading is measured on a clock of its own,
 `theta += dt / hold_s_per_token` [tokens], on which every claim fades as exp(-d_theta / footprint)
-whatever the law decides.  Claims of about the same footprint (an eighth of an octave, so the
-rate is right within 4.5 %) share one exponentially fading sum; there are some 20 sums per decade
-of context length, however many agents there are.  (The same trick keeps load averages.)
+whatever the law decides.  Claims of about the same footprint (a quarter of an octave, so the rate
+is right within 9 %) share one exponentially fading sum, as load averages do: some 15 sums per
+decade of context length, however many agents there are.
+
+Questions change nothing: each sum stands at the theta of its last change.
 """
 
 from __future__ import annotations
@@ -16,16 +18,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-_PER_OCTAVE = 8.0
-_NEVER = math.inf
-_LEAST_HOLD = 1e-9
-"""A hold of nothing, as a number one can divide by [s/token]."""
-
-_FAR = 1.0
-"""How far, in time constants of a sum, its base may lie back when a claim joins it."""
-
-_CRUMB = 1e-6
-"""What fading and rounding leave of tokens that are not there [tokens]."""
+_PER_OCTAVE = 4.0
+_LEAST_HOLD = 1e-9  # a hold of nothing, as a number to divide by [s/token]
+_CRUMB = 1e-6  # what fading and rounding leave of tokens that are not there
 
 
 @dataclass(slots=True)
@@ -33,9 +28,9 @@ class _Fading:
     """Idle claims of about `1 / rate` tokens, as one sum."""
 
     rate: float
-    """How fast they fade: exp(-d_theta x rate) [1/token]."""
     total: float = 0.0
-    """Their sum at `Claims._base`; those that came later count as if they had been larger then."""
+    """Their sum at `theta`."""
+    theta: float = 0.0
     count: int = 0
 
 
@@ -52,13 +47,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Claims:
-    """All claims and their sum.
-
-    All sums stand at one theta, `_base`, and are brought forward together.  Most questions are
-    whether the pressure exceeds something, and most are answered by bounds that are kept up to
-    date with each move: a falling exponential lies above its tangent, and below what it was and
-    its parabola: 1 - x <= exp(-x) <= min(1, 1 - x + x^2 / 2).
-    """
+    """All claims and their sum."""
 
     hold_s_per_token: float = math.inf
     reasoning_tokens: float = 0.0
@@ -68,18 +57,8 @@ class Claims:
     _at_s: float = 0.0
     _sums: dict[int, _Fading] = field(default_factory=dict)
     _faded: int = 0
-    """Claims that fade."""
-    _base: float = 0.0
-    """Theta at which all sums stand."""
     _idle: float = 0.0
-    """Sum of `total` over `_sums`."""
-    _slope: float = 0.0
-    """Sum of `total x rate`."""
-    _curve: float = 0.0
-    """Sum of `total x rate^2`."""
-
-    def __post_init__(self) -> None:
-        self.hold_s_per_token = max(self.hold_s_per_token, _LEAST_HOLD)
+    """Sum of `total` over `_sums`, so never less than the idle claims now."""
 
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
@@ -98,118 +77,81 @@ class Claims:
         self.release(claim)
         if tokens <= 0.0:
             return
-        theta = self._advance(now)
+        theta = self._theta_at(now)
         began = claim.theta if again else theta
         key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
         fading = self._sums.get(key)
         if fading is None:
             fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE))
-        if (theta - self._base) * fading.rate > _FAR:
-            self._settle(now)
-        self._change(fading, tokens * math.exp((began - self._base) * fading.rate))
+        before = fading.total
+        fading.total = before * math.exp((fading.theta - theta) * fading.rate)
+        fading.total += tokens * math.exp((began - theta) * fading.rate)
+        fading.theta = theta
         fading.count += 1
         self._faded += 1
+        self._idle += fading.total - before
         claim.tokens, claim.theta, claim.fading = tokens, began, fading
 
     def release(self, claim: Claim) -> None:
         """`claim` becomes nothing: the agent paused or left."""
         if claim.held:
             self._held -= 1
-            # Of nothing, nothing is left: sums of fractions would keep what rounding left of them.
+            # Sums of fractions keep what rounding left of them, so the last one empties the sum.
             self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self._held else 0.0
             claim.held = False
         elif claim.fading is not None:
-            fading = claim.fading
+            fading, claim.fading = claim.fading, None
             fading.count -= 1
             self._faded -= 1
-            part = claim.tokens * math.exp((claim.theta - self._base) * fading.rate)
-            self._change(fading, -min(part, fading.total) if fading.count else -fading.total)
-            if not self._faded:
-                self._idle = self._slope = self._curve = 0.0
-            claim.fading = None
+            part = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
+            part = min(part, fading.total) if fading.count else fading.total
+            fading.total -= part
+            self._idle = self._idle - part if self._faded else 0.0
         claim.tokens = 0.0
-
-    def value(self, claim: Claim, now: float) -> float:
-        """What `claim` is worth now [tokens]."""
-        if claim.fading is None:
-            return claim.tokens
-        return claim.tokens * math.exp((claim.theta - self._advance(now)) * claim.fading.rate)
 
     def pressure(self, now: float) -> float:
         """Sum of all claims now [tokens]."""
-        return self.reasoning_tokens + self._settle(now)
+        theta, idle = self._theta_at(now), 0.0
+        for fading in self._sums.values():
+            if fading.count:
+                idle += fading.total * math.exp((fading.theta - theta) * fading.rate)
+        return self.reasoning_tokens + idle
 
     def fits(self, tokens: float, now: float) -> bool:
-        """Whether pressure is at most `tokens` now; most often without summing it up."""
+        """Whether pressure is at most `tokens` now; often without summing it up."""
         room = tokens - self.reasoning_tokens + _CRUMB
-        if room < 0.0:
-            return False
-        if self._idle <= room:
-            return True
-        theta = self._theta if now <= self._at_s else self._advance(now)
-        passed = theta - self._base
-        least = self._idle - passed * self._slope
-        if least > 0.0:  # else the bounds are wide, and lose digits
-            if least > room:
-                return False
-            if least + 0.5 * passed * passed * self._curve <= room:
-                return True
-        return self._settle(now) <= room
+        return room >= 0.0 and (
+            self._idle <= room or self.pressure(now) - self.reasoning_tokens <= room
+        )
 
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
         """From now on claims fade at this rate; what has faded stays faded."""
-        self._advance(now)
+        self._theta, self._at_s = self._theta_at(now), max(now, self._at_s)
         self.hold_s_per_token = max(hold_s_per_token, _LEAST_HOLD)
 
     def seconds_until(self, tokens: float, now: float) -> float | None:
-        """When pressure will have faded to `tokens`, if nobody moves [s from now]; None: never.
+        """When pressure will have faded to `tokens`, if nothing moves [s from now]; None: never.
 
         Newton's method from the left on a sum of falling exponentials: convex, so each step stays
-        short of its target.  That is set a hair lower than `tokens`, more than rounding can blur,
-        so that the answer lies just past the instant asked for.
+        short of its target, which is set a hair lower than `tokens`, more than rounding can blur.
         """
         target = tokens - self.reasoning_tokens
-        if target <= 0.0 or self.hold_s_per_token == _NEVER:
+        if target <= 0.0 or self.hold_s_per_token == math.inf:
             return None
-        self._settle(now)
-        parts = [(fading.total, fading.rate) for fading in self._sums.values() if fading.count]
-        aim = target - min(0.5 * target, 1e-9 * tokens)
-        passed = 0.0
+        theta = self._theta_at(now)
+        sums = [fading for fading in self._sums.values() if fading.count]
+        aim, passed = target - min(0.5 * target, 1e-9 * tokens), 0.0
         for _ in range(64):
-            rest = [(total * math.exp(-passed * rate), rate) for total, rate in parts]
-            excess = sum([total for total, _ in rest]) - aim
+            rest = [f.total * math.exp((f.theta - theta - passed) * f.rate) for f in sums]
+            excess = sum(rest) - aim
             if excess <= 0.5 * (target - aim):
                 break
-            passed += excess / sum([total * rate for total, rate in rest])
+            passed += excess / sum(part * f.rate for part, f in zip(rest, sums, strict=True))
         # Both clocks have their own rounding: a double counts 1e9 s in steps of 1e-7 s.
         passed += 2.0 * math.ulp(self._theta)
         return passed * self.hold_s_per_token + 4.0 * math.ulp(now) + 1e-6
 
-    def _change(self, fading: _Fading, tokens: float) -> None:
-        """`fading` becomes larger by `tokens`."""
-        fading.total += tokens
-        falling = tokens * fading.rate
-        self._idle += tokens
-        self._slope += falling
-        self._curve += falling * fading.rate
-
-    def _settle(self, now: float) -> float:
-        """Brings all sums to now; returns theirs [tokens]."""
-        theta = self._advance(now)
-        passed, self._base = theta - self._base, theta
-        idle = slope = curve = 0.0
-        for fading in self._sums.values():
-            if fading.count:
-                fading.total *= math.exp(-passed * fading.rate)
-                idle += fading.total
-                falling = fading.total * fading.rate
-                slope += falling
-                curve += falling * fading.rate
-        self._idle, self._slope, self._curve = idle, slope, curve
-        return idle
-
-    def _advance(self, now: float) -> float:
-        if now > self._at_s:
-            self._theta += (now - self._at_s) / self.hold_s_per_token
-            self._at_s = now
-        return self._theta
+    def _theta_at(self, now: float) -> float:
+        if now <= self._at_s:
+            return self._theta
+        return self._theta + (now - self._at_s) / self.hold_s_per_token

@@ -45,7 +45,7 @@ class Queue:
         if account.admitted_ever:
             self._open_by_wait.append((account.ticket, account))
         self._size += 1
-        self._insert(account)
+        self._insert(account, next(self._ties))
 
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""
@@ -84,9 +84,10 @@ class Queue:
             waits.popleft()
         return waits[0][1] if waits else None
 
-    def waiting(self) -> list[Account]:
-        """All who wait, longest first.  O(n): for pictures and tests."""
-        return [account for ticket, account in self._by_wait if account.ticket == ticket]
+    def waiting(self, first: int | None = None) -> list[Account]:
+        """The agents that wait, longest first; with `first` no more than that many."""
+        valid = (account for ticket, account in self._by_wait if account.ticket == ticket)
+        return list(itertools.islice(valid, first))
 
     def _find_head(self) -> _Entry | None:
         opened, new = self._top(self._open), self._top(self._new)
@@ -94,9 +95,9 @@ class Queue:
             return opened or new
         return min(new, opened)
 
-    def _insert(self, account: Account) -> None:
+    def _insert(self, account: Account, tie: int) -> None:
         warm = account.has_context and self._is_warm(account)
-        entry = (self._order(account, warm), next(self._ties), account.ticket, warm, account)
+        entry = (self._order(account, warm), tie, account.ticket, warm, account)
         heapq.heappush(self._open if account.admitted_ever else self._new, entry)
         if self._head is not None and entry < self._head:
             self._head = None
@@ -109,7 +110,7 @@ class Queue:
                 heapq.heappop(heap)
             elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
                 heapq.heappop(heap)
-                self._insert(account)
+                self._insert(account, top[1])
             else:
                 return top
         return None

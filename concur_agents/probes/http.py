@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from concur_agents.core.reading import Reading
+from concur_agents.core.types import Reading
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes.page import PageReading, parse_page
 from concur_agents.probes.sglang import LOADS_PATH

@@ -20,7 +20,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from concur_agents.core.reading import Reading
+from concur_agents.core.types import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.probes import dynamo, sglang, vllm
 from concur_agents.probes.table import (

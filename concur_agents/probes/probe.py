@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from concur_agents.core.reading import Reading
+from concur_agents.core.types import Reading
 
 
 class Probe(Protocol):

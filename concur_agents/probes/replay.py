@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from concur_agents.core.reading import Reading
+from concur_agents.core.types import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.probes.page import PageReading, parse_page
 

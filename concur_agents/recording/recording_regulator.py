@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from concur_agents.core import Law, Reading, Regulator, Usage, View
+from concur_agents.core import Law, Reading, Reason, Regulator, Usage, View
 from concur_agents.recording.model import Header, Question, RecordedCall, Shadow, Tick
 from concur_agents.recording.values import describe_law
 from concur_agents.recording.writer import MAX_BYTES, Recorder
@@ -97,12 +97,12 @@ class RecordingRegulator:
         self._ask("view", now)
         return self.inner.view(now)
 
-    def explain(self, agent: str, now: float) -> str:
+    def explain(self, agent: str, now: float) -> Reason:
         """See `Regulator.explain`."""
         self._ask("explain", now, agent)
         return self.inner.explain(agent, now)
 
-    def why(self, agent: str, now: float) -> str:
+    def why(self, agent: str, now: float) -> Reason | None:
         """See `Regulator.why`."""
         self._ask("why", now, agent)
         return self.inner.why(agent, now)
@@ -164,7 +164,8 @@ class RecordingRegulator:
             raise
         why: str | None = None
         if self.note is not None and name in _DOORS and agent not in let_in:
-            why = self.inner.why(agent, now) or None
+            reason = self.inner.why(agent, now)
+            why = None if reason is None else reason.numbers
         self._note(
             RecordedCall(
                 name=name,

@@ -378,7 +378,7 @@ class Sessions:
             return f"{agent}: not here"
         if self.passing:
             return f"{agent}: passes, nothing is governed any more"
-        return self.regulator.explain(agent, now)
+        return str(self.regulator.explain(agent, now))
 
     def tell(
         self,

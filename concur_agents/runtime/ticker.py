@@ -181,7 +181,7 @@ class Ticker:
                     self._long_wait_s *= 2
                 session = sessions.longest_waiting()
                 if session is not None:
-                    who, why = session.id, sessions.regulator.explain(session.id, now)
+                    who, why = session.id, str(sessions.regulator.explain(session.id, now))
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
             if self._long_wait_s > LAST_LONG_WAIT_S:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concur_agents.core.reading import Reading
+from concur_agents.core.types import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.probes import parse_page
 from concur_agents.probes.replay import load_page

@@ -29,9 +29,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from concur_agents.core.laws.law import LawState, Limit
-from concur_agents.core.reading import Reading
-from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.laws.law import LawState
+from concur_agents.core.types import Limit, Reading, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

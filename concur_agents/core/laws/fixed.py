@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from concur_agents.core.laws.law import LawState, Limit
-from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.laws.law import LawState
+from concur_agents.core.types import Limit, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

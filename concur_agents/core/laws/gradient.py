@@ -22,8 +22,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from concur_agents.core.laws.law import LawState, Limit
-from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.laws.law import LawState
+from concur_agents.core.types import Limit, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,6 @@ class Gradient:
             _fresh(state, snapshot.at_s),
             limit=Limit(agents=agents),
             reason="refused",
-            epoch_s=snapshot.at_s,
             hold_until_s=hold_until_s,
         )
 

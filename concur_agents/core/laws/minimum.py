@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from concur_agents.core.laws.gradient import Gradient
-from concur_agents.core.laws.law import Law, LawState, Limit
+from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.laws.working_set import WorkingSet
-from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.types import Limit, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +56,4 @@ def _tighter(first: LawState, second: LawState) -> MinimumState:
     tokens = min(a, b, key=lambda limit: limit.tokens)  # a hold belongs to its bound on tokens
     limit = replace(tokens, agents=min(a.agents, b.agents))
     reason = f"{first.reason}+{second.reason}"
-    return MinimumState(limit, reason, max(first.epoch_s, second.epoch_s), first, second)
+    return MinimumState(limit, reason, first, second)

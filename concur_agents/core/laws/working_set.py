@@ -41,8 +41,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from concur_agents.core.laws.gradient import Gradient, GradientState
-from concur_agents.core.laws.law import LawState, Limit
-from concur_agents.core.snapshot import Snapshot
+from concur_agents.core.laws.law import LawState
+from concur_agents.core.types import Limit, Snapshot
 
 _LEAST_GAPS = 3  # more were the whole first round of a pool of four agents
 _TAUS = (0.25, 1.0, 4.0)  # candidates in break-even times; never and for ever are tried as well
