@@ -1,10 +1,10 @@
 """The Regulator: one KV pool's admission control, pure.
 
 It hears what happens (`arrive`, `begin_step`, `end_step`, `leave`), what the engine reports
-(`tick`) and what time it is (`now`, always an argument, any monotonic origin), and answers with the agents
-that it has just let in.  The host wakes them; nothing else happens.  It cannot block, reads no
-clock, draws no random numbers, and the same calls give the same answers: the simulator, threads,
-event loops and an actor on another machine run the same one.  Questions change nothing.
+(`tick`) and what time it is (`now`, always an argument, any monotonic origin), and answers with
+the agents that it has just let in.  The host wakes them; nothing else happens.  It cannot block,
+reads no clock, draws no random numbers, and the same calls give the same answers: the simulator,
+threads, event loops and an actor on another machine run the same one.  Questions change nothing.
 """
 
 from __future__ import annotations
