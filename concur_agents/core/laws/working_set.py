@@ -77,7 +77,7 @@ class WorkingSet:
     """Share of the pool to fill: engines round up to blocks, and outputs are only estimated."""
     entry: float = 0.9
     """Share of the limit up to which cold agents enter: the rest is room to grow."""
-    hold_scale: float = 0.7
+    hold_scale: float = 0.6
     """Factor on the break-even time: a context that no longer counts often survives anyway."""
     breadth: float = 6.0
     """Open agents, in those that fit, beyond which agents that have begun come before new ones."""
