@@ -321,6 +321,10 @@ class Host:
         """Why an agent waits, or what it does, in one line for humans."""
         return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))
 
+    def why(self, agent: str) -> str:
+        """What keeps an agent waiting, with the numbers; "" if it does not wait. O(1)."""
+        return self._monitor.look(lambda now: self._monitor.sessions.regulator.why(agent, now))
+
     def agents(self) -> list[AgentView]:
         """Everybody who is here, in order of arrival; `since_s` is on this governor's clock.
 
