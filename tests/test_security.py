@@ -19,12 +19,12 @@ from concur_agents import AgentPool, ConfigError, Governor
 from concur_agents._access import check_host, is_allowed, is_loopback
 from concur_agents.cli.app import main
 from concur_agents.errors import ProbeError
+from concur_agents.observe.frame import frame_of
 from concur_agents.observe.metrics import export, serve
-from concur_agents.observe.socket import frame_of
 from concur_agents.probes import HttpProbe
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
-from concur_agents.recording.timeline import tell
+from concur_agents.recording.timeline_builder import read_timeline
 
 PACKAGE = Path(concur_agents.__file__).parent
 KEY = "sk-SECRET-KEY"
@@ -178,7 +178,7 @@ def test_what_is_written_shown_and_sent_holds_no_prompt_answer_or_key(tmp_path, 
             time.sleep(0.01)
         shown.append(generate_latest(registry).decode())
     recording = Recording(path)
-    shown += [path.read_text(), page(tell(recording), title="run.jsonl"), caplog.text]
+    shown += [path.read_text(), page(read_timeline(recording), title="run.jsonl"), caplog.text]
     shown += [str(span) for span in spans]
     for words in (["explain", path], ["explain", path, "--agent", "issue-1"], ["replay-law", path]):
         with pytest.raises(SystemExit):

@@ -30,7 +30,7 @@ class Footer:
 
     @staticmethod
     def fits(stream: TextIO, rows: int) -> bool:
-        """Whether `stream` is a terminal with enough rows, and this process is in its foreground."""
+        """Whether `stream` is a terminal with enough rows and this process in the foreground."""
         try:
             descriptor = stream.fileno()
             if not os.isatty(descriptor) or os.environ.get("TERM") in (None, "dumb"):

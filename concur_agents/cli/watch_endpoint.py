@@ -37,7 +37,7 @@ WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class EndpointFrame:
     """One reading of the endpoint; the keys of a `--json` line. None: unknown, or no bound."""
 
     at_s: float
@@ -78,13 +78,13 @@ def watch_endpoint(url: str, law: str, *, interval_s: float, count: int, as_json
         typer.Exit: code 1, if no reading succeeded.
     """
     with HttpProbe(url) as probe:
-        looks = _looks(Watcher(probe, law), interval_s=interval_s, count=count)
+        looks = _looks(EndpointWatcher(probe, law), interval_s=interval_s, count=count)
         succeeded = _print_json(looks) if as_json else _show_live(looks, probe.url)
     if not succeeded:
         raise typer.Exit(1)
 
 
-class Watcher:
+class EndpointWatcher:
     """Feeds the readings of an endpoint to a law; `look()` is one poll and one decision.
 
     Args:
@@ -108,7 +108,7 @@ class Watcher:
             raise ConfigError(str(error)) from error
         self._recent: list[Reading] = []
 
-    def look(self) -> Tick:
+    def look(self) -> EndpointFrame:
         """Reads the endpoint and ticks the law with the reading, or with None if it failed."""
         reading, error = None, None
         try:
@@ -119,7 +119,7 @@ class Watcher:
         self._regulator.tick(reading, now)
         view = self._regulator.view(now)
         known = reading or Reading(at_s=now)
-        return Tick(
+        return EndpointFrame(
             at_s=round(now - self._start_s, 3),
             ok=reading is not None,
             error=error,
@@ -155,7 +155,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _looks(watcher: Watcher, *, interval_s: float, count: int) -> Iterator[Tick]:
+def _looks(watcher: EndpointWatcher, *, interval_s: float, count: int) -> Iterator[EndpointFrame]:
     """One look per `interval_s`; a late one comes at once, and no interval has two."""
     done, due = 0, time.monotonic()
     while True:
@@ -168,15 +168,15 @@ def _looks(watcher: Watcher, *, interval_s: float, count: int) -> Iterator[Tick]
         time.sleep(due - now)
 
 
-def _print_json(looks: Iterator[Tick]) -> bool:
+def _print_json(looks: Iterator[EndpointFrame]) -> bool:
     succeeded = False
-    for tick in looks:
-        print(json.dumps(asdict(tick)), flush=True)
-        succeeded |= tick.ok
+    for frame in looks:
+        print(json.dumps(asdict(frame)), flush=True)
+        succeeded |= frame.ok
     return succeeded
 
 
-def _show_live(looks: Iterator[Tick], url: str) -> bool:
+def _show_live(looks: Iterator[EndpointFrame], url: str) -> bool:
     board = _Board(url)
     show(looks, board.draw)
     return board.last is not None
@@ -188,27 +188,27 @@ class _Board:
     def __init__(self, url: str) -> None:
         self._url = url
         self._failures = 0
-        self._seen: Tick | None = None  # the newest, good or not
-        self._trail: deque[Tick] = deque(maxlen=TRAIL)
-        self.last: Tick | None = None
+        self._seen: EndpointFrame | None = None  # the newest, good or not
+        self._trail: deque[EndpointFrame] = deque(maxlen=TRAIL)
+        self.last: EndpointFrame | None = None
         """The last look that succeeded."""
 
-    def draw(self, tick: Tick, console: Console) -> RenderableType:
+    def draw(self, frame: EndpointFrame, console: Console) -> RenderableType:
         """The screen: the endpoint at the last good look, and the law now."""
-        if tick is not self._seen:
-            self._seen = tick
-            self._failures = 0 if tick.ok else self._failures + 1
-            self.last = tick if tick.ok else self.last
-            self._trail.append(tick)
-        title = f"[bold]{escape(self._url)}[/] · {tick.law} (dry run)"
-        title += f": {tick.reason}" if self.last else ""
+        if frame is not self._seen:
+            self._seen = frame
+            self._failures = 0 if frame.ok else self._failures + 1
+            self.last = frame if frame.ok else self.last
+            self._trail.append(frame)
+        title = f"[bold]{escape(self._url)}[/] · {frame.law} (dry run)"
+        title += f": {frame.reason}" if self.last else ""
         facts = Panel(
-            self._facts(tick), title=title, title_align="left", border_style="bright_black"
+            self._facts(frame), title=title, title_align="left", border_style="bright_black"
         )
-        return Group(facts, side_by_side(self._charts(tick, console.width), console.width))
+        return Group(facts, side_by_side(self._charts(frame, console.width), console.width))
 
-    def _facts(self, tick: Tick) -> Table:
-        seen = self.last or tick
+    def _facts(self, frame: EndpointFrame) -> Table:
+        seen = self.last or frame
         table = Table.grid(padding=(0, 1))
         table.add_column(style="dim", width=13)
         table.add_column()
@@ -219,31 +219,31 @@ class _Board:
             ("KV pool", f"{_bar(seen.kv_usage)} of {_tokens(seen.capacity_tokens)} in calls"),
             ("hit rate", _bar(seen.hit_rate)),
             ("requests", requests),
-            ("would allow", _limit(tick) if self.last else "-"),
+            ("would allow", _limit(frame) if self.last else "-"),
         ]
         for row in rows:
             table.add_row(*row)
         if self._failures:
             seen_s = f"values of {self.last.at_s:.0f} s" if self.last else "no reading yet"
-            problem = escape(tick.error or "")
+            problem = escape(frame.error or "")
             table.add_row(
                 f"[red]{self._failures} failed[/]", f"[red]{problem}[/] [dim]({seen_s})[/]"
             )
         return table
 
-    def _charts(self, tick: Tick, width: int) -> list[tuple[str, list[Text]]]:
+    def _charts(self, frame: EndpointFrame, width: int) -> list[tuple[str, list[Text]]]:
         each = chart_width(width)
-        ticks = list(self._trail)[-each:]
+        frames = list(self._trail)[-each:]
         line: list[float | None]
         area: list[float | None]
-        if tick.limit_tokens is None and tick.limit_agents is not None:
+        if frame.limit_tokens is None and frame.limit_agents is not None:
             title = "running [blue]▇[/] requests, would allow [green]━[/] agents"
-            area, line = [item.running for item in ticks], [item.limit_agents for item in ticks]
+            area, line = [item.running for item in frames], [item.limit_agents for item in frames]
         else:
             title = "in calls [blue]▇[/], would allow [green]━[/], tokens"
-            area = [_used(item) for item in ticks]
-            line = [item.limit_tokens for item in ticks]
-        hits = [item.hit_rate for item in ticks]
+            area = [_used(item) for item in frames]
+            line = [item.limit_tokens for item in frames]
+        hits = [item.hit_rate for item in frames]
         return [
             (title, chart(area, line, width=each, height=CHART_ROWS)),
             (
@@ -253,18 +253,18 @@ class _Board:
         ]
 
 
-def _used(tick: Tick) -> float | None:
-    if tick.kv_usage is None or tick.capacity_tokens is None:
+def _used(frame: EndpointFrame) -> float | None:
+    if frame.kv_usage is None or frame.capacity_tokens is None:
         return None
-    return tick.kv_usage * tick.capacity_tokens
+    return frame.kv_usage * frame.capacity_tokens
 
 
-def _limit(tick: Tick) -> str:
+def _limit(frame: EndpointFrame) -> str:
     bounds = []
-    if tick.limit_agents is not None:
-        bounds.append(f"{tick.limit_agents:.1f} agents")
-    if tick.limit_tokens is not None:
-        bounds.append(f"{_tokens(tick.limit_tokens)} of pressure")
+    if frame.limit_agents is not None:
+        bounds.append(f"{frame.limit_agents:.1f} agents")
+    if frame.limit_tokens is not None:
+        bounds.append(f"{_tokens(frame.limit_tokens)} of pressure")
     return " and ".join(bounds) or "no bound"
 
 

@@ -103,7 +103,7 @@ class _Listener:
         threading.Thread(target=self._run, name="concur-watched", daemon=True).start()
 
     def stop(self, path: Path, pid: int) -> None:
-        """Ends the thread and removes the socket; in a forked child only closes the child's copies."""
+        """Ends the thread and removes the socket; a forked child only closes its copies."""
         if os.getpid() != pid:  # a forked child has no thread, and the parent owns the file
             for end in (self._listener, self._woken, self._wake, *self._watchers):
                 end.close()
@@ -211,7 +211,7 @@ def _make_private(folder: Path) -> None:
         raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(
-            f"other users may enter {folder}, so they could watch through a socket there: name one in "
+            f"other users may enter {folder} and could watch through a socket there: name one in "
             f'a folder of your own (mkdir -m 700), or use socket="{AUTO}"'
         )
 
@@ -222,8 +222,8 @@ def _bind(path: Path) -> socket.socket:
         if path.is_socket():
             if is_alive(path):
                 raise ConfigError(
-                    f"a process listens on {path} already: name another socket, with {{pid}} in it for "
-                    "the process id"
+                    f"a process listens on {path} already: name another; {{pid}} in its name "
+                    "stands for the process id"
                 )
             path.unlink()  # left behind by a process that was killed
         listener.bind(str(path))

@@ -147,7 +147,7 @@ class _Examination:
             self._note(
                 "warning",
                 f"/v1/models answered HTTP {answer.status} without a list of models: "
-                "is this the address of the OpenAI API? The metrics port of a worker has no such list",
+                "is this the address of the OpenAI API? A worker's metrics port has none",
             )
             return []
         return [

@@ -17,7 +17,8 @@ import pytest
 
 from concur_agents.errors import ConfigError
 from concur_agents.probes import SIGNALS
-from concur_agents.probes.doctor import MEANINGS, Diagnosis, diagnose
+from concur_agents.probes.diagnosis import MEANINGS, Diagnosis
+from concur_agents.probes.doctor import diagnose
 from concur_agents.probes.replay import load_page
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
@@ -178,7 +179,7 @@ def test_nothing_is_sent_where_that_is_asked_for() -> None:
     assert engine.prompts == []
     assert found.proof is None
     assert found.verdict == "good"
-    assert "was not tried" in texts(found, "info")
+    assert "were not tested" in texts(found, "info")
 
 
 def test_a_well_set_up_sglang_is_good() -> None:
@@ -314,7 +315,7 @@ def test_a_web_page_is_not_taken_for_an_engine() -> None:
     found = examine(Engine(pages={"/metrics": html, "/v1/models": html, "/version": html}))
     assert "got HTML instead of metrics" in texts(found, "warning")
     assert "without a list of models" in texts(found, "warning")
-    assert "this is no serving engine" in texts(found, "error")
+    assert "this is not a serving engine" in texts(found, "error")
     assert (found.engine, found.exit_code, found.code) == (None, 2, ())
 
 
@@ -348,7 +349,7 @@ def test_a_missing_key_is_asked_for_and_a_given_one_is_used() -> None:
 def test_a_model_that_is_not_served_is_refused_with_those_that_are() -> None:
     found = examine(vllm(), model="huge")
     assert found.exit_code == 2
-    assert "'huge' is not served; there are tiny" in texts(found, "error")
+    assert "'huge' is not served; served are tiny" in texts(found, "error")
 
 
 @pytest.mark.parametrize(("status", "answer"), [(500, "HTTP 500"), (429, "HTTP 429")])

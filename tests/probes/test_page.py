@@ -316,10 +316,10 @@ def test_usage_that_cannot_be_is_not_told(written: str) -> None:
         ('{"loads": [1]}', "entry 0 of 'loads' is not an object"),
         ('{"loads": [{}]}', "none of its usual numbers"),
         ("vllm:kv_cache_usage_perc oops\n", "line of the metrics page cannot be read: 'vllm:kv"),
-        ("vllm:engine_sleep_state 1\n", "none of its signals is on it"),
+        ("vllm:engine_sleep_state 1\n", "it has none of its signals"),
         ("tgi_queue_size 1\n", "TGI exports no KV signal"),
         ("llamacpp:requests_processing 1\n", "llama.cpp exports no KV signal"),
-        ("smg_http_requests_total 1\n", "give a worker's address"),
+        ("smg_http_requests_total 1\n", "give the address of a worker"),
         ("python_info 1\nprocess_cpu_seconds_total 1\n", "--disable-log-stats"),
     ],
 )
