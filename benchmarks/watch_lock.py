@@ -51,8 +51,8 @@ async def measure(agents: int) -> dict[str, dict[str, float]]:
     governor = Governor(limit=1, background=False)
     handles = [governor.agent(f"a{n}", detached=True) for n in range(agents + 1)]
     tasks = [asyncio.ensure_future(handle.open()) for handle in handles]
-    while governor.snapshot().queued < agents:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)  # each task runs until it waits
+    assert governor.snapshot().queued == agents
     lock = governor._monitor._lock = TimedLock(governor._monitor._lock)  # type: ignore[assignment]
     last = f"a{agents}"
     reads: dict[str, Callable[[], object]] = {

@@ -123,7 +123,7 @@ def test_a_redirect_is_not_followed_with_the_key_in_hand() -> None:
         away = {"location": f"{other.url}/metrics"}
         with site({"/metrics": (302, "")}, away) as it:
             message = refusal(it.url, api_key="k-1")
-        assert f"redirects to {other.url}/metrics, which is not followed" in message
+        assert f"redirects to {other.url}/metrics; redirects are not followed" in message
         assert other.seen == []
 
 
@@ -131,8 +131,8 @@ def test_a_redirect_is_not_followed_with_the_key_in_hand() -> None:
     ("routes", "message"),
     [
         ({}, "no metrics at http://.*/metrics .HTTP 404.. SGLang needs --enable-metrics"),
-        ({"/metrics": (401, "")}, "asks for a key .HTTP 401.: give api_key="),
-        ({"/metrics": (403, "")}, "asks for a key .HTTP 403.: give api_key="),
+        ({"/metrics": (401, "")}, "needs a key .HTTP 401.: give api_key="),
+        ({"/metrics": (403, "")}, "needs a key .HTTP 403.: give api_key="),
         ({"/metrics": (503, "")}, "HTTP 503: is the engine still starting"),
         ({"/metrics": (200, "")}, "the page is empty"),
         ({"/metrics": (200, "<html>login")}, "got HTML instead of metrics"),
