@@ -41,7 +41,7 @@ def busy():
 
     async def life(governor, name):
         async with governor.agent(name) as agent:
-            for tokens in (4000, 6000):
+            for tokens in (2500, 6500):
                 async with agent.step(prompt_tokens=tokens) as step:
                     await asyncio.sleep(10)
                     step.record(Usage(tokens, 100, tokens // 2))
