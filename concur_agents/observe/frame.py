@@ -159,7 +159,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
                 agent=who.agent,
                 state=who.state,
                 waited_s=round(max(0.0, now - who.since_s), 3),
-                why=str(why),
+                why=why.numbers,
             )
             for who, why in whys
             if why
@@ -187,7 +187,7 @@ class _Agents(NamedTuple):
 
 
 def _agents_of(governor: Host, pressure_tokens: float) -> _Agents:
-    """The only place that reads all agents; everything else costs O(rows)."""
+    """Rows and sums. Only this reads all agents; everything else costs O(rows)."""
     agents = governor.agents()
     active = [who for who in agents if who.state in ("reasoning", "acting")]
     waiting = [who for who in agents if who.state in ("queued", "paused") and who.parent is None]

@@ -1,4 +1,4 @@
-"""The one place where a reason of the Regulator becomes text."""
+"""The text of a reason, as recordings and `concur watch` show it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,5 @@ from concur_agents.core import Regulator
 
 def why_waiting(regulator: Regulator, agent: str, now: float) -> str:
     """What keeps `agent` waiting, with the numbers of this instant; "" if it does not wait."""
-    return str(regulator.why(agent, now) or "")
+    reason = regulator.why(agent, now)
+    return "" if reason is None else reason.numbers

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from concur_agents.core import Law, Reading, Regulator, Usage
+from concur_agents.core import Decision, Law, Reading, Regulator, Usage
 from concur_agents.recording.model import Header, RecordedCall, Shadow, Tick
 from concur_agents.recording.reason import why_waiting
 from concur_agents.recording.values import describe_law
@@ -43,39 +43,39 @@ class RecordingRegulator:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def arrive(self, agent: str, now: float, **options: Any) -> list[str]:
+    def arrive(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.arrive`."""
         return self._pass_on("arrive", agent, now, options)
 
-    def begin_step(self, agent: str, now: float, **options: Any) -> list[str]:
+    def begin_step(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.begin_step`."""
         return self._pass_on("begin_step", agent, now, options)
 
-    def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> list[str]:
+    def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> Decision:
         """See `Regulator.end_step`."""
         return self._pass_on("end_step", agent, now, {**options, "usage": usage})
 
-    def retry_step(self, agent: str, now: float, **options: Any) -> list[str]:
+    def retry_step(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.retry_step`."""
         return self._pass_on("retry_step", agent, now, options)
 
-    def withdraw_step(self, agent: str, now: float) -> list[str]:
+    def withdraw_step(self, agent: str, now: float) -> Decision:
         """See `Regulator.withdraw_step`."""
         return self._pass_on("withdraw_step", agent, now, {})
 
-    def suspend(self, agent: str, now: float) -> list[str]:
+    def suspend(self, agent: str, now: float) -> Decision:
         """See `Regulator.suspend`."""
         return self._pass_on("suspend", agent, now, {})
 
-    def resume(self, agent: str, now: float) -> list[str]:
+    def resume(self, agent: str, now: float) -> Decision:
         """See `Regulator.resume`."""
         return self._pass_on("resume", agent, now, {})
 
-    def leave(self, agent: str, now: float) -> list[str]:
+    def leave(self, agent: str, now: float) -> Decision:
         """See `Regulator.leave`."""
         return self._pass_on("leave", agent, now, {})
 
-    def advance(self, now: float) -> list[str]:
+    def advance(self, now: float) -> Decision:
         """See `Regulator.advance`."""
         let_in = self.inner.advance(now)
         if self.note is not None:
@@ -86,7 +86,7 @@ class RecordingRegulator:
             )
         return let_in
 
-    def tick(self, reading: Reading | None, now: float) -> list[str]:
+    def tick(self, reading: Reading | None, now: float) -> Decision:
         """See `Regulator.tick`."""
         before = self.inner.last_snapshot
         let_in = self.inner.tick(reading, now)
@@ -114,8 +114,8 @@ class RecordingRegulator:
             )
         return let_in
 
-    def _pass_on(self, name: str, agent: str, now: float, options: dict[str, Any]) -> list[str]:
-        call: Callable[..., list[str]] = getattr(self.inner, name)
+    def _pass_on(self, name: str, agent: str, now: float, options: dict[str, Any]) -> Decision:
+        call: Callable[..., Decision] = getattr(self.inner, name)
         if self.note is None:
             return call(agent, now, **options)
         try:

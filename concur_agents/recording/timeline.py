@@ -55,11 +55,11 @@ Cause: TypeAlias = Literal[
     "overdue",
     "left",
 ]
-"""What ended a wait: a call of another agent, or one of
+"""What ended a wait: a call of another agent, by its name, or one of the others.
 
 `limit_changed`: the law moved the limit; `reading`: a reading of the engine; `no_reading`: the
-first reading took too long; `time`: idle claims had faded; `overdue`: the wait had reached its
-bound; `left`: the waiting agent itself left.
+first reading took too long; `time`: idle claims had faded, or a stall ended; `overdue`: the wait
+had reached its bound; `left`: the waiting agent itself left.
 """
 
 _TEXT: dict[Cause, str] = {
@@ -74,7 +74,7 @@ _TEXT: dict[Cause, str] = {
     "limit_changed": "the limit moved",
     "reading": "a reading came",
     "no_reading": "the first reading took too long",
-    "time": "idle claims had faded",
+    "time": "idle claims had faded or a stall ended",
     "overdue": "it was overdue",
     "left": "it left",
 }

@@ -129,6 +129,7 @@ def test_a_wait_that_never_ended_is_shown_too(tmp_path, capsys):
     recorded, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
     with recorder:
         recorded.arrive("first", 0.0)
+        recorded.begin_step("first", 0.0)
         recorded.arrive("second", 1.0)
         recorded.advance(61.0)
     assert concur("explain", recorder.path, "--agent", "second") == 0

@@ -74,7 +74,9 @@ class Crowd:
     def __init__(self):
         self.reads = Counter()
         self.regulator = Regulator(make_law("fixed", agents=1), order=self.order)
-        for n in range(30_000):
+        self.regulator.arrive("a0", 0.0)
+        self.regulator.begin_step("a0", 0.0)
+        for n in range(1, 30_000):
             self.regulator.arrive(f"a{n}", float(n))
 
     def order(self, agent, warm):
@@ -118,3 +120,15 @@ def test_a_closed_governor_has_no_rows_that_wait():
     with governor.agent("a"):
         governor.close()
         assert frame_of(governor).waiting == []
+
+
+def test_a_governor_reads_its_agents_a_few_hundred_at_a_time(monkeypatch):
+    """The boundaries of all agents wait for the lock, and a list of 30,000 takes long."""
+    governor = Governor(limit=1, background=False)
+    regulator = governor._monitor.sessions.regulator
+    for n in range(1200):
+        regulator.arrive(f"a{n}", float(n))
+    some, read = [], regulator.agents
+    monkeypatch.setattr(regulator, "agents", lambda only: some.append(len(only)) or read(only))
+    assert [who.agent for who in governor.agents()] == [f"a{n}" for n in range(1200)]
+    assert some == [500, 500, 200]

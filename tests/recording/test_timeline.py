@@ -19,7 +19,11 @@ from concur_agents.recording.timeline_builder import wait_end
         ),
         ({"name": "tick", "reason": "grow"}, "the limit moved (grow)", "the limit moved"),
         ({"name": "tick"}, "a reading came", "a reading came"),
-        ({"name": "advance"}, "idle claims had faded", "idle claims had faded"),
+        (
+            {"name": "advance"},
+            "idle claims had faded or a stall ended",
+            "idle claims had faded or a stall ended",
+        ),
         (
             {"name": "advance", "reason": "start"},
             "the first reading took too long",
