@@ -1,4 +1,4 @@
-"""What listens, to whom, and what is written down."""
+"""What listens, which clients it accepts, and what is written down."""
 
 import ast
 import asyncio
@@ -34,7 +34,7 @@ MAY_LISTEN = {"observe/socket.py", "observe/metrics.py", "sim/server.py"}
 """Each of them is in a test below."""
 
 
-def test_nothing_else_of_ours_listens():
+def test_nothing_else_listens():
     """A listener that slips in somewhere would have no guard, and no test that it has one."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
@@ -229,7 +229,7 @@ def test_a_key_does_not_reach_the_arguments_of_another_process():
 
 
 def test_a_governor_at_work_listens_nowhere():
-    """It connects to its endpoint, and nobody can connect to it."""
+    """It connects to its endpoint, and accepts no connection."""
     if not Path("/proc/self/net/tcp").exists():
         pytest.skip("needs /proc")
     with socket.create_server(("127.0.0.1", 0)) as endpoint:

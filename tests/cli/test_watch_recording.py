@@ -91,7 +91,7 @@ def test_what_is_no_recording_is_one_line(tmp_path, capsys):
     assert "is not a recording" in capsys.readouterr().err
 
 
-def test_addresses_and_paths_are_told_apart(tmp_path):
+def test_addresses_and_paths_are_distinguished(tmp_path):
     (tmp_path / "run").touch()
     assert [is_path(text) for text in (str(tmp_path / "run"), "x.jsonl")] == [True, True]
     assert [is_path(text) for text in ("http://h:1", "localhost:8000", "h")] == [False] * 3

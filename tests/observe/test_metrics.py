@@ -168,7 +168,7 @@ def targets():
 
 
 def test_the_dashboard_asks_only_for_names_and_labels_that_are_exported(exported):
-    """A renamed metric would leave an empty panel that nobody notices until the night it counts."""
+    """A renamed metric would leave an empty panel, unnoticed until the night it counts."""
     asked = set()
     for panel, target in targets():
         expression = target["expr"]

@@ -71,10 +71,10 @@ def test_a_name_in_use_is_refused_and_one_left_behind_is_taken_over(folder):
         left_behind.bind(str(path))
     with Governor(limit=1, socket=path), SocketClient(path) as client:
         assert client.look().limit_agents == 1
-    path.write_text("a file of somebody's")
+    path.write_text("a file of another program")
     with pytest.raises(ConfigError, match="cannot listen"):
         Governor(limit=1, socket=path)
-    assert path.read_text() == "a file of somebody's"
+    assert path.read_text() == "a file of another program"
     with pytest.raises(ConfigError, match="100 characters"):
         Governor(limit=1, socket=folder / ("x" * 120))
 
@@ -106,7 +106,7 @@ def test_the_socket_answers_questions_and_takes_no_orders(folder):
             assert client.look().closed is False
 
 
-def test_a_watcher_who_does_not_read_keeps_nobody_waiting(folder):
+def test_a_watcher_that_does_not_read_blocks_no_agent(folder):
     path = folder / "s"
     with Governor(limit=1, socket=path) as governor, socket.socket(socket.AF_UNIX) as idle:
         idle.connect(str(path))
@@ -131,7 +131,7 @@ def _flood(idle):
         pass
 
 
-def test_there_is_room_for_a_few_watchers_and_the_next_one_is_told(folder):
+def test_there_is_room_for_a_few_watchers_and_the_next_one_is_refused(folder):
     path = folder / "s"
     with Governor(limit=1, socket=path):
         clients = [SocketClient(path) for _ in range(MOST_WATCHERS)]

@@ -145,14 +145,14 @@ def test_each_way_a_page_can_be_missing_has_its_own_message(routes: Routes, mess
         assert re.search(message, refusal(it.url))
 
 
-def test_a_port_where_nobody_listens_is_told_as_such() -> None:
+def test_a_port_without_a_listener_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     assert re.search("nothing answers at .* is the server running", refusal(url))
 
 
-def test_a_host_that_does_not_exist_is_told_as_such() -> None:
+def test_a_host_that_does_not_exist_is_reported() -> None:
     assert "no-such-host.invalid" in refusal("http://no-such-host.invalid")
 
 
@@ -204,7 +204,7 @@ def test_a_page_without_end_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatc
         assert "sent more than 1000 bytes" in refusal(it.url)
 
 
-def test_a_server_that_speaks_no_http_is_told_as_such() -> None:
+def test_a_server_that_speaks_no_http_is_reported() -> None:
     with raw_server(lambda c: c.sendall(b"220 mail.example ESMTP\r\n\r\n")) as url:
         assert "could not be read" in refusal(url)
 

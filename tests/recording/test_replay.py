@@ -11,8 +11,8 @@ def test_a_simulated_batch_replays_to_the_bit(batch):
     assert list(replay(batch)) == []
 
 
-def test_a_replay_tells_the_first_answer_that_differs(batch):
-    """The test of the test: another law is noticed, by whom it lets in and by where it stands."""
+def test_a_replay_gives_the_first_answer_that_differs(batch):
+    """The test of the test: another law shows in the agents let in and in its state."""
     first = next(iter(replay(batch, make_regulator(batch, make_law("fixed", agents=1)))))
     assert first.call.name == "arrive"
     assert first.let_in == ()

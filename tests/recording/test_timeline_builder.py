@@ -6,7 +6,7 @@ from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.recording.what_if import what_if
 
 
-def test_a_story_of_a_file_that_grows_is_told_so_far(batch, tmp_path):
+def test_a_file_that_still_grows_has_a_timeline_so_far(batch, tmp_path):
     """A live recording has agents in the middle of things."""
     lines = batch.path.read_bytes().splitlines(keepends=True)
     path = tmp_path / "half.jsonl"

@@ -19,7 +19,7 @@ def test_through_the_same_law_the_open_loop_changes_nothing(batch):
     assert found.other.unfinished == 0
 
 
-def test_what_was_recorded_is_measured_as_the_story_tells_it(batch):
+def test_the_recorded_side_agrees_with_the_timeline(batch):
     found, timeline = what_if(batch, make_law("fixed", agents=3)), read_timeline(batch)
     lanes = timeline.lanes.values()
     waited = spread(lane.seconds("queued", "paused") for lane in lanes)
@@ -38,7 +38,7 @@ def test_a_tight_cap_makes_agents_wait_one_by_one(batch):
     assert found.first.call.name == "arrive"
 
 
-def test_without_any_bound_nobody_waits(batch):
+def test_without_any_bound_no_agent_waits(batch):
     found = what_if(batch, make_law("fixed", agents=1000))
     assert found.other.waits.total_s == 0.0
     assert found.other.pauses == 0

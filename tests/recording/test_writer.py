@@ -19,7 +19,7 @@ from concur_agents.recording import (
 
 
 def test_a_recording_keeps_its_bound_and_says_what_is_missing(tmp_path):
-    """A run of weeks must not fill the disk; what is left still tells who stands where."""
+    """A run of weeks must not fill the disk; the rest still shows where each agent stands."""
     bound = 128 * 1024
     recorded, recorder = record(
         Regulator(make_law("fixed", agents=2)), tmp_path / "r.jsonl", max_bytes=bound
