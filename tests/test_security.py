@@ -1,4 +1,4 @@
-"""What listens, to whom, and what is written down."""
+"""What listens, which clients it accepts, and what is written down."""
 
 import ast
 import asyncio
@@ -19,12 +19,12 @@ from concur_agents import AgentPool, ConfigError, Governor
 from concur_agents._access import check_host, is_allowed, is_loopback
 from concur_agents.cli.app import main
 from concur_agents.errors import ProbeError
+from concur_agents.observe.frame import frame_of
 from concur_agents.observe.metrics import export, serve
-from concur_agents.observe.socket import frame_of
 from concur_agents.probes import HttpProbe
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
-from concur_agents.recording.timeline import tell
+from concur_agents.recording.timeline_builder import read_timeline
 
 PACKAGE = Path(concur_agents.__file__).parent
 KEY = "sk-SECRET-KEY"
@@ -34,7 +34,7 @@ MAY_LISTEN = {"observe/socket.py", "observe/metrics.py", "sim/server.py"}
 """Each of them is in a test below."""
 
 
-def test_nothing_else_of_ours_listens():
+def test_nothing_else_listens():
     """A listener that slips in somewhere would have no guard, and no test that it has one."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
@@ -178,7 +178,7 @@ def test_what_is_written_shown_and_sent_holds_no_prompt_answer_or_key(tmp_path, 
             time.sleep(0.01)
         shown.append(generate_latest(registry).decode())
     recording = Recording(path)
-    shown += [path.read_text(), page(tell(recording), title="run.jsonl"), caplog.text]
+    shown += [path.read_text(), page(read_timeline(recording), title="run.jsonl"), caplog.text]
     shown += [str(span) for span in spans]
     for words in (["explain", path], ["explain", path, "--agent", "issue-1"], ["replay-law", path]):
         with pytest.raises(SystemExit):
@@ -229,7 +229,7 @@ def test_a_key_does_not_reach_the_arguments_of_another_process():
 
 
 def test_a_governor_at_work_listens_nowhere():
-    """It connects to its endpoint, and nobody can connect to it."""
+    """It connects to its endpoint, and accepts no connection."""
     if not Path("/proc/self/net/tcp").exists():
         pytest.skip("needs /proc")
     with socket.create_server(("127.0.0.1", 0)) as endpoint:

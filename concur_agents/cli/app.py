@@ -1,7 +1,7 @@
-"""Entry point of the `concur` command: finds the command that was asked for and runs it.
+"""Entry point of `concur`: finds the command and runs it.
 
-Trouble of the expected kinds (`ConcurError`, a missing extra) is one line on stderr and exit code
-2, like a wrong option; `--debug` anywhere before `--` shows the traceback instead.
+An expected error (`ConcurError`, a missing extra) is one line on stderr and exit code 2, like a
+wrong option; `--debug` anywhere before `--` shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -21,22 +21,26 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Run one batch of agents ungoverned, capped and governed.",
     "watch": "Show an endpoint, a living governor or a recording as a dashboard.",
-    "run": "Run a program with its agents governed, without a change to its code.",
-    "config": "Show the effective options and where each came from.",
+    "run": "Run a program and govern its agents, without a change to its code.",
+    "config": "Show the effective options and the source of each.",
     "explain": "Say why agents waited, from a recording.",
-    "report": "Make a page to look at from a recording.",
-    "replay-law": "Put a recording through its law again, or through another.",
-    "doctor": "Say what an endpoint is, what it tells and what it lacks.",
+    "report": "Make an HTML page from a recording.",
+    "replay-law": "Replay a recording through its law, or through another.",
+    "doctor": "Examine an endpoint: engine, signals, and what is missing.",
     "laws": "List the laws with their formulas.",
     "bench": "Judge every law on a suite of simulated scenarios.",
     "replay": "Replay agent traces against a live endpoint.",
     "serve-sim": "Serve the simulated engine: OpenAI API and metrics.",
 }
-"""Command -> one line for `concur --help`. Its module and function follow from the name."""
+"""Command -> one line for `concur --help`. Its name gives its module and function."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; leaves by SystemExit: 0 done, 1 the command said no, 2 trouble."""
+    """Runs the command line.
+
+    Raises:
+        SystemExit: 0: done; 1: the answer of the command is no; 2: an error.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     words, debug = _take_debug(words)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -54,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _take_debug(words: list[str]) -> tuple[list[str], bool]:
-    """Split `--debug` off, wherever it stands before `--`."""
+    """Takes `--debug` out of the words before `--`."""
     end = words.index("--") if "--" in words else len(words)
     ours, rest = words[:end], words[end:]
     return [word for word in ours if word != "--debug"] + rest, "--debug" in ours
 
 
 def _make_app(wanted: str | None) -> typer.Typer:
-    """An app in which only the wanted command is real; the others are there to be listed."""
+    """An app in which only the wanted command is real; the others are only listed."""
     import typer
 
     app = typer.Typer(
@@ -92,7 +96,7 @@ def _make_app(wanted: str | None) -> typer.Typer:
 
 
 def load_command(name: str) -> Callable[..., Any]:
-    """Import the function behind a command."""
+    """Imports the function of a command."""
     stem = name.replace("-", "_")
     module = importlib.import_module(f"concur_agents.cli.{stem}")
     function: Callable[..., Any] = getattr(module, f"{stem}_command")
@@ -100,7 +104,7 @@ def load_command(name: str) -> Callable[..., Any]:
 
 
 def _only_listed() -> None:
-    """Stands in for a command that was not asked for, so that nothing of it is imported."""
+    """Stands in for the other commands, so that their modules are not imported."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Numbers over time as text: an area of little bars, and a line above or in it."""
+"""Numbers over time as text: an area of bars, and a line over it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def chart(
     """Rows of text, the top one first; the last value is at the right.
 
     Args:
-        area: drawn as bars from below; None: a gap.
-        line: drawn over it; None: a gap.
-        width: columns. Fewer values leave room at the left, of more the last ones are drawn.
+        area: values drawn as bars from below; None: a gap.
+        line: values drawn over it; None: a gap.
+        width: columns; fewer values leave room at the left, of more only the last are drawn.
         height: rows.
-        most: the value at the upper edge; None: the largest there is.
-        styles: of the area and of the line.
+        most: value at the upper edge; None: the largest value.
+        styles: styles of the area and of the line.
     """
     bars, marks = _columns(area, width), _columns(line, width)
-    told = [value for value in (*bars, *marks) if value is not None]
-    top = most or max(told, default=0.0) or 1.0
+    known = [value for value in (*bars, *marks) if value is not None]
+    top = most or max(known, default=0.0) or 1.0
     rows = []
     for row in range(height - 1, -1, -1):
         text = Text()

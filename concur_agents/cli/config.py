@@ -1,4 +1,4 @@
-"""`concur config`: the effective options, and where each came from."""
+"""`concur config`: the effective options, and the source of each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def config_command(
     found: dict[str, Setting],
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Show what `Governor.from_env()` and `concur run` would use, and where it is from.
+    """Show the options that `Governor.from_env()` and `concur run` would use, and their sources.
 
-    Takes the same options as `concur run`. Exit code 2: something is unknown or contradicts. With
-    --json: an object by option, each with value, source and variable; secrets are not shown.
+    Takes the same options as `concur run`. Exit code 2: an option is unknown, or two contradict.
+    With --json: one object, by option: value, source and variable; secrets are hidden.
     """
     if as_json:
         shown = {

@@ -1,4 +1,4 @@
-"""What `concur watch` and `concur run` draw: frames as panels of text."""
+"""Draws frames as panels of text, for `concur watch` and `concur run`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def dashboard(
     """The whole screen.
 
     Args:
-        frame: where the governor stands.
-        trail: where it stood, oldest first.
-        title: what is looked at.
+        frame: the governor now.
+        trail: its past, oldest first.
+        title: name of the governor or file.
         width: columns of the screen.
-        height: rows of it; the lists of agents are cut to fit.
+        height: rows of the screen; the lists of agents are cut to fit.
     """
     charts = _charts(frame, trail, width)
-    rows = max(2, height - 22 - frame.blind)  # all but the rows of the two lists
+    rows = max(2, height - 22 - frame.blind)  # rows left for the two lists
     waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
     parts: list[RenderableType] = [
         _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", _clock(frame)),
@@ -55,7 +55,7 @@ def dashboard(
 
 
 def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
-    """Few rows: what `concur run` shows below a program's own words."""
+    """A few rows, which `concur run` shows below the output of the program."""
     rows: list[RenderableType] = [summary(frame, width - 4)]
     if frame.waiting:
         who = frame.waiting[0]
@@ -65,7 +65,7 @@ def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
 
 
 def summary(frame: Frame, width: int) -> Table:
-    """The facts: pool, agents, limit, hit deficit, waits."""
+    """A row each for pool, agents, limit, hit deficit and waits."""
     table = Table.grid(padding=(0, 1))
     table.add_column(style="dim", width=11)
     table.add_column(overflow="ellipsis", no_wrap=True)
@@ -73,7 +73,9 @@ def summary(frame: Frame, width: int) -> Table:
     table.add_row("agents", _agents(frame))
     table.add_row("limit", limit_text(frame))
     deficit = Text(_share(frame.hit_deficit), _warmth(frame.hit_deficit))
-    deficit.append(f" of what could be cached was not (hit rate {_share(frame.hit_rate)})", "dim")
+    deficit.append(
+        f" of the reusable tokens missed the cache (hit rate {_share(frame.hit_rate)})", "dim"
+    )
     table.add_row("hit deficit", deficit)
     waits = Text(f"longest {frame.longest_wait_s:.0f} s; {frame.pauses_total:,} pauses; ")
     late = "yellow" if frame.overdue_total else ""
@@ -85,10 +87,10 @@ def summary(frame: Frame, width: int) -> Table:
 
 
 def pool_bar(frame: Frame, width: int = 36) -> Text:
-    """The KV pool: what is claimed by whom, what has faded, what is free."""
+    """The KV pool as a bar: claims of reasoning and acting agents, faded contexts, free room."""
     capacity = frame.capacity_tokens
     if not capacity:
-        return Text(f"{frame.pressure_tokens:,.0f} tokens claimed; its size is not known")
+        return Text(f"{frame.pressure_tokens:,.0f} tokens claimed; its size is unknown")
     parts = [frame.reasoning_tokens, frame.acting_tokens, frame.faded_tokens]
     text, used = Text(), 0
     total = 0.0
@@ -106,7 +108,7 @@ def pool_bar(frame: Frame, width: int = 36) -> Text:
 
 
 def limit_text(frame: Frame) -> str:
-    """The limit in words."""
+    """The limit as text."""
     bounds = []
     if frame.limit_tokens is not None:
         bounds.append(f"{frame.limit_tokens:,.0f} tokens of pressure")
@@ -116,7 +118,7 @@ def limit_text(frame: Frame) -> str:
 
 
 def side_by_side(charts: Sequence[tuple[str, list[Text]]], width: int) -> RenderableType:
-    """Charts in panels, below each other where it is narrow."""
+    """Charts in panels; on a narrow screen one below the other."""
     each = chart_width(width)
     panels = [
         Panel(Group(*rows), title=title, width=each + 4, border_style="bright_black")
@@ -130,12 +132,12 @@ def side_by_side(charts: Sequence[tuple[str, list[Text]]], width: int) -> Render
 
 
 def chart_width(width: int) -> int:
-    """Columns of one of two charts, without its frame."""
+    """Columns of one of two charts, without its border."""
     return (width if width < 70 else width // 2) - 4
 
 
 def thinned(trail: Sequence[Point], width: int) -> list[Point]:
-    """At most `width` points, the last one of each group."""
+    """At most `width` points: the last of each group."""
     every = -(-len(trail) // max(1, width))
     return list(trail) if every <= 1 else list(trail[::-1][::every])[::-1]
 
@@ -165,7 +167,7 @@ def _charts(frame: Frame, trail: Sequence[Point], width: int) -> RenderableType:
 
 def _waiting(frame: Frame, most: int) -> RenderableType:
     if not frame.waiting:
-        return Text("nobody", "dim")
+        return Text("none", "dim")
     table = _list("agent", "state", "for", "why")
     for row in frame.waiting[:most]:
         state = f"[{STYLES[row.state]}]{row.state}[/]"
@@ -176,7 +178,7 @@ def _waiting(frame: Frame, most: int) -> RenderableType:
 
 def _active(frame: Frame, most: int) -> RenderableType:
     if not frame.active:
-        return Text("nobody", "dim")
+        return Text("none", "dim")
     table = _list("agent", "state", "for", "tokens", "steps")
     for row in frame.active[:most]:
         state = f"[{STYLES[row.state]}]{row.state}[/]"
@@ -188,7 +190,7 @@ def _active(frame: Frame, most: int) -> RenderableType:
 
 
 def _list(*names: str) -> Table:
-    """Rows of one line each; the last of too many columns is cut, and the name of an agent."""
+    """A table with rows of one line; long names and the last column are cut to fit."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand="why" in names)
     for name in names:
         justify: Literal["left", "right"] = "left"

@@ -1,4 +1,4 @@
-"""`concur doctor URL`: what an endpoint is, what it tells, what it lacks, and how to begin."""
+"""`concur doctor URL`: examines an endpoint and says how to begin."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from concur_agents.probes.doctor import CacheProof, Diagnosis, diagnose
+from concur_agents.probes.diagnosis import CacheProof, Diagnosis
+from concur_agents.probes.doctor import diagnose
 
 VERDICTS = {
-    "good": "[bold green]good[/]: everything a governor can use is there",
-    "usable": "[bold yellow]usable[/]: it can be governed, with the warnings above",
+    "good": "[bold green]good[/]: it has everything that a governor can use",
+    "usable": "[bold yellow]usable[/]: a governor can use it, with the warnings above",
     "unusable": "[bold red]not usable[/] as it is",
 }
 MARKS = {"info": "[blue]note[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
@@ -21,24 +22,24 @@ MARKS = {"info": "[blue]note[/]", "warning": "[yellow]warning[/]", "error": "[re
 
 def doctor_command(
     url: str = typer.Argument(help="The endpoint, with or without /v1."),
-    model: str = typer.Option("", help="Model to ask; default: the first one served."),
+    model: str = typer.Option("", help="Model to test; default: the first one served."),
     api_key: str = typer.Option(
         "", envvar="CONCUR_API_KEY", show_envvar=True, help="Sent as a bearer token."
     ),
     timeout: float = typer.Option(30.0, min=0.1, help="Longest wait for one answer [s]."),
-    send: bool = typer.Option(True, help="Send two tiny completions to prove cached tokens."),
+    send: bool = typer.Option(True, help="Send two tiny completions to test cached tokens."),
     as_json: bool = typer.Option(False, "--json", help="Print the diagnosis as one JSON object."),
 ) -> None:
-    """Say what an endpoint is, which signals it gives and which flags would give better ones.
+    """Examine an endpoint: its engine, its signals, and the flags that would improve them.
 
-    Sends two one-token completions with the same prompt, to prove that cached tokens are told.
-    Exit code 0: good; 1: usable, with warnings; 2: not usable.
+    Sends two one-token completions with the same prompt, to see whether the answers report cached
+    tokens. Exit code 0: good; 1: usable, with warnings; 2: not usable.
 
     With --json the keys are url, engine, backend, version, model, models, max_model_len,
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
     meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
     first_s, second_s, hit_counter_rose_tokens; or null), findings (level, text, flag), flags,
-    code, verdict and exit_code; null: not told.
+    code, verdict and exit_code; null: not reported.
     """
     diagnosis = diagnose(
         url, api_key=api_key or None, model=model or None, timeout_s=timeout, send=send
@@ -51,7 +52,7 @@ def doctor_command(
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
-    """Print a diagnosis for people."""
+    """Prints a diagnosis."""
     console.print(_facts(diagnosis))
     if any(signal.sources for signal in diagnosis.signals):
         console.print()
@@ -76,11 +77,11 @@ def _facts(diagnosis: Diagnosis) -> Table:
         pool += f" in {diagnosis.pools} pools, {smallest} in the smallest"
     if diagnosis.block_size:
         pool += f", blocks of {diagnosis.block_size}"
-    caching = {True: "on", False: "OFF", None: "not told"}[diagnosis.prefix_caching]
+    caching = {True: "on", False: "OFF", None: "not reported"}[diagnosis.prefix_caching]
     facts = {
         "endpoint": diagnosis.url,
         "engine": f"{engine} {diagnosis.version or ''}".strip(),
-        "model": diagnosis.model or ", ".join(diagnosis.models) or "not told",
+        "model": diagnosis.model or ", ".join(diagnosis.models) or "not reported",
         "longest context": _number(diagnosis.max_model_len, " tokens"),
         "KV pool": pool,
         "prefix caching": caching,
@@ -94,9 +95,9 @@ def _facts(diagnosis: Diagnosis) -> Table:
 
 def _proof(proof: CacheProof | None) -> str:
     if proof is None:
-        return "not tried"
+        return "not tested"
     if proof.second_cached_tokens is None:
-        return "not told in answers"
+        return "not reported in answers"
     return (
         f"{proof.second_cached_tokens:,} of {proof.prompt_tokens:,} the second time "
         f"({proof.first_s:.2f} s, then {proof.second_s:.2f} s)"
@@ -106,12 +107,12 @@ def _proof(proof: CacheProof | None) -> str:
 def _signals(diagnosis: Diagnosis) -> Table:
     table = Table("signal", "now", "read from", box=None, pad_edge=False)
     for signal in diagnosis.signals:
-        source = escape(", ".join(signal.sources)) if signal.sources else "[dim]not told[/]"
+        source = escape(", ".join(signal.sources)) if signal.sources else "[dim]not reported[/]"
         table.add_row(signal.name, _number(signal.value, missing="-"), source)
     return table
 
 
-def _number(value: float | None, unit: str = "", missing: str = "not told") -> str:
+def _number(value: float | None, unit: str = "", missing: str = "not reported") -> str:
     if value is None:
         return missing
     return f"{value:,.0f}{unit}" if value == int(value) else f"{value:,.3f}{unit}"

@@ -1,4 +1,4 @@
-"""`concur explain RECORDING`: why did my agent wait?"""
+"""`concur explain RECORDING`: why an agent waited."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from rich.table import Table
 
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
-from concur_agents.recording import Happening, RecordedCall, Recording, apply, make_regulator
-from concur_agents.recording.timeline import Lane, Timeline, Wait, spread, tell
+from concur_agents.recording import Happening, RecordedCall, Recording
+from concur_agents.recording.spread import spread
+from concur_agents.recording.timeline import Lane, Timeline, Wait
+from concur_agents.recording.timeline_builder import read_timeline
 
 MOST_NAMES = 5
 
 
 def explain_command(
     recording: Path = typer.Argument(help="File written by record=."),
-    agent: str = typer.Option("", help="This agent's timeline; default: all agents, by waits."),
-    most: int = typer.Option(20, min=1, help="Agents listed at most, without --agent."),
+    agent: str = typer.Option(
+        "", help="Show the timeline of this agent; default: all agents, by waits."
+    ),
+    most: int = typer.Option(20, min=1, help="Most agents listed without --agent."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Say why agents waited: when, for how long, behind whom, and with which numbers.
+    """Say why agents waited: when, how long, which agents went first, and with which numbers.
 
     Times are seconds from the start of the recording.
 
@@ -37,7 +41,7 @@ def explain_command(
     queued_s, paused_s, running_s).
     """
     recorded = Recording(recording)
-    timeline = tell(recorded)
+    timeline = read_timeline(recorded)
     if not agent:
         _show_all(timeline, most, as_json=as_json)
         return
@@ -55,32 +59,20 @@ def explain_command(
 
 
 def reasons(recording: Recording, agent: str) -> dict[float, str]:
-    """Why an agent had to wait, in the Regulator's words, by when the wait began [s].
-
-    The recording is replayed up to each of its waits, and the Regulator of that moment is asked.
-    Where it cannot be replayed, the numbers that were written with the wait must do.
-    """
-    try:
-        regulator = make_regulator(recording)
-    except RecordingError:  # a law of the user's own, or the first files are gone
-        lines = (
-            line for line in recording if isinstance(line, RecordedCall) and line.agent == agent
-        )
-        return {line.now: line.why for line in lines if line.why is not None}
-    found: dict[float, str] = {}
-    for line in recording:
-        if isinstance(line, RecordedCall):
-            apply(regulator, line)
-            is_ask = line.name in ("arrive", "begin_step") and line.agent == agent
-            if is_ask and line.error is None and agent not in line.let_in:
-                said = str(regulator.explain(agent, line.now))
-                found.setdefault(line.now, said.partition(": ")[2])
-    return found
+    """Why an agent had to wait, as written with each wait, by when the wait began [s]."""
+    return {
+        line.now: line.why
+        for line in recording
+        if isinstance(line, RecordedCall) and line.agent == agent and line.why is not None
+    }
 
 
 def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
     waits = spread(wait.waited_s for wait in timeline.waits)
-    ends = Counter(_kind_of_end(wait) for wait in timeline.waits)
+    ends = Counter(
+        "they still wait" if wait.ended_by is None else wait.ended_by.kind
+        for wait in timeline.waits
+    )
     lanes = sorted(timeline.lanes.values(), key=lambda lane: -lane.seconds("queued", "paused"))
     if as_json:
         shown = {
@@ -118,7 +110,7 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
         )
     console.print(table)
     if len(lanes) > most:
-        console.print(f"[dim]and {len(lanes) - most} more; --most shows them[/]")
+        console.print(f"[dim]and {len(lanes) - most} more (--most shows them)[/]")
 
 
 def _show_agent(
@@ -134,7 +126,7 @@ def _show_agent(
         cached = f", {lane.cached_tokens / lane.prompt_tokens:.0%} of its prompt tokens cached"
     console.print(
         f"[bold]{escape(lane.id)}[/]: {lane.steps} steps, queued {sums['queued_s']:.1f} s and "
-        f"paused {sums['paused_s']:.1f} s{share}, {lane.footprint_tokens:,} tokens in the end"
+        f"paused {sums['paused_s']:.1f} s{share}, {lane.footprint_tokens:,} tokens at the end"
         f"{cached}.",
         soft_wrap=True,
     )
@@ -147,27 +139,28 @@ def _show_agent(
 def _rows_of(
     recording: Recording, timeline: Timeline, agent: str, whys: dict[float, str]
 ) -> list[tuple[float, str]]:
-    """What happened to one agent: steps in a row are one line, each wait is two."""
+    """The life of one agent: one row for steps in a row, two for each wait."""
     rows = _steps(recording, agent)
     for wait in timeline.waits:
         if wait.agent != agent:
             continue
         why = whys.get(wait.from_s) or _numbers(wait)
-        rows.append((wait.from_s, f"[yellow]{wait.kind}[/]: {escape(_without_state(why))}"))
-        if wait.ended_by:
-            text = f"goes on after [bold]{wait.waited_s:.1f} s[/], since {escape(wait.ended_by)}"
+        rows.append((wait.from_s, f"[yellow]{wait.kind}[/]: {escape(why)}"))
+        if wait.ended_by is not None:
+            end = escape(str(wait.ended_by))
+            text = f"goes on after [bold]{wait.waited_s:.1f} s[/], because {end}"
         else:
             text = f"still waits after [bold]{wait.waited_s:.1f} s[/]"
         names = wait.before_it
         if names:
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-            text += f"; went before it: {escape(', '.join(names[:MOST_NAMES]))}{more}"
+            text += f"; let in before it: {escape(', '.join(names[:MOST_NAMES]))}{more}"
         rows.append((wait.to_s, text))
     return sorted(rows, key=lambda row: row[0])
 
 
 def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
-    """Its steps between waits, and everything else that it did."""
+    """Its steps between waits, and its other calls."""
     rows: list[tuple[float, str]] = []
     run: list[tuple[float, Usage | None]] = []
     total = 0
@@ -177,16 +170,16 @@ def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
             return
         first = total - len(run) + 1
         name = f"step {total}" if len(run) == 1 else f"steps {first}-{total}"
-        told = [usage for _, usage in run if usage is not None]
+        known = [usage for _, usage in run if usage is not None]
         text = f"{name} done"
-        if told:
-            text += f", {told[-1].prompt_tokens + told[-1].completion_tokens:,} tokens held"
-            asked = sum(usage.prompt_tokens for usage in told)
-            hits = [usage.cached_tokens for usage in told if usage.cached_tokens is not None]
-            if hits and asked:
-                text += f", {sum(hits) / asked:.0%} of the prompts cached"
-        if len(told) < len(run):
-            text += f", {len(run) - len(told)} without an answer"
+        if known:
+            text += f", {known[-1].prompt_tokens + known[-1].completion_tokens:,} tokens held"
+            sent = sum(usage.prompt_tokens for usage in known)
+            hits = [usage.cached_tokens for usage in known if usage.cached_tokens is not None]
+            if hits and sent:
+                text += f", {sum(hits) / sent:.0%} of the prompts cached"
+        if len(known) < len(run):
+            text += f", {len(run) - len(known)} without usage"
         rows.append((run[-1][0], f"[dim]{text}[/]"))
         run.clear()
 
@@ -200,17 +193,17 @@ def _steps(recording: Recording, agent: str) -> list[tuple[float, str]]:
         if line.name == "end_step":
             total += 1
             run.append((line.now, line.options.get("usage")))
-        elif line.name in _SAID:
+        elif line.name in _TEXT:
             close()
-            said = "refused" if line.options.get("overloaded") else line.name
-            rows.append((line.now, _SAID[said]))
+            name = "refused" if line.options.get("overloaded") else line.name
+            rows.append((line.now, _TEXT[name]))
         elif agent not in line.let_in:
             close()
     close()
     return rows
 
 
-_SAID = {
+_TEXT = {
     "arrive": "arrives",
     "leave": "leaves",
     "retry_step": "[dim]tries a call again[/]",
@@ -218,34 +211,19 @@ _SAID = {
     "suspend": "[dim]gives its place back for a while[/]",
     "resume": "[dim]asks for its place again[/]",
 }
-"""What a call of an agent is in a timeline."""
+"""Call -> its row in the timeline of an agent."""
 
 
 def _numbers(wait: Wait) -> str:
-    """What the tick before a wait said, where the Regulator cannot be asked."""
+    """The numbers of the tick before a wait, for a wait without a reason of its own."""
     if wait.active is None or wait.pressure_tokens is None:
-        return "nothing is known of that moment"
+        return "no numbers were recorded"
     parts = [f"{wait.active} active"]
     if wait.limit_agents is not None:
         parts[0] += f" of {wait.limit_agents:.0f}"
     if wait.limit_tokens is not None:
         parts.append(f"pressure {wait.pressure_tokens:,.0f} of {wait.limit_tokens:,.0f} tokens")
     return ", ".join(parts) + " at the tick before"
-
-
-def _without_state(why: str) -> str:
-    for state in ("queued: ", "paused: "):
-        why = why.removeprefix(state)
-    return why
-
-
-def _kind_of_end(wait: Wait) -> str:
-    if not wait.ended_by:
-        return "they have not"
-    for end in ("left", "ended a step", "came to a boundary", "arrived"):
-        if wait.ended_by.endswith(end) and wait.ended_by != "it left":
-            return f"another agent {end}"
-    return wait.ended_by.partition(" (")[0]
 
 
 def _sums(lane: Lane) -> dict[str, Any]:
@@ -264,8 +242,8 @@ def _agent_dict(timeline: Timeline, lane: Lane, whys: dict[float, str]) -> dict[
             "kind": wait.kind,
             "from_s": wait.from_s - timeline.start_s,
             "waited_s": wait.waited_s,
-            "why": _without_state(whys.get(wait.from_s) or _numbers(wait)),
-            "ended_by": wait.ended_by or None,
+            "why": whys.get(wait.from_s) or _numbers(wait),
+            "ended_by": None if wait.ended_by is None else str(wait.ended_by),
             "before_it": wait.before_it,
         }
         for wait in timeline.waits

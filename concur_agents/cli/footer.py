@@ -1,7 +1,7 @@
-"""Rows at the bottom of a terminal that stay, below what another program writes above them.
+"""Fixed rows at the bottom of a terminal, below the output of another program.
 
-The other program keeps the terminal as it is (colours, progress bars, input): only the region that
-scrolls is made smaller, and the rows below it are drawn with the cursor put back.
+The other program keeps its terminal (colours, progress bars, input): only the scrolling region
+shrinks, and drawing the rows below it puts the cursor back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 
 LEAST_ABOVE = 10
-"""Rows that must be left for the program."""
+"""Least rows left for the program."""
 
 
 class Footer:
-    """So many rows, from the first `draw` until `close`.
+    """Fixed rows, from the first `draw` until `close`.
 
     Args:
         stream: the terminal.
-        rows: how many.
+        rows: their number.
     """
 
     def __init__(self, stream: TextIO, rows: int) -> None:
@@ -30,18 +30,18 @@ class Footer:
 
     @staticmethod
     def fits(stream: TextIO, rows: int) -> bool:
-        """Whether this is a terminal with room for it, which is ours to draw on."""
+        """Whether `stream` is a terminal with enough rows and this process in the foreground."""
         try:
             descriptor = stream.fileno()
             if not os.isatty(descriptor) or os.environ.get("TERM") in (None, "dumb"):
                 return False
             in_front = os.tcgetpgrp(descriptor) == os.getpgrp()
             return in_front and os.get_terminal_size(descriptor).lines >= rows + LEAST_ABOVE
-        except (OSError, ValueError, AttributeError):  # not every system can tell
+        except (OSError, ValueError, AttributeError):  # not every system knows process groups
             return False
 
     def draw(self, picture: RenderableType) -> None:
-        """Shows something in place of what was shown before; cut to fit."""
+        """Replaces the rows, cut to fit."""
         size = os.get_terminal_size(self._stream.fileno())
         if size.lines < self._rows + LEAST_ABOVE:
             self.close()
@@ -58,11 +58,11 @@ class Footer:
         lines += [""] * (self._rows - len(lines))
         top = size.lines - self._rows + 1
         drawn = [f"\x1b[{top + row};1H\x1b[0m\x1b[2K{line}" for row, line in enumerate(lines)]
-        # In one piece: the program may be writing at this very moment.
+        # In one write, because the program may write at the same moment.
         self._write("\x1b7" + "".join(drawn) + "\x1b8")
 
     def close(self) -> None:
-        """Gives the whole terminal back; calling it again does nothing."""
+        """Gives the whole terminal back; a second call does nothing."""
         if self._size is None:
             return
         top = self._size.lines - self._rows + 1
@@ -72,7 +72,7 @@ class Footer:
     def _open(self, size: os.terminal_size) -> None:
         self._size = size
         above = size.lines - self._rows
-        # Room below the cursor; setting the region moves it, so it is kept and put back.
+        # Makes room below the cursor, and saves it, because setting the region moves it.
         self._write("\n" * self._rows + f"\x1b[{self._rows}A\x1b7\x1b[1;{above}r\x1b8")
 
     def _write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`concur laws`: which laws there are."""
+"""`concur laws`: lists the laws."""
 
 from __future__ import annotations
 

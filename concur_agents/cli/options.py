@@ -1,4 +1,4 @@
-"""The options of a governor as options of a command, from their one table."""
+"""The options of a governor as options of a command; the table is `runtime.config.OPTIONS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concur_agents.runtime.config import OPTIONS, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command all of them; it gets the effective settings as its argument `found`."""
+    """Adds all of them to a command, which gets the effective settings as argument `found`."""
     own = inspect.signature(command, eval_str=True)
     added = [
         inspect.Parameter(
@@ -41,5 +41,5 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*kept, *added]
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
-    del run.__wrapped__  # or its signature would be looked at
+    del run.__wrapped__  # because typer would read its signature
     return run

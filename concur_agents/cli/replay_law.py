@@ -1,4 +1,4 @@
-"""`concur replay-law RECORDING`: the recorded decisions again, or those of another law."""
+"""`concur replay-law RECORDING`: replays a recording through its law, or through another."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from concur_agents.recording.what_if import LawOutcome, what_if
 from concur_agents.runtime.config import parse_options
 
 OPEN_LOOP = (
-    "Open loop: agents, tools, readings and the length of every step are as recorded; only who "
-    "may go on when is decided anew. What the engine would have made of the other load is not "
-    "known, so this tells who would have waited, not what would have been faster (`concur bench` "
-    "does)."
+    "Open loop: agents, tools, readings and the length of every step are as recorded; only the "
+    "moment when each agent may go on is decided anew. What the engine would have done with the "
+    "other load is unknown, so this shows which agents would have waited, not what would have been "
+    "faster (`concur bench` shows that)."
 )
 
 
@@ -32,11 +32,11 @@ def replay_law_command(
     options: list[str] = typer.Option([], "--set", help="Option of that law, as name=value."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Drive a fresh Regulator with a recording: the same law must answer the same, to the bit.
+    """Make the recorded calls on a fresh Regulator: the same law must answer the same to the bit.
 
-    With --law (or --set alone, for the recorded law with another option) it is another law, and
-    what would differ is shown. This is open loop: see docs. Exit code 1: the recorded law answered
-    differently, so this version decides otherwise than the one that recorded.
+    --law takes another law, --set alone the recorded law with another option; then the differences
+    are shown, in open loop. Exit code 1: the recorded law answered differently, so this version
+    decides differently from the one that recorded.
 
     With --json: `same`, `calls` and `first_difference`, or `recorded`, `other` (law, agents,
     steps, pauses, waits, mean_active, over_capacity_s, lasts_s, unfinished) and `first_difference`
@@ -69,9 +69,9 @@ def replay_law_command(
     console.print(_table(found.recorded, found.other))
     console.print()
     if found.first is None:
-        console.print("Not one answer differs.")
+        console.print("All answers are the same.")
     else:
-        first = _say(found.first, recorded.header.now)
+        first = _text(found.first, recorded.header.now)
         console.print(f"The first answer that differs: {first}", markup=False)
     console.print(f"[dim]{OPEN_LOOP}[/]")
 
@@ -79,28 +79,28 @@ def replay_law_command(
 def _check(recording: Recording, *, as_json: bool) -> None:
     differences = replay(recording)
     first = next(differences, None)
-    calls = sum(isinstance(line, RecordedCall) and line.name != "ask" for line in recording)
+    calls = sum(isinstance(line, RecordedCall) for line in recording)
     if as_json:
         shown = {"same": first is None, "calls": calls, "first_difference": _difference(first)}
         print(json.dumps(shown, indent=2))
     elif first is None:
         print(f"The same answers to the bit: {calls:,} calls, {recording.header.law['name']}.")
     else:
-        print(f"Another answer: {_say(first, recording.header.now)}")
+        print(f"Another answer: {_text(first, recording.header.now)}")
         print(
-            f"It was recorded by {recording.header.version} under Python "
-            f"{recording.header.python}; this version decides otherwise."
+            f"It was recorded by {recording.header.version} (format {recording.format}) under "
+            f"Python {recording.header.python}; this version decides differently."
         )
     if first is not None:
         raise typer.Exit(1)
 
 
-def _say(difference: Difference, start_s: float) -> str:
-    """In words; times from the start of the recording, as everywhere."""
+def _text(difference: Difference, start_s: float) -> str:
+    """A difference as text; times count from the start of the recording."""
     call = difference.call
     what = f"{call.name} {call.agent}" if call.agent else call.name
     at = f"at {call.now - start_s:.3f} s, {what}"
-    recorded, replayed = call.let_in or "nobody", difference.let_in or "nobody"
+    recorded, replayed = call.let_in or "no agent", difference.let_in or "no agent"
     if difference.error != call.error:
         return f"{at}: raised {call.error or 'nothing'}, replayed {difference.error or 'nothing'}"
     if recorded == replayed:
@@ -148,6 +148,6 @@ _ROWS: list[tuple[str, Callable[[LawOutcome], str]]] = [
     ("wait per agent, worst", lambda item: f"{item.waits.worst_s:.1f} s"),
     ("waits, sum", lambda item: f"{item.waits.total_s:.1f} s"),
     ("pressure above capacity", lambda item: f"{item.over_capacity_s:.1f} s"),
-    ("lasts", lambda item: f"{item.lasts_s:.1f} s"),
+    ("duration", lambda item: f"{item.lasts_s:.1f} s"),
     ("unfinished", lambda item: f"{item.unfinished}"),
 ]

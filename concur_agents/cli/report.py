@@ -1,4 +1,4 @@
-"""`concur report RECORDING`: one self-contained page to look at."""
+"""`concur report RECORDING`: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
-from concur_agents.recording.timeline import tell
+from concur_agents.recording.timeline_builder import read_timeline
 
 
 def report_command(
@@ -20,12 +20,12 @@ def report_command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Make one self-contained page from a recording: no network, opens anywhere, also on a phone.
+    """Make one self-contained HTML page from a recording; it needs no network.
 
-    Agents over time as lanes, pressure against capacity and limit, hit rate, throughput and waits;
-    all plots zoom together. With --json the keys are output, bytes and agents.
+    It shows agents as lanes over time, pressure against capacity and limit, hit rate, throughput
+    and waits. All plots zoom together. With --json the keys are output, bytes and agents.
     """
-    timeline = tell(Recording(recording))
+    timeline = read_timeline(Recording(recording))
     text = page(timeline, title=recording.name)
     try:
         output.write_text(text, encoding="utf-8")

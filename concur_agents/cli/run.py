@@ -28,7 +28,8 @@ from concur_agents.errors import ConfigError, RecordingError
 from concur_agents.governor import Governor
 from concur_agents.observe.frame import Frame
 from concur_agents.recording import Line, Recording
-from concur_agents.recording.timeline import Timeline, spread
+from concur_agents.recording.spread import spread
+from concur_agents.recording.timeline import Timeline
 from concur_agents.runtime.config import Setting, environment, governor_options
 
 BOOTSTRAP = Path(concur_agents.__file__).parent / "autorun" / "_bootstrap"

@@ -1,4 +1,4 @@
-"""Frames, one after the other: as a dashboard on a terminal, as lines of JSON, or the last one."""
+"""Shows frames: as a dashboard on a terminal, as lines of JSON, or only the last one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from concur_agents.observe.frame import Frame, Point
 T = TypeVar("T")
 
 PAGE = 60
-"""Rows where there is no terminal."""
+"""Rows of the dashboard without a terminal."""
 
 
 def show_frames(
@@ -29,12 +29,12 @@ def show_frames(
     count: int = 0,
     as_json: bool = False,
 ) -> None:
-    """Shows them until there are no more.
+    """Shows each frame until there are no more.
 
     Args:
-        frames: what to show; each is waited for.
-        trail: where the governor stood up to now.
-        title: what is looked at.
+        frames: the frames; each may block until it is due.
+        trail: the past of the governor, oldest first.
+        title: name of the governor or file.
         count: most frames; 0: no bound.
         as_json: a JSON object per frame.
     """
@@ -52,7 +52,7 @@ def show_frames(
 
 
 def show(things: Iterator[T], draw: Callable[[T, Console], RenderableType]) -> None:
-    """Draws each in place of the one before; the last one stays. No terminal: only that one."""
+    """Draws each in place of the one before; the last stays. Without a terminal: only the last."""
     console = Console()
     screen: AbstractContextManager[Live | None] = nullcontext()
     if console.is_terminal:

@@ -1,106 +1,45 @@
-"""`concur watch`: an endpoint with what a law would do about it, or a governor at work.
-
-`concur watch URL` is a dry run: nothing is governed and no request is sent but for the metrics
-page. The law is ticked with real readings, but it sees none of the endpoint's agents, so what it
-would do is shown for what the engine itself tells; laws that learn from their own agents' steps
-show their start.
-"""
+"""`concur watch`: an endpoint with what a law would do about it, or a governor at work."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
-from concur_agents.cli.chart import chart
-from concur_agents.cli.dashboard import CHART_ROWS, chart_width, side_by_side
-from concur_agents.cli.show import show
+from concur_agents.cli.watch_endpoint import watch_endpoint
 from concur_agents.cli.watch_recording import watch_recording
 from concur_agents.cli.watch_socket import watch_socket
-from concur_agents.core import Reading, Regulator, make_law
-from concur_agents.errors import ConfigError, ProbeError
-from concur_agents.probes import HttpProbe
-
-TRAIL = 300
-"""Looks that are drawn."""
-
-WINDOW_S = 10.0
-"""Hit rates are taken over this time [s]: engines update their counters every few seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """One look at the endpoint; the keys of a `--json` line. None: not told, or no bound."""
-
-    at_s: float
-    """Since the command started [s]."""
-    ok: bool
-    """Whether the endpoint's metrics could be read."""
-    error: str | None
-    """Why not."""
-    engine: str | None
-    """vllm, sglang or dynamo."""
-    kv_usage: float | None
-    """Share of the KV pool held by requests in flight, 0..1."""
-    capacity_tokens: float | None
-    """KV pool [tokens]."""
-    hit_rate: float | None
-    """Cached share of the prompt tokens of the last ten seconds, 0..1."""
-    running: float | None
-    """Requests being computed."""
-    waiting: float | None
-    """Requests queued in the engine."""
-    preemptions_total: float | None
-    """Requests thrown out of the batch so far."""
-    law: str
-    """Name of the law that runs dry."""
-    limit_agents: float | None
-    """Most agents the law would let run."""
-    limit_tokens: float | None
-    """Most pressure it would allow [tokens]."""
-    reason: str
-    """The law's reason code."""
 
 
 def watch_command(
     what: str = typer.Argument(
         "",
         metavar="[URL|RECORDING|SOCKET]",
-        help="An endpoint, a file that a governor writes (record=), or the socket of a living one "
-        '(socket=). Nothing: the governor of yours that has socket="auto".',
+        help="An endpoint, the recording of a governor (record=), or the socket of a living one "
+        '(socket=). Default: your governor that has socket="auto".',
     ),
-    law: str = typer.Option("working_set", help="Law to run dry; `concur laws` lists them."),
-    interval: float = typer.Option(1.0, min=0.05, help="Time between looks [s]."),
-    count: int = typer.Option(0, min=0, help="Stop after so many looks; 0: until Ctrl-C."),
+    law: str = typer.Option(
+        "working_set", help="Endpoint: the law to run dry; `concur laws` lists them."
+    ),
+    interval: float = typer.Option(1.0, min=0.05, help="Time between two frames [s]."),
+    count: int = typer.Option(0, min=0, help="Stop after this many frames; 0: until Ctrl-C."),
     speed: float = typer.Option(
-        0.0, min=0.0, help="Recording: play it from its beginning, so many times as fast."
+        0.0, min=0.0, help="Recording: play it from its beginning, this many times as fast."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per look."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per frame."),
 ) -> None:
     """Show an endpoint with what a law would do about it (dry run), or a governor at work.
 
-    A governor opens nothing by itself: start it with socket="auto" and `concur watch` finds it, or
-    with record="run.jsonl" and watch that file, live or later.
+    A governor opens no socket by itself: start it with socket="auto", and `concur watch` finds it.
+    Or start it with record="run.jsonl" and watch that file, live or later.
 
-    An endpoint: a look that fails is shown and the next one is tried. With --json each line has
-    the keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
-    preemptions_total, law, limit_agents, limit_tokens and reason; null: not told, or not bounded.
-    Exit code 1: not one look succeeded.
+    Endpoint: a failed reading is shown, and the next one is tried. With --json each line has the
+    keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
+    preemptions_total, law, limit_agents, limit_tokens and reason; null: unknown, or no bound.
+    Exit code 1: no reading succeeded.
 
-    A governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, off,
+    Governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, suspended,
     done_total, pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens,
     limit_agents, reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s, blind,
     closed, waiting (agent, state, waited_s, why) and active (agent, state, for_s, tokens, steps).
@@ -113,15 +52,7 @@ def watch_command(
                 Path(what), interval_s=interval, count=count, speed=speed, as_json=as_json
             )
         else:
-            _watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
-
-
-def _watch_endpoint(url: str, law: str, *, interval_s: float, count: int, as_json: bool) -> None:
-    with HttpProbe(url) as probe:
-        looks = _looks(Watcher(probe, law), interval_s=interval_s, count=count)
-        succeeded = _print_json(looks) if as_json else _show_live(looks, probe.url)
-    if not succeeded:
-        raise typer.Exit(1)
+            watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
 
 
 def is_path(text: str) -> bool:
@@ -129,202 +60,3 @@ def is_path(text: str) -> bool:
     return "://" not in text and (
         Path(text).exists() or text.endswith(".jsonl") or text.startswith(("/", "./"))
     )
-
-
-class Watcher:
-    """Feeds one law with an endpoint's readings; `look()` is one poll and one decision.
-
-    Args:
-        probe: What is polled.
-        law: Name of the law.
-        clock: The probe's monotonic clock [s].
-
-    Raises:
-        ConfigError: there is no such law; the message names the nearest.
-    """
-
-    def __init__(
-        self, probe: HttpProbe, law: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._probe = probe
-        self._clock = clock
-        self._start_s = clock()
-        try:
-            self._regulator = Regulator(make_law(law), start_s=self._start_s)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        self._recent: list[Reading] = []
-
-    def look(self) -> Tick:
-        """Read the endpoint and tick the law with what was read, or with None."""
-        reading, error = None, None
-        try:
-            reading = self._probe.read()
-        except ProbeError as problem:
-            error = str(problem)
-        now = self._clock()
-        self._regulator.tick(reading, now)
-        view = self._regulator.view(now)
-        told = reading or Reading(at_s=now)
-        return Tick(
-            at_s=round(now - self._start_s, 3),
-            ok=reading is not None,
-            error=error,
-            engine=self._probe.engine,
-            kv_usage=told.kv_usage,
-            capacity_tokens=told.capacity_tokens,
-            hit_rate=self._hit_rate(reading),
-            running=told.running,
-            waiting=told.waiting,
-            preemptions_total=told.preemptions_total,
-            law=self._regulator.law.name,
-            limit_agents=_finite(view.limit.agents),
-            limit_tokens=_finite(view.limit.tokens),
-            reason=view.reason,
-        )
-
-    def _hit_rate(self, reading: Reading | None) -> float | None:
-        """Cached share of the prompt tokens that came in within the window."""
-        if reading is None or reading.hit_tokens_total is None or not reading.query_tokens_total:
-            return None
-        recent = self._recent
-        if recent and reading.query_tokens_total < (recent[-1].query_tokens_total or 0.0):
-            recent.clear()  # the engine restarted
-        recent.append(reading)
-        while len(recent) > 2 and recent[1].at_s <= reading.at_s - WINDOW_S:
-            del recent[0]
-        asked = reading.query_tokens_total - (recent[0].query_tokens_total or 0.0)
-        found = reading.hit_tokens_total - (recent[0].hit_tokens_total or 0.0)
-        return found / asked if asked > 0 else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _looks(watcher: Watcher, *, interval_s: float, count: int) -> Iterator[Tick]:
-    """A tick every `interval_s`, a late one at once but never two for one interval."""
-    done, due = 0, time.monotonic()
-    while True:
-        yield watcher.look()
-        done += 1
-        if done == count:
-            return
-        now = time.monotonic()
-        due = max(due + interval_s, now)
-        time.sleep(due - now)
-
-
-def _print_json(looks: Iterator[Tick]) -> bool:
-    succeeded = False
-    for tick in looks:
-        print(json.dumps(asdict(tick)), flush=True)
-        succeeded |= tick.ok
-    return succeeded
-
-
-def _show_live(looks: Iterator[Tick], url: str) -> bool:
-    board = _Board(url)
-    show(looks, board.draw)
-    return board.last is not None
-
-
-class _Board:
-    """Draws looks; remembers the last good one, and what is drawn over time."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._failures = 0
-        self._seen: Tick | None = None  # the newest of all
-        self._trail: deque[Tick] = deque(maxlen=TRAIL)
-        self.last: Tick | None = None
-        """The last look that succeeded."""
-
-    def draw(self, tick: Tick, console: Console) -> RenderableType:
-        """The screen: the endpoint as last seen, and the law as of now."""
-        if tick is not self._seen:
-            self._seen = tick
-            self._failures = 0 if tick.ok else self._failures + 1
-            self.last = tick if tick.ok else self.last
-            self._trail.append(tick)
-        title = f"[bold]{escape(self._url)}[/] · {tick.law} (dry run)"
-        title += f": {tick.reason}" if self.last else ""
-        facts = Panel(
-            self._facts(tick), title=title, title_align="left", border_style="bright_black"
-        )
-        return Group(facts, side_by_side(self._charts(tick, console.width), console.width))
-
-    def _facts(self, tick: Tick) -> Table:
-        seen = self.last or tick
-        table = Table.grid(padding=(0, 1))
-        table.add_column(style="dim", width=13)
-        table.add_column()
-        requests = f"{_number(seen.running)} running, {_number(seen.waiting)} waiting, "
-        requests += f"{_number(seen.preemptions_total)} preemptions"
-        rows: list[tuple[str, Any]] = [
-            ("engine", seen.engine or "-"),
-            ("KV pool", f"{_bar(seen.kv_usage)} of {_tokens(seen.capacity_tokens)} in calls"),
-            ("hit rate", _bar(seen.hit_rate)),
-            ("requests", requests),
-            ("would allow", _limit(tick) if self.last else "-"),
-        ]
-        for row in rows:
-            table.add_row(*row)
-        if self._failures:
-            seen_s = f"shown as of {self.last.at_s:.0f} s" if self.last else "nothing seen yet"
-            problem = escape(tick.error or "")
-            table.add_row(
-                f"[red]{self._failures} failed[/]", f"[red]{problem}[/] [dim]({seen_s})[/]"
-            )
-        return table
-
-    def _charts(self, tick: Tick, width: int) -> list[tuple[str, list[Text]]]:
-        each = chart_width(width)
-        ticks = list(self._trail)[-each:]
-        line: list[float | None]
-        area: list[float | None]
-        if tick.limit_tokens is None and tick.limit_agents is not None:
-            title = "running [blue]▇[/] requests, would allow [green]━[/] agents"
-            area, line = [item.running for item in ticks], [item.limit_agents for item in ticks]
-        else:
-            title = "in calls [blue]▇[/], would allow [green]━[/], tokens"
-            area = [_used(item) for item in ticks]
-            line = [item.limit_tokens for item in ticks]
-        hits = [item.hit_rate for item in ticks]
-        return [
-            (title, chart(area, line, width=each, height=CHART_ROWS)),
-            (
-                "hit rate [cyan]▇[/], 0 to 100%",
-                chart(hits, width=each, height=CHART_ROWS, most=1.0, styles=("cyan", "")),
-            ),
-        ]
-
-
-def _used(tick: Tick) -> float | None:
-    if tick.kv_usage is None or tick.capacity_tokens is None:
-        return None
-    return tick.kv_usage * tick.capacity_tokens
-
-
-def _limit(tick: Tick) -> str:
-    bounds = []
-    if tick.limit_agents is not None:
-        bounds.append(f"{tick.limit_agents:.1f} agents")
-    if tick.limit_tokens is not None:
-        bounds.append(f"{_tokens(tick.limit_tokens)} of pressure")
-    return " and ".join(bounds) or "everyone"
-
-
-def _bar(share: float | None) -> str:
-    if share is None:
-        return "-"
-    full = round(20 * min(1.0, max(0.0, share)))
-    return f"{'█' * full}{'░' * (20 - full)} {share:6.1%}"
-
-
-def _tokens(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f} tokens"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""`concur watch RECORDING`: a governor by the file that it writes, live or later."""
+"""`concur watch RECORDING`: a governor through its recording, live or later."""
 
 from __future__ import annotations
 
@@ -11,50 +11,77 @@ from concur_agents.cli.show import show_frames
 from concur_agents.core import Regulator
 from concur_agents.errors import RecordingError
 from concur_agents.observe.frame import MOST_ROWS, Active, Frame, Point, Waiting, split_pressure
-from concur_agents.recording import Happening, Line, Recording, Standing, apply, make_regulator
-from concur_agents.recording.timeline import TimelineBuilder
+from concur_agents.recording import (
+    Happening,
+    Line,
+    RecordedCall,
+    Recording,
+    Standing,
+    apply,
+    make_regulator,
+)
+from concur_agents.recording.reason import why_waiting
+from concur_agents.recording.timeline_builder import TimelineBuilder
 
 TRAIL = 300
 """Ticks that are drawn."""
 
 REST_S = 0.05
+"""Time between two looks for new lines [s]."""
 
 
 class Screen:
-    """Follows a recording; `frame()` is where it stands."""
+    """Follows a recording; `frame()` is where its governor stands.
+
+    A Regulator makes the recorded calls too, because it knows the claims and reasons of this
+    instant. Where it cannot (another law, the first files gone) or answers differently from the
+    recording, the numbers written in the lines are used.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self._header = recording.header
         self.builder = TimelineBuilder(recording.header)
         self._regulator: Regulator | None = None
         if recording.is_whole:
-            with suppress(RecordingError):  # a law of the user's own
+            with suppress(RecordingError):  # a law of the caller's own
                 self._regulator = make_regulator(recording)
         self._now = recording.header.now
         self._blind = self._closed = False
-        self._whys: dict[str, str] = {}  # as they were written, where no Regulator can be asked
+        self._whys: dict[str, str] = {}  # as written when each wait began
 
     def take(self, line: Line) -> None:
-        """The next line."""
+        """Follows one line."""
         self._now = max(self._now, line.now)
         self.builder.take(line)
         if isinstance(line, Happening):
             if line.kind in ("poll_failed", "poll_recovered"):
                 self._blind = line.kind == "poll_failed"
             self._closed |= line.kind == "closed"
-        elif self._regulator is not None:
-            apply(self._regulator, line)
-        elif line.agent is not None and line.why is not None:
+            return
+        if self._regulator is not None:
+            self._apply(self._regulator, line)
+        if line.agent is not None and line.why is not None:
             self._whys[line.agent] = line.why
+        for agent in line.let_in:
+            self._whys.pop(agent, None)
+
+    def _apply(self, regulator: Regulator, call: RecordedCall) -> None:
+        try:
+            let_in, error = apply(regulator, call)
+        except RecordingError:
+            self._regulator = None
+            return
+        if (let_in, error) != (call.let_in, call.error):
+            self._regulator = None  # this version decides differently
 
     @property
     def closed(self) -> bool:
-        """The governor has ended."""
+        """Whether the governor has ended."""
         return self._closed
 
     @property
     def agents(self) -> list[Standing]:
-        """Everybody who is here."""
+        """Every agent that is present."""
         return list(self.builder.tracker.agents.values())
 
     def trail(self) -> list[Point]:
@@ -73,7 +100,7 @@ class Screen:
         ]
 
     def frame(self) -> Frame:
-        """Where it stands now."""
+        """Where the governor stands now."""
         agents = [who for who in self.agents if who.parent is None]
         states = [who.state for who in agents]
         last = self.builder.samples[-1] if self.builder.samples else None
@@ -124,7 +151,7 @@ class Screen:
         )
 
     def _held(self, active: list[Standing]) -> list[float]:
-        """What agents in calls claim; of late recordings only their footprints are known."""
+        """Claims of reasoning agents; without a Regulator, their footprints."""
         if self._regulator is not None:
             return [who.held_tokens for who in self._regulator.agents()]
         return [who.footprint_tokens for who in active if who.state == "reasoning"]
@@ -132,8 +159,7 @@ class Screen:
     def _waiting(self, who: Standing) -> Waiting:
         why = self._whys.get(who.id, "")
         if self._regulator is not None:
-            said = str(self._regulator.explain(who.id, self._now))
-            why = said.partition(f"{who.state}: ")[2]
+            why = why_waiting(self._regulator, who.id, self._now)
         return Waiting(
             agent=who.id,
             state=who.state,
@@ -145,13 +171,13 @@ class Screen:
 def watch_recording(
     path: Path, *, interval_s: float, count: int, speed: float, as_json: bool
 ) -> None:
-    """Shows a recording until its governor has ended, or so many frames.
+    """Shows a recording until its governor ends or `count` frames are shown.
 
     Args:
         path: the recording.
         interval_s: time between frames [s].
         count: most frames; 0: no bound.
-        speed: 0: as of now, then live; else from its beginning, so many times as fast.
+        speed: 0: from now on, live; else from its beginning, this many times as fast.
         as_json: a JSON object per frame.
     """
     recording = Recording(path)
@@ -164,7 +190,7 @@ def _frames(
     recording: Recording, screen: Screen, *, interval_s: float, speed: float
 ) -> Iterator[Frame]:
     begun_s = time.monotonic()
-    next_s = begun_s  # of the wall
+    next_s = begun_s  # on the wall clock
     start_s = recording.header.now
     for line in recording.follow(lambda: time.sleep(REST_S)):
         if line is None:

@@ -1,4 +1,4 @@
-"""`concur watch SOCKET`: a living governor, by the socket that it was asked to open."""
+"""`concur watch SOCKET`: a living governor, through its socket."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from concur_agents.cli.show import show_frames
 from concur_agents.errors import WatchError
 from concur_agents.observe.frame import Frame, Point
-from concur_agents.observe.socket import TRAIL, Looker, frames, sockets
+from concur_agents.observe.socket import TRAIL
+from concur_agents.observe.socket_client import SocketClient, frames
+from concur_agents.observe.socket_path import sockets
 
 
 def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) -> None:
-    """Shows a living governor until it has ended, or so many frames.
+    """Shows a living governor until it ends or `count` frames are shown.
 
     Args:
         where: its socket; "": the only one in the user's own folder.
@@ -23,14 +25,14 @@ def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) ->
         as_json: a JSON object per frame.
 
     Raises:
-        WatchError: nobody listens there, there is none to be found, or more than one.
+        WatchError: no governor listens there, or the folder holds no socket or several.
     """
     path = Path(where) if where else _only_one()
-    with Looker(path) as looker:
-        trail: deque[Point] = deque(looker.trail(), maxlen=TRAIL)
+    with SocketClient(path) as client:
+        trail: deque[Point] = deque(client.trail(), maxlen=TRAIL)
 
         def remembered() -> Iterator[Frame]:
-            for frame in frames(looker, lambda: time.sleep(interval_s)):
+            for frame in frames(client, lambda: time.sleep(interval_s)):
                 yield frame
                 trail.append(frame.point)
 
@@ -46,5 +48,5 @@ def _only_one() -> Path:
         )
     if len(found) > 1:
         listed = "\n  ".join(str(path) for path in found)
-        raise WatchError(f"more than one governor of yours listens; name one:\n  {listed}")
+        raise WatchError(f"several governors of yours listen; name one:\n  {listed}")
     return found[0]

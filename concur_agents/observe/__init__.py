@@ -1,1 +1,1 @@
-"""Watching a governor: Prometheus metrics, OpenTelemetry spans, the socket of `concur watch`."""
+"""Watching a governor: Prometheus metrics, OpenTelemetry spans, and the `concur watch` socket."""

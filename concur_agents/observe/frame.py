@@ -1,13 +1,19 @@
-"""What `concur watch` shows: a governor at one instant, wherever the numbers are from."""
+"""What `concur watch` shows: a governor at one instant, live or from a recording."""
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from concur_agents.core import AgentView
+    from concur_agents.runtime.host import Host
 
 MOST_ROWS = 20
-"""Agents told by name in each list of a frame."""
+"""Most agents named in each list of a frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +35,14 @@ class Active:
     state: str
     """'reasoning' or 'acting'."""
     for_s: float
-    """In this state [s]."""
+    """Time in this state [s]."""
     tokens: int
     """Its context after its last step."""
     steps: int
 
 
 class Point(NamedTuple):
-    """What is drawn over time."""
+    """The numbers that are drawn over time."""
 
     at_s: float
     limit_tokens: float | None
@@ -48,10 +54,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """A governor at one instant; the keys of a `--json` line. None: not told, or no bound."""
+    """A governor at one instant; the keys of a `--json` line. None: unknown, or no bound."""
 
     at_s: float
-    """Since the recording, or the looking on, began [s]."""
+    """Time since the recording or the socket began [s]."""
     law: str
     reasoning: int
     acting: int
@@ -62,9 +68,9 @@ class Frame:
     pressure_tokens: float
     capacity_tokens: float | None
     reasoning_tokens: float
-    """Held by agents that are reasoning."""
+    """Claims of reasoning agents."""
     faded_tokens: float
-    """Contexts of acting agents, as far as they are not claimed any more."""
+    """The part of acting agents' contexts that is no longer claimed."""
     limit_tokens: float | None
     limit_agents: float | None
     reason: str
@@ -78,18 +84,18 @@ class Frame:
     """The last poll failed."""
     closed: bool
     waiting: list[Waiting] = field(default_factory=list)
-    """The longest waits."""
+    """Waiting agents, the longest wait first."""
     active: list[Active] = field(default_factory=list)
     """Agents that hold a place, the longest in their state first."""
 
     @property
     def acting_tokens(self) -> float:
-        """Claimed by agents that are acting."""
+        """Claims of acting agents."""
         return max(0.0, self.pressure_tokens - self.reasoning_tokens)
 
     @property
     def point(self) -> Point:
-        """What of it is drawn over time."""
+        """The numbers that are drawn over time."""
         return Point(
             self.at_s,
             self.limit_tokens,
@@ -101,10 +107,10 @@ class Frame:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        """The way back from JSON; what only another version knows is left out.
+        """A frame from JSON, without the keys that only another version knows.
 
         Raises:
-            KeyError, TypeError: it is no frame.
+            KeyError, TypeError: it is not a frame.
         """
         names = {item.name for item in fields(cls)}
         known = {name: value for name, value in found.items() if name in names}
@@ -113,15 +119,112 @@ class Frame:
         return cls(**known)
 
 
+def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
+    """Where a governor stands.
+
+    Args:
+        governor: the governor.
+        start_s: zero of the frame's time, on the governor's clock [s].
+    """
+    snapshot = governor.snapshot()
+    agents = _agents_of(governor, snapshot.pressure_tokens)
+    now, limit = snapshot.at_s, snapshot.limit
+    # The reason is read after the list, so an agent may have gone on since: then it has none.
+    whys = [] if snapshot.closed else [(who, governor.why(who.agent)) for who in agents.waiting]
+    return Frame(
+        at_s=round(now - start_s, 3),
+        law=snapshot.law,
+        reasoning=snapshot.reasoning,
+        acting=snapshot.acting,
+        paused=snapshot.paused,
+        queued=snapshot.queued,
+        suspended=snapshot.suspended,
+        done_total=snapshot.done_total,
+        pressure_tokens=snapshot.pressure_tokens,
+        capacity_tokens=snapshot.capacity_tokens,
+        reasoning_tokens=agents.reasoning_tokens,
+        faded_tokens=agents.faded_tokens,
+        limit_tokens=finite(limit.tokens),
+        limit_agents=finite(limit.agents),
+        reason=snapshot.reason,
+        hit_rate=snapshot.hit_rate,
+        hit_deficit=snapshot.hit_deficit,
+        pauses_total=snapshot.pauses_total,
+        overdue_total=snapshot.overdue_total,
+        longest_wait_s=snapshot.longest_wait_s,
+        blind=snapshot.poll_error is not None,
+        closed=snapshot.closed,
+        waiting=[
+            Waiting(
+                agent=who.agent,
+                state=who.state,
+                waited_s=round(max(0.0, now - who.since_s), 3),
+                why=why.numbers,
+            )
+            for who, why in whys
+            if why
+        ],
+        active=[
+            Active(
+                agent=who.agent,
+                state=who.state,
+                for_s=round(max(0.0, now - who.since_s), 3),
+                tokens=round(who.footprint_tokens),
+                steps=who.steps,
+            )
+            for who in agents.active
+        ],
+    )
+
+
+class _Agents(NamedTuple):
+    """The rows of a frame, and the split of the pressure."""
+
+    waiting: list[AgentView]
+    active: list[AgentView]
+    reasoning_tokens: float
+    faded_tokens: float
+
+
+def _agents_of(governor: Host, pressure_tokens: float) -> _Agents:
+    """Rows and sums. Only this reads all agents; everything else costs O(rows)."""
+    agents = governor.agents()
+    active = [who for who in agents if who.state in ("reasoning", "acting")]
+    waiting = [who for who in agents if who.state in ("queued", "paused") and who.parent is None]
+    held, faded = split_pressure(
+        pressure_tokens,
+        (who.held_tokens for who in active),
+        (who.footprint_tokens for who in active if who.state == "acting"),
+    )
+    return _Agents(
+        heapq.nsmallest(MOST_ROWS, waiting, key=_since_s),
+        heapq.nsmallest(MOST_ROWS, active, key=_since_s),
+        held,
+        faded,
+    )
+
+
+def _since_s(agent: AgentView) -> float:
+    return agent.since_s
+
+
 def split_pressure(
     pressure_tokens: float, held: Iterable[float], acting: Iterable[float]
 ) -> tuple[float, float]:
-    """How much of the pressure is held by agents in calls, and how much of the others' has faded.
+    """Splits the pressure between reasoning and acting agents.
 
     Args:
         pressure_tokens: the sum of all claims.
-        held: what agents in calls claim [tokens].
-        acting: footprints of the others that hold a place [tokens].
+        held: claims of reasoning agents [tokens].
+        acting: footprints of acting agents [tokens].
+
+    Returns:
+        Claims of reasoning agents, and the unclaimed part of acting agents' footprints [tokens].
     """
-    in_calls = min(pressure_tokens, sum(held))
-    return in_calls, max(0.0, sum(acting) - (pressure_tokens - in_calls))
+    reasoning = min(pressure_tokens, sum(held))
+    return reasoning, max(0.0, sum(acting) - (pressure_tokens - reasoning))
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None

@@ -1,12 +1,12 @@
-"""A governor's numbers for Prometheus.
+"""The numbers of a governor for Prometheus.
 
     from concur_agents.observe.metrics import export, serve
 
-    export(gov)                # into the default registry; how it leaves your process is yours
-    stop = serve(port=9464)    # a listener on 127.0.0.1, if you want one
+    export(gov)                # into the default registry, which your process may serve itself
+    stop = serve(port=9464)    # or this listener on 127.0.0.1 does
 
-Gauges are read from `Governor.snapshot()` when somebody scrapes; counters and histograms come from
-its events. Every name begins with `concur_` and ends with its unit; docs/metrics.md lists them.
+Each scrape reads the gauges from `Governor.snapshot()`; counters and histograms come from its
+events. Every name begins with `concur_` and ends with its unit; docs/metrics.md lists them.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def export(
     *,
     name: str = "default",
 ) -> Callable[[], None]:
-    """Exports a governor's numbers to a registry.
+    """Exports the numbers of a governor to a registry.
 
     Args:
-        governor: whose numbers; it is not kept alive.
-        registry: where to; the default one of `prometheus_client` unless told otherwise.
-        name: value of the label `governor`, to tell several of one process apart.
+        governor: the governor; the export does not keep it alive.
+        registry: the registry; default: that of `prometheus_client`.
+        name: value of the label `governor`, which separates the governors of one process.
 
     Returns:
         The function that ends the export.
 
     Raises:
-        ConfigError: this registry has a governor of that name already.
+        ConfigError: the registry exports a governor of that name already.
     """
     exports = _exports.get(registry)
     if exports is None:
@@ -88,19 +88,19 @@ def serve(
     port: int = 9464,
     token: str | None = None,
 ) -> Served:
-    """Serves a registry's numbers at `/metrics`, in a thread of its own.
+    """Serves a registry at `/metrics`, in its own thread.
 
     Args:
-        registry: whose numbers.
-        host: where to listen; anywhere but on this machine only with a `token`.
-        port: 0: any free one.
-        token: what a scraper must send as `Authorization: Bearer TOKEN`; None: nothing.
+        registry: the registry.
+        host: address to listen on; other machines can connect only if there is a `token`.
+        port: 0: any free port.
+        token: the scraper must send it as `Authorization: Bearer TOKEN`; None: no token.
 
     Returns:
-        The function that ends it; its attribute `url` says where it listens.
+        The function that stops the listener; its attribute `url` is the address.
 
     Raises:
-        ConfigError: the port is taken, or others could connect without a token.
+        ConfigError: the port is taken, or other machines could connect without a token.
     """
     check_host(host, token)
     page = make_wsgi_app(registry)
@@ -115,7 +115,7 @@ def serve(
         server = make_server(host, port, guarded, _Server, _Quiet)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free one"
+            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free port"
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="concur-metrics", daemon=True)
     thread.start()
@@ -123,16 +123,16 @@ def serve(
 
 
 class Served:
-    """A listener for scrapers; calling it ends it."""
+    """A listener for scrapers; a call stops it."""
 
     def __init__(self, url: str, server: WSGIServer, thread: threading.Thread) -> None:
         self.url = url
-        """Where it listens, without `/metrics`."""
+        """Its address, without `/metrics`."""
         self._server = server
         self._thread = thread
 
     def __call__(self) -> None:
-        """Ends it; calling it again does nothing."""
+        """Stops the listener; a second call does nothing."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -145,21 +145,21 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name upstream)
-        """A scrape is no news."""
+        """Writes nothing: a scrape is not worth a line."""
 
 
 class _Exports(Collector):
-    """All governors of one registry: a name may be exposed only once, whoever has samples of it."""
+    """All governors of one registry, because it may expose each name only once."""
 
     def __init__(self) -> None:
         self.governors: dict[str, _Numbers] = {}
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: which there are depends on what the engines tell."""
+        """No metric in advance: which exist depends on what the engines report."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """All numbers now."""
+        """The metrics of all governors now."""
         merged: dict[str, Metric] = {}
         for numbers in list(self.governors.values()):
             for metric in numbers.collect():
@@ -174,7 +174,7 @@ _exports: weakref.WeakKeyDictionary[CollectorRegistry, _Exports] = weakref.WeakK
 
 
 class _Numbers:
-    """One governor's."""
+    """The metrics of one governor."""
 
     def __init__(self, governor: Host, name: str) -> None:
         self._governor = weakref.ref(governor)
@@ -191,7 +191,7 @@ class _Numbers:
         self._begun: dict[str, list[float]] = {}
         self._wait = Histogram(
             "concur_wait_seconds",
-            "Time an agent waited before it was let in.",
+            "Time that an agent waited before it was let in.",
             [LABEL, "kind"],
             buckets=WAIT_BUCKETS_S,
             registry=None,
@@ -208,7 +208,7 @@ class _Numbers:
         self._step.labels(name)
 
     def note(self, event: Event) -> None:
-        """An event of the governor."""
+        """Counts an event of the governor."""
         counts, agent = self._counts, event.agent or ""
         if event.kind in ("admitted", "resumed"):
             kind = "queued" if event.kind == "admitted" else "paused"
@@ -237,7 +237,7 @@ class _Numbers:
             self._decisions[event.reason] = self._decisions.get(event.reason, 0.0) + 1
 
     def collect(self) -> Iterator[Metric]:
-        """All numbers now; none once the governor is gone."""
+        """The metrics now; none once the governor is gone."""
         governor = self._governor()
         if governor is None:
             return
@@ -248,15 +248,15 @@ class _Numbers:
         yield from self._step.collect()
 
     def _gauges(self, now: GovernorSnapshot) -> Iterator[Metric]:
-        info = InfoMetricFamily("concur_governor", "What governs what.", labels=[LABEL])
+        info = InfoMetricFamily(
+            "concur_governor", "Law, engine and version of a governor.", labels=[LABEL]
+        )
         info.add_metric(
             [self._name],
             {"law": now.law, "engine": now.engine or "", "version": __version__},
         )
         yield info
-        agents = GaugeMetricFamily(
-            "concur_agents", "Agents that are here, by state.", labels=[LABEL, "state"]
-        )
+        agents = GaugeMetricFamily("concur_agents", "Agents by state.", labels=[LABEL, "state"])
         for state in ("reasoning", "acting", "paused", "queued", "suspended"):
             agents.add_metric([self._name, state], getattr(now, state))
         yield agents
@@ -270,17 +270,17 @@ class _Numbers:
             ("pressure_tokens", "Sum of all claims on the KV pool.", now.pressure_tokens),
             ("capacity_tokens", "KV pool of the engine.", now.capacity_tokens),
             ("footprint_tokens", "Sum of the contexts of all agents.", now.footprint_tokens),
-            ("limit_tokens", "Most pressure that the law allows.", _bound(limit.tokens)),
-            ("limit_agents", "Most active agents that the law allows.", _bound(limit.agents)),
+            ("limit_tokens", "Limit on the pressure.", _bound(limit.tokens)),
+            ("limit_agents", "Limit on active agents.", _bound(limit.agents)),
             *_shadow_rows(shadow),
             ("hit_ratio", "Cached share of prompt tokens between two ticks.", now.hit_rate),
-            ("hit_deficit_ratio", "1 - H/H*: avoidable misses, lately.", now.hit_deficit),
-            ("longest_wait_seconds", "Wait of the agent that waits longest.", now.longest_wait_s),
+            ("hit_deficit_ratio", "1 - H/H*: reusable tokens that missed.", now.hit_deficit),
+            ("longest_wait_seconds", "Longest wait among waiting agents.", now.longest_wait_s),
             ("blind_seconds", "Time since the last good reading.", now.blind_s),
-            ("passing", "1: nothing is governed any more.", float(now.closed)),
+            ("passing", "1: closed or failed, so every agent passes.", float(now.closed)),
             ("engine_kv_usage_ratio", "KV pool held by running requests.", usage),
-            ("engine_running_requests", "Requests being computed.", running),
-            ("engine_waiting_requests", "Requests queued in it.", waiting),
+            ("engine_running_requests", "Requests that the engine computes.", running),
+            ("engine_waiting_requests", "Requests queued in the engine.", waiting),
         ):  # fmt: skip
             if value is not None:
                 gauge = GaugeMetricFamily(f"concur_{name}", text, labels=[LABEL])
@@ -291,12 +291,12 @@ class _Numbers:
         counts = self._counts
         for name, text, value in (
             ("agents_done", "Agents that have left.", now.done_total),
-            ("pauses", "Times that an agent was paused at a boundary.", now.pauses_total),
+            ("pauses", "Pauses of agents at a boundary.", now.pauses_total),
             ("overdue", "Agents let in because they had waited past the bound.", now.overdue_total),
             ("steps", "LLM calls that have ended.", counts["steps"]),
-            ("steps_untold", "Those without usage: failed, or not told.", counts["steps_untold"]),
+            ("steps_untold", "Steps that ended without usage.", counts["steps_untold"]),
             ("prompt_tokens", "Prompt tokens of steps.", counts["prompt"]),
-            ("cached_tokens", "Those of them found in the cache.", counts["cached"]),
+            ("cached_tokens", "Prompt tokens of steps found in the cache.", counts["cached"]),
             ("output_tokens", "Output tokens of steps.", counts["output"]),
             ("polls", "Readings that succeeded.", counts["polls"]),
             ("poll_failures", "Readings that failed.", now.poll_failures_total),
@@ -305,7 +305,7 @@ class _Numbers:
             counter.add_metric([self._name], value)
             yield counter
         decisions = CounterMetricFamily(
-            "concur_limit_changes", "Moves of the limit, by reason.", labels=[LABEL, "reason"]
+            "concur_limit_changes", "Changes of the limit, by reason.", labels=[LABEL, "reason"]
         )
         for reason, value in list(self._decisions.items()):
             decisions.add_metric([self._name, reason], value)
@@ -316,8 +316,8 @@ def _shadow_rows(limit: Limit | None) -> list[tuple[str, str, float | None]]:
     if limit is None:
         return []
     return [
-        ("shadow_limit_tokens", "The same, of the shadow law.", _bound(limit.tokens)),
-        ("shadow_limit_agents", "The same, of the shadow law.", _bound(limit.agents)),
+        ("shadow_limit_tokens", "Limit of the shadow law.", _bound(limit.tokens)),
+        ("shadow_limit_agents", "Limit of the shadow law.", _bound(limit.agents)),
     ]
 
 

@@ -1,16 +1,15 @@
-"""Agents, steps and tools of a governor as OpenTelemetry spans. Needs the extra `otel`.
+"""The agents, steps and tools of a governor as OpenTelemetry spans. Needs the extra `otel`.
 
     from concur_agents.observe.otel import trace
 
-    trace(gov)          # the global tracer provider, which your application sets up
+    trace(gov)          # to the global tracer provider, which your application sets up
 
-One span per agent (`invoke_agent`, its id in `gen_ai.agent.id`), below it one per step (`chat`) and
-per tool block (`execute_tool pytest`); a nested agent hangs below its parent. Waits are events on
-the agent's span: `concur.queued`, `concur.admitted`, `concur.paused`, `concur.resumed`,
-`concur.overdue`.
+Each agent is a span (`invoke_agent`, its id in `gen_ai.agent.id`); below it are its steps (`chat`),
+tool blocks (`execute_tool pytest`) and nested agents. Waits are events on the span of the agent:
+`concur.queued`, `concur.admitted`, `concur.paused`, `concur.resumed`, `concur.overdue`.
 
 Attribute names follow the GenAI semantic conventions. They are written out here, because the
-package that holds them marks them all as moved.
+package with their constants marks all of them as moved.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ def trace(
     *,
     agent_name: str | None = None,
 ) -> Callable[[], None]:
-    """Makes spans of a governor's agents from here on.
+    """Makes spans of the agents of a governor from now on.
 
-    Spans carry ids, counts and times; no prompt and no answer.
+    Spans hold ids, counts and times, but no prompts and no answers.
 
     Args:
-        governor: whose agents.
+        governor: the governor.
         tracer_provider: None: the global one.
-        agent_name: what kind of agents they are, such as "coder", for names of spans; an id in
-            there would make a name of its own of each of thousands.
+        agent_name: the kind of the agents, such as "coder", for span names. It is not an id,
+            because then each of thousands of agents would have its own span name.
 
     Returns:
-        The function that ends it; spans that are open then are ended, too.
+        The function that stops it and ends the open spans.
 
     Raises:
         ImportError: the extra `otel` is not installed.
@@ -85,7 +84,7 @@ class _Life:
     def __init__(self, span: Span, context: Any) -> None:
         self.span = span
         self.context = context
-        self.steps: list[Span] = []  # a step that ends is the oldest: events do not say which
+        self.steps: list[Span] = []  # the oldest ends first, because events do not name the step
         self.tools: dict[str, list[Span]] = {}
         self.waited_s = 0.0
         self.pauses = 0
@@ -105,12 +104,12 @@ class _Spans:
         self._tracer = tracer
         self._law = law
         self._name = name
-        self._probe = probe  # knows the engine, once it has been read
-        self._epoch_s = epoch_s  # 1970 on the governor's clock
+        self._probe = probe  # knows the engine after the first reading
+        self._epoch_s = epoch_s  # offset of the governor's clock from 1970 [s]
         self._lives: dict[str, _Life] = {}
 
     def note(self, event: Event) -> None:
-        """An event of the governor."""
+        """Turns an event of the governor into spans."""
         at_ns = int((self._epoch_s + event.at_s) * 1e9)
         if event.kind == "closed":
             self.end_all(at_ns)
@@ -122,7 +121,7 @@ class _Spans:
             self._live(event, self._lives[event.agent], at_ns)
 
     def end_all(self, at_ns: int) -> None:
-        """Nothing more is to come."""
+        """Ends every open span."""
         while self._lives:
             self._lives.popitem()[1].end(at_ns)
 
@@ -141,8 +140,9 @@ class _Spans:
         self._lives[agent] = _Life(span, set_span_in_context(span))
 
     def _common(self) -> dict[str, str]:
-        """What the conventions ask of spans of models: whose they are."""
-        engine = getattr(self._probe, "engine", None) or "openai"  # that is whose API it is
+        """The provider and the agent name, which the conventions require."""
+        # "openai" is the name of the API, for an engine that is not known yet.
+        engine = getattr(self._probe, "engine", None) or "openai"
         return {PROVIDER: engine} | ({} if self._name is None else {AGENT_NAME: self._name})
 
     def _live(self, event: Event, life: _Life, at_ns: int) -> None:
@@ -166,7 +166,7 @@ class _Spans:
                 )
             )
         elif kind == "step_withdrawn" and life.steps:
-            life.steps.pop()  # never ended, so never exported
+            life.steps.pop()  # not ended, so never exported
         elif kind == "step_ended" and life.steps:
             span = life.steps.pop(0)
             if event.usage is not None:

@@ -1,15 +1,16 @@
-"""Looking on: a governor tells `concur watch` where it stands, over a socket of your own machine.
+"""The socket of a living governor: `concur watch` reads from it where the governor stands.
 
     gov = ca.Governor(url, socket="auto")        # or CONCUR_SOCKET=auto, or --socket auto
 
-Nothing listens unless asked for. The socket is a file, which nobody but its owner may open, in a
-folder that nobody else may enter; it goes when the governor is closed. Whoever looks on can ask
-where things stand, and nothing else. A thread answers; an agent waits for it no longer than for any
-other look at the governor, and a watcher who does not read is waited for by that watcher's thread
-alone.
+The governor listens only if it is asked to. The socket is a file that only its owner may open, in
+a folder that only its owner may enter; it is removed when the governor closes. A watcher can ask
+two questions and change nothing:
 
     look         -> a `Frame`, as JSON in one line
     trail        -> the last few minutes, a list of `Point`
+
+A thread answers. It takes the governor's lock for no longer than any other read does, and a
+watcher that does not read its answers blocks only the thread of that watcher.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ import os
 import selectors
 import socket
 import stat
-import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from concur_agents.errors import ConfigError, WatchError
-from concur_agents.observe.frame import MOST_ROWS, Active, Frame, Point, Waiting, split_pressure
+from concur_agents import _moved
+from concur_agents.errors import ConfigError
+from concur_agents.observe.frame import Point, finite, frame_of
+from concur_agents.observe.socket_path import is_alive, own_folder
 
 if TYPE_CHECKING:
     from concur_agents.runtime.host import Host
@@ -40,201 +42,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger("concur_agents")
 
 AUTO = "auto"
-"""The name that stands for a socket in a folder of the user's own."""
+"""The name that stands for a socket in `own_folder`."""
 
 MOST_WATCHERS = 8
 
 EVERY_S = 1.0
-"""Between two points of the trail [s]."""
+"""Time between two points of the trail [s]."""
 
 TRAIL = 300
 """Points that are kept."""
 
-PATIENCE_S = 10.0
-"""For a watcher that does not read, and for a governor that does not answer [s]."""
-
-
-def own_folder() -> Path:
-    """Where sockets named `AUTO` are."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "concur-agents"
-    return Path(tempfile.gettempdir()) / f"concur-agents-{os.getuid()}"
-
-
-def sockets() -> list[Path]:
-    """Those in `own_folder` that somebody listens on, the youngest first."""
-    found: list[Path] = []
-    if not hasattr(socket, "AF_UNIX"):
-        return found
-    with suppress(OSError):
-        found = [path for path in own_folder().iterdir() if path.suffix == ".sock"]
-    living = [path for path in found if _answers(path)]
-    return sorted(living, key=lambda path: -path.stat().st_mtime)
+SEND_TIMEOUT_S = 10.0
+"""Longest wait for a watcher that does not read its answer [s]."""
 
 
 def listen(governor: Host, where: str | os.PathLike[str]) -> Callable[[], None]:
-    """Lets the owner of this process look on.
+    """Opens a socket on which the owner of this process can watch a governor.
 
     Args:
-        governor: who is looked at; it is not kept alive.
-        where: path of the socket; `{pid}` in it stands for this process. "auto": one in a folder
-            of the user's own, where `concur watch` finds it.
+        governor: the governor; the socket does not keep it alive.
+        where: path of the socket; `{pid}` in it stands for the process id. "auto": a socket in the
+            user's own folder, where `concur watch` finds it.
 
     Returns:
-        The function that ends it.
+        The function that closes the socket.
 
     Raises:
-        ConfigError: others may enter the folder, somebody listens there already, the path is too
-            long for a socket, or this system has none.
+        ConfigError: other users may enter the folder, a process listens there already, the path is
+            too long for a socket, or this system has no unix sockets.
     """
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigError("this system has no unix sockets: use record= and watch the recording")
     path = _free_name() if os.fspath(where) == AUTO else _given(where)
     _make_private(path.parent)
     listener = _bind(path)
-    # Runs when it is called, when the governor is dropped, and at the latest at the interpreter's
-    # end. In a forked child it must leave the parent's file alone.
+    # Runs when the caller calls it, when the governor is dropped, at the latest when the
+    # interpreter ends. In a forked child it must leave the file alone: the parent owns it.
     watched = _Listener(weakref.ref(governor), listener)
     end = weakref.finalize(governor, watched.stop, path, os.getpid())
     watched.start()
     return end
 
 
-def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
-    """Where a governor stands.
-
-    Args:
-        governor: whom to look at.
-        start_s: what to count its time from, on its own clock [s].
-    """
-    snapshot, agents = governor.snapshot(), governor.agents()
-    now = snapshot.at_s
-    active = [who for who in agents if who.state in ("reasoning", "acting")]
-    waiting = [who for who in agents if who.state in ("queued", "paused") and who.parent is None]
-    waiting.sort(key=lambda who: who.since_s)
-    active.sort(key=lambda who: who.since_s)
-    held, faded = split_pressure(
-        snapshot.pressure_tokens,
-        (who.held_tokens for who in agents),
-        (who.footprint_tokens for who in active if who.state == "acting"),
-    )
-    rows = [
-        Waiting(
-            agent=who.agent,
-            state=who.state,
-            waited_s=round(max(0.0, now - who.since_s), 3),
-            why=governor.explain(who.agent).partition(f"{who.state}: ")[2],
-        )
-        for who in waiting[:MOST_ROWS]
-    ]
-    limit = snapshot.limit
-    return Frame(
-        at_s=round(now - start_s, 3),
-        law=snapshot.law,
-        reasoning=snapshot.reasoning,
-        acting=snapshot.acting,
-        paused=snapshot.paused,
-        queued=snapshot.queued,
-        suspended=snapshot.suspended,
-        done_total=snapshot.done_total,
-        pressure_tokens=snapshot.pressure_tokens,
-        capacity_tokens=snapshot.capacity_tokens,
-        reasoning_tokens=held,
-        faded_tokens=faded,
-        limit_tokens=_finite(limit.tokens),
-        limit_agents=_finite(limit.agents),
-        reason=snapshot.reason,
-        hit_rate=snapshot.hit_rate,
-        hit_deficit=snapshot.hit_deficit,
-        pauses_total=snapshot.pauses_total,
-        overdue_total=snapshot.overdue_total,
-        longest_wait_s=snapshot.longest_wait_s,
-        blind=snapshot.poll_error is not None,
-        closed=snapshot.closed,
-        waiting=[row for row in rows if row.why],  # else it has gone on meanwhile
-        active=[
-            Active(
-                agent=who.agent,
-                state=who.state,
-                for_s=round(max(0.0, now - who.since_s), 3),
-                tokens=round(who.footprint_tokens),
-                steps=who.steps,
-            )
-            for who in active[:MOST_ROWS]
-        ],
-    )
-
-
-class Looker:
-    """The other end: looks at a governor of another process.
-
-    Raises:
-        WatchError: nobody listens there; also by each look, once the governor has ended.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE_S)
-        try:
-            self._socket.connect(str(self.path))
-        except OSError as error:
-            self._socket.close()
-            raise WatchError(
-                f"no governor listens on {self.path} ({error.strerror or error}): has it ended?"
-            ) from error
-        self._answers = self._socket.makefile("r", encoding="utf-8")
-
-    def look(self) -> Frame:
-        """Where the governor stands now."""
-        try:
-            return Frame.from_dict(self._ask("look"))
-        except (KeyError, TypeError) as error:
-            raise self._is_foreign() from error
-
-    def trail(self) -> list[Point]:
-        """Its last few minutes, oldest first."""
-        try:
-            return [Point(*row) for row in self._ask("trail")]
-        except TypeError as error:
-            raise self._is_foreign() from error
-
-    def close(self) -> None:
-        """Looks no more."""
-        self._answers.close()
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _ask(self, question: str) -> Any:
-        try:
-            self._socket.sendall(question.encode() + b"\n")
-            line = self._answers.readline()
-        except ConnectionError as error:
-            raise WatchError(f"the governor at {self.path} has ended") from error
-        except OSError as error:
-            raise WatchError(f"the governor at {self.path} does not answer: {error}") from error
-        if not line:
-            raise WatchError(f"the governor at {self.path} has ended")
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise self._is_foreign() from error
-
-    def _is_foreign(self) -> WatchError:
-        return WatchError(f"{self.path} is the socket of something else, or of another version")
-
-
-# --- the governor's side -------------------------------------------------------------------------
-
-
 class _Listener:
-    """The thread that waits for watchers, and keeps the trail."""
+    """The thread that accepts watchers and keeps the trail."""
 
     def __init__(self, governor: weakref.ref[Host], listener: socket.socket) -> None:
         self._governor = governor
@@ -248,12 +99,12 @@ class _Listener:
         self._trail: deque[Point] = deque(maxlen=TRAIL)
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts the thread."""
         threading.Thread(target=self._run, name="concur-watched", daemon=True).start()
 
     def stop(self, path: Path, pid: int) -> None:
-        """Ends it; in a forked child only the child's hold on it."""
-        if os.getpid() != pid:  # the thread is not here, and the file is the parent's
+        """Ends the thread and removes the socket; a forked child only closes its copies."""
+        if os.getpid() != pid:  # a forked child has no thread, and the parent owns the file
             for end in (self._listener, self._woken, self._wake, *self._watchers):
                 end.close()
             return
@@ -283,7 +134,7 @@ class _Listener:
     def _accept(self) -> None:
         try:
             watcher, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there are no more descriptors
+        except OSError:  # the watcher has gone again, or no descriptor is left
             return
         with self._lock:
             if self._stopped or len(self._watchers) >= MOST_WATCHERS:
@@ -299,16 +150,16 @@ class _Listener:
         try:
             with watcher, watcher.makefile("rb") as questions:
                 while question := questions.readline(64):
-                    watcher.settimeout(PATIENCE_S)
+                    watcher.settimeout(SEND_TIMEOUT_S)
                     answer = self._look(question.strip())
                     if answer is None:
                         return
                     watcher.sendall(answer + b"\n")
                     watcher.settimeout(None)
-        except OSError:  # it has gone, or does not read
+        except OSError:  # the watcher has gone, or does not read
             return
         except Exception:
-            logger.exception("cannot tell a watcher where the governor stands")
+            logger.exception("cannot answer a watcher of the governor")
         finally:
             with self._lock:
                 self._watchers.discard(watcher)
@@ -331,8 +182,8 @@ class _Listener:
         self._trail.append(
             Point(
                 round(now.at_s - self._start_s, 3),
-                _finite(now.limit.tokens),
-                _finite(now.limit.agents),
+                finite(now.limit.tokens),
+                finite(now.limit.agents),
                 now.pressure_tokens,
                 now.active,
                 now.hit_deficit,
@@ -352,7 +203,7 @@ def _given(where: str | os.PathLike[str]) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """The folder is there, and nobody else may enter it."""
+    """Makes the folder, and checks that only its owner may enter it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
@@ -360,8 +211,8 @@ def _make_private(folder: Path) -> None:
         raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(
-            f"others may enter {folder}, so a socket there would let them look on: name one in a "
-            f'folder of your own (mkdir -m 700), or take socket="{AUTO}"'
+            f"other users may enter {folder} and could watch through a socket there: name one in "
+            f'a folder of your own (mkdir -m 700), or use socket="{AUTO}"'
         )
 
 
@@ -369,12 +220,12 @@ def _bind(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():
-            if _answers(path):
+            if is_alive(path):
                 raise ConfigError(
-                    f"somebody listens on {path} already: name another, {{pid}} in it stands for "
-                    "the process"
+                    f"a process listens on {path} already: name another; {{pid}} in its name "
+                    "stands for the process id"
                 )
-            path.unlink()  # of a process that was killed
+            path.unlink()  # left behind by a process that was killed
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(MOST_WATCHERS)
@@ -390,33 +241,10 @@ def _bind(path: Path) -> socket.socket:
     return listener
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
+def __getattr__(name: str) -> Any:
+    if name == "Looker":
+        from concur_agents.observe.socket_client import SocketClient
 
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
-
-
-def frames(looker: Looker, rest: Callable[[], object]) -> Iterator[Frame]:
-    """Looks until the governor has ended.
-
-    Args:
-        looker: who looks.
-        rest: called between two looks, to pass some time.
-    """
-    while True:
-        try:
-            frame = looker.look()
-        except WatchError:
-            return
-        yield frame
-        if frame.closed:
-            return
-        rest()
+        _moved.warn(f"{__name__}.Looker", "concur_agents.observe.socket_client.SocketClient")
+        return SocketClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Reading engines: a metrics page in, a :class:`~concur_agents.core.Reading` out.
+"""Probes read engines: they turn a metrics page into a `Reading`.
 
-`parse_page` is pure; `HttpProbe` fetches; `ReplayProbe` replays recorded pages. What each name
-on a page means stands in one table per engine: ``vllm.py``, ``sglang.py``, ``dynamo.py``.
+`parse_page` is pure; `HttpProbe` fetches pages; `ReplayProbe` replays recorded ones. One table per
+engine says what each name on a page means: `vllm.py`, `sglang.py`, `dynamo.py`.
 """
 
 from concur_agents.probes.http import HttpProbe

@@ -1,7 +1,6 @@
-"""What an endpoint is, what it tells, and what it lacks: the examination behind `concur doctor`.
+"""Examines an endpoint over HTTP: the work behind `concur doctor`.
 
-Plain functions over HTTP; needs neither typer nor rich. Nothing is raised for a sick endpoint:
-every trouble becomes a finding of the `Diagnosis`.
+Nothing is raised for an endpoint with a fault: each fault becomes a finding of the `Diagnosis`.
 """
 
 from __future__ import annotations
@@ -9,136 +8,22 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from concur_agents.core import Usage
 from concur_agents.errors import ProbeError
+from concur_agents.probes.diagnosis import MEANINGS, CacheProof, Diagnosis, Finding, Level, Signal
+from concur_agents.probes.findings import (
+    caching_off_finding,
+    page_findings,
+    proof_findings,
+    size_findings,
+)
 from concur_agents.probes.http import Http, HttpProbe
 from concur_agents.probes.page import SIGNALS, PageReading
 from concur_agents.probes.usage import read_usage
-
-Verdict = Literal["good", "usable", "unusable"]
-Level = Literal["info", "warning", "error"]
-
-MEANINGS: Final[Mapping[str, str]] = {
-    "kv_usage": "share of the KV pool held by requests in flight",
-    "capacity_tokens": "size of the KV pool [tokens]",
-    "hit_tokens_total": "prompt tokens served from the prefix cache",
-    "query_tokens_total": "prompt tokens looked up in the prefix cache",
-    "running": "requests being computed",
-    "waiting": "requests queued in the engine",
-    "preemptions_total": "requests thrown out of the batch",
-    "computed_tokens_total": "prompt tokens really prefilled",
-    "prefill_s_total": "time in prefill, summed over requests [s]",
-    "generated_tokens_total": "output tokens",
-    "decode_s_total": "time in decode, summed over requests [s]",
-}
-"""Signal -> what it says, in a line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
-    """One number the endpoint gives, or does not."""
-
-    name: str
-    """Field of a `Reading`."""
-    meaning: str
-    value: float | None
-    """As it was read; None: the endpoint does not tell it."""
-    sources: tuple[str, ...]
-    """Metric names it was read from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing worth knowing. A warning makes the endpoint `usable`, an error `unusable`."""
-
-    level: Level
-    text: str
-    flag: str | None = None
-    """The engine's option that would mend it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheProof:
-    """What two requests with the same prompt showed."""
-
-    prompt_tokens: int
-    """Length of the prompt [tokens]."""
-    first_cached_tokens: int | None
-    """Cached tokens of the first request; None: the server did not say."""
-    second_cached_tokens: int | None
-    """Cached tokens of the second one: near `prompt_tokens` where caching works."""
-    first_s: float
-    """Time to the first answer [s]."""
-    second_s: float
-    """Time to the second answer [s]."""
-    hit_counter_rose_tokens: float | None
-    """By how much the engine's own hit counter rose meanwhile; None: it has none."""
-
-    @property
-    def works(self) -> bool:
-        """Whether the second request was told to come from the cache."""
-        return bool(self.second_cached_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosis:
-    """The result of an examination; `as_dict()` is what `--json` prints."""
-
-    url: str
-    engine: str | None
-    """vllm, sglang or dynamo; None: not recognised."""
-    backend: str | None = None
-    """The engine behind a Dynamo worker."""
-    version: str | None = None
-    model: str | None = None
-    """The model that was asked, or would be."""
-    models: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    """Longest context [tokens]."""
-    capacity_tokens: float | None = None
-    """KV pool of the endpoint [tokens]."""
-    smallest_capacity_tokens: float | None = None
-    """KV pool of its smallest rank: the most that one agent can use [tokens]."""
-    pools: int = 0
-    """KV pools on the page: data-parallel ranks or replicas."""
-    block_size: int | None = None
-    """Tokens per KV block."""
-    prefix_caching: bool | None = None
-    """None: the endpoint does not say."""
-    signals: tuple[Signal, ...] = ()
-    proof: CacheProof | None = None
-    """None: the two requests were not sent, or failed."""
-    findings: tuple[Finding, ...] = ()
-    code: tuple[str, ...] = ()
-    """Lines of Python to begin with."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst finding decides."""
-        levels = {finding.level for finding in self.findings}
-        return "unusable" if "error" in levels else "usable" if "warning" in levels else "good"
-
-    @property
-    def exit_code(self) -> int:
-        """0 good, 1 usable with warnings, 2 not usable."""
-        return {"good": 0, "usable": 1, "unusable": 2}[self.verdict]
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Options to add to the engine's command line, each once."""
-        return tuple(dict.fromkeys(f.flag for f in self.findings if f.flag))
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON-able values, with stable keys."""
-        return asdict(self) | {
-            "verdict": self.verdict,
-            "exit_code": self.exit_code,
-            "flags": list(self.flags),
-        }
 
 
 def diagnose(
@@ -150,18 +35,18 @@ def diagnose(
     send: bool = True,
     patience_s: float = 2.0,
 ) -> Diagnosis:
-    """Examine an endpoint.
+    """Examines an endpoint.
 
     Args:
-        url: Where the engine listens, with or without ``/v1``.
-        api_key: Bearer token, where one is needed.
-        model: The model to ask; the first one served by default.
-        timeout_s: Longest wait for one answer [s].
-        send: Whether to send two tiny completions, to prove that cached tokens are told.
-        patience_s: How long the engine's counters may take to show these two [s].
+        url: address of the engine, with or without `/v1`.
+        api_key: bearer token, if the endpoint needs one.
+        model: the model to test; default: the first one served.
+        timeout_s: longest wait for one answer [s].
+        send: whether to send two tiny completions, to test cached tokens.
+        patience_s: time that the engine's counters may take to show these two [s].
 
     Raises:
-        ConfigError: `url` is no http(s) address.
+        ConfigError: `url` is not an http(s) address.
     """
     with (
         HttpProbe(url, api_key=api_key, model=model, timeout_s=min(timeout_s, 5.0)) as probe,
@@ -174,53 +59,53 @@ def diagnose(
 
 @dataclass
 class _Examination:
-    """One visit: what was found so far, in the order in which it is looked for."""
+    """One examination: its connections, and the findings so far, in order."""
 
     http: Http
     probe: HttpProbe
     keyed: bool
-    """A key was given."""
+    """The caller gave a key."""
     findings: list[Finding] = field(default_factory=list)
 
     def run(self, model: str | None, *, send: bool, patience_s: float) -> Diagnosis:
         page = self._page()
         served = self._models()
         names = tuple(each["id"] for each in served)
-        asked = self._choose(model, names, page)
-        owner = next((each["owned_by"] for each in served if each["id"] == asked), None)
+        chosen = self._choose(model, names, page)
+        owner = next((each["owned_by"] for each in served if each["id"] == chosen), None)
         engine = page.engine if page else owner if owner in ("vllm", "sglang") else None
         about = self._about(engine) if page or served else {}
         max_model_len = next(
-            (each["max_model_len"] for each in served if each["id"] == asked), None
+            (each["max_model_len"] for each in served if each["id"] == chosen), None
         ) or (page.max_model_len if page else None)
         prefix_caching = page.prefix_caching if page else None
         if prefix_caching is None and isinstance(about.get("disable_radix_cache"), bool):
             prefix_caching = not about["disable_radix_cache"]
 
-        if page is None and asked is None and not self._has_error():
-            self._note("error", "Neither metrics nor models: this is no serving engine")
-        self._judge_page(page, engine, about)
-        self._judge_size(page, max_model_len)
+        if page is None and chosen is None and not self._has_error():
+            self._note("error", "Neither metrics nor models: this is not a serving engine")
+        self._add(page_findings(page, engine, about))
+        self._add(size_findings(page, max_model_len))
         proof = None
         if prefix_caching is False:
-            self._prefix_caching_is_off(engine)
-        elif send and asked is not None:
-            proof = self._prove(asked, max_model_len, page, patience_s)
+            self._add([caching_off_finding(engine)])
+        elif send and chosen is not None:
+            proof = self._prove(chosen, max_model_len, page, patience_s)
             if proof is not None:
-                self._judge_proof(proof, engine, page)
+                self._add(proof_findings(proof, engine, page))
                 prefix_caching = prefix_caching or proof.works or None
         elif not send:
-            self._note("info", "Whether answers tell cached tokens was not tried (--no-send)")
-        told = page.reading if page else None
+            self._note("info", "Cached tokens in answers were not tested (--no-send)")
+        reading = page.reading if page else None
         return Diagnosis(
             url=self.probe.url,
             engine=engine,
             backend=page.backend if page else None,
             version=_text(about.get("version")) or (page.version if page else None),
-            model=asked,
+            model=chosen,
             models=names or (page.models if page else ()),
             max_model_len=max_model_len,
-            capacity_tokens=told.capacity_tokens if told else None,
+            capacity_tokens=reading.capacity_tokens if reading else None,
             smallest_capacity_tokens=page.smallest_capacity_tokens if page else None,
             pools=len(page.readings) if page else 0,
             block_size=page.block_size if page else None,
@@ -229,7 +114,7 @@ class _Examination:
                 Signal(
                     name=name,
                     meaning=MEANINGS[name],
-                    value=getattr(told, name) if told else None,
+                    value=getattr(reading, name) if reading else None,
                     sources=tuple(page.sources.get(name, ())) if page else (),
                 )
                 for name in SIGNALS
@@ -255,7 +140,7 @@ class _Examination:
             self._note("error", f"The OpenAI API cannot be reached: {error}")
             return []
         if answer.status in (401, 403):
-            self._note("error", f"/v1/models asks for a key (HTTP {answer.status}): give --api-key")
+            self._note("error", f"/v1/models needs a key (HTTP {answer.status}): give --api-key")
             return []
         data = _json(answer.text).get("data") if answer.status == 200 else None
         if not isinstance(data, list):
@@ -280,16 +165,16 @@ class _Examination:
     ) -> str | None:
         if model is not None:
             if served and model not in served:
-                self._note("error", f"{model!r} is not served; there are {', '.join(served)}")
+                self._note("error", f"{model!r} is not served; served are {', '.join(served)}")
                 return None
             return model
         if not served:
             return None
-        # A page that names its model names the one whose numbers we read.
+        # The model that the page names is the one that its numbers are about.
         return page.model if page and page.model in served else served[0]
 
     def _about(self, engine: str | None) -> dict[str, Any]:
-        """Version and switches, where the engine has a page for them. Absence means nothing."""
+        """Version and switches, where the engine has a page for them; else {}."""
         pages = {"vllm": ["/version"], "sglang": ["/server_info", "/get_server_info"]}
         for path in pages.get(engine or "", ["/version"]):
             try:
@@ -322,7 +207,7 @@ class _Examination:
         )
 
     def _complete(self, model: str, prompt: str) -> Usage | None:
-        """Send one tiny request; a model without a chat template is asked as plain text."""
+        """Sends one tiny request; as plain text if the model has no chat template."""
         small = {"model": model, "max_tokens": 1, "temperature": 0.0}
         ways = (
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}]}),
@@ -338,7 +223,9 @@ class _Examination:
             if answer.status == 200:
                 usage = read_usage(_json(answer.text).get("usage"))
                 if usage is None:
-                    self._note("error", f"{path} answered without `usage`: nothing can be counted")
+                    self._note(
+                        "error", f"{path} answered without `usage`, so nothing can be counted"
+                    )
                 return usage
             trouble = f"{path} answered HTTP {answer.status}: {_short(answer.text)}"
             if answer.status not in (400, 404, 405, 422):
@@ -347,7 +234,7 @@ class _Examination:
         return None
 
     def _hits_since(self, before: PageReading | None, patience_s: float) -> float | None:
-        """How far the hit counter has risen; waits for it a little, as engines report late."""
+        """Rise of the hit counter [tokens]; waits a little, because engines report late."""
         if before is None or before.reading.hit_tokens_total is None:
             return None
         risen, deadline_s = 0.0, time.monotonic() + patience_s
@@ -362,107 +249,11 @@ class _Examination:
                 return risen
             time.sleep(min(0.2, patience_s))
 
-    # -- judging -----------------------------------------------------------------------------
-
-    def _judge_page(
-        self, page: PageReading | None, engine: str | None, about: Mapping[str, Any]
-    ) -> None:
-        if page is None:
-            if engine == "sglang":
-                self._note("info", "SGLang shows metrics only when asked to", "--enable-metrics")
-            return
-        told = page.sources
-        if "hit_tokens_total" not in told:
-            loads = any("/v1/loads" in names for names in told.values())
-            flag = "--enable-metrics" if loads else None
-            self._note(
-                "warning",
-                "No hit counters: the hit deficit is known from your agents' own answers only",
-                flag,
-            )
-        if "capacity_tokens" not in told:
-            where = "; a Dynamo frontend tells it, its workers do not" if engine == "dynamo" else ""
-            self._note("warning", f"No KV capacity: it will be learned from misses{where}")
-        if any("prefix_cache_queries" in n for n in told.get("query_tokens_total", ())):
-            self._note(
-                "info",
-                "This vLLM counts look-ups, which under pressure are several times the prompt "
-                "tokens; newer versions also count prompt tokens",
-            )
-        interval = _count(about.get("decode_log_interval"))
-        if engine == "sglang" and interval is not None and interval > 10:
-            self._note(
-                "info",
-                f"SGLang refreshes its gauges every {interval} decode steps; 10 suits a governor",
-                "--decode-log-interval 10",
-            )
-        if len(page.readings) > 1:
-            self._note(
-                "info",
-                f"{len(page.readings)} KV pools answer here and one governor governs their sum: "
-                "keep each agent on one of them (session affinity), or its prefix is lost",
-            )
-        if page.engine == "dynamo" and page.backend is None:
-            self._note(
-                "info",
-                "The frontend tells the KV pool of one worker. With several workers, govern each "
-                "by its own address",
-            )
-
-    def _judge_size(self, page: PageReading | None, max_model_len: int | None) -> None:
-        pool = page.smallest_capacity_tokens if page else None
-        if pool is not None and max_model_len is not None and pool < 2 * max_model_len:
-            self._note(
-                "info",
-                f"The KV pool ({pool:,.0f} tokens) holds fewer than two full contexts of "
-                f"{max_model_len:,} tokens: long agents will run one after another",
-            )
-
-    def _prefix_caching_is_off(self, engine: str | None) -> None:
-        mend = (
-            ("start it without --disable-radix-cache", None)
-            if engine == "sglang"
-            else ("switch it on", "--enable-prefix-caching")
-        )
-        self._note(
-            "error",
-            "Prefix caching is off: each step prefills its whole context, whoever runs beside it, "
-            f"and there is nothing to keep; {mend[0]}",
-            mend[1],
-        )
-
-    def _judge_proof(self, proof: CacheProof, engine: str | None, page: PageReading | None) -> None:
-        rose = proof.hit_counter_rose_tokens
-        if proof.second_cached_tokens is None:
-            flags = {
-                "vllm": "--enable-prompt-tokens-details",
-                "sglang": "--enable-cache-report",
-            }
-            flag = flags.get((page.backend if page else None) or engine or "")
-            self._note(
-                "warning",
-                "Answers do not say how many prompt tokens were cached, so evictions cannot be "
-                "seen agent by agent"
-                + ("" if flag else "; vLLM needs --enable-prompt-tokens-details, SGLang "
-                   "--enable-cache-report"),
-                flag,
-            )  # fmt: skip
-        elif not proof.works:
-            self._note(
-                "warning",
-                f"The same {proof.prompt_tokens} prompt tokens were sent twice and none was "
-                "cached: is prefix caching off, does a router send each request elsewhere, or is "
-                "the cache under such pressure right now?",
-            )
-        if rose == 0 and (proof.works or proof.second_cached_tokens is None):
-            self._note(
-                "warning",
-                "The engine's hit counter did not rise with it: this metrics page may belong to "
-                "another replica, or lag behind",
-            )
-
     def _has_error(self) -> bool:
         return any(finding.level == "error" for finding in self.findings)
+
+    def _add(self, findings: Iterable[Finding]) -> None:
+        self.findings.extend(findings)
 
     def _note(self, level: Level, text: str, flag: str | None = None) -> None:
         self.findings.append(Finding(level=level, text=text, flag=flag))
@@ -479,14 +270,14 @@ def _code(
     elif proof is not None and proof.works:
         governor = 'gov = ca.Governor(law="working_set")  # no metrics: learns from the answers'
     else:
-        governor = "gov = ca.Governor(limit=8)  # no signal at all: a fixed cap"
+        governor = "gov = ca.Governor(limit=8)  # no signal: a fixed cap"
     return ("import concur_agents as ca", governor, "async with gov.agent(task_id) as agent: ...")
 
 
 def _prompt(max_model_len: int | None, block_size: int | None) -> str:
-    """A prompt nobody has sent before, long enough for whole blocks and short enough to fit.
+    """A prompt that is new to the engine, spans whole blocks and fits the context.
 
-    Hosted APIs cache from 1,024 tokens on; a word is between one token and five.
+    Hosted APIs cache from 1,024 tokens on; a word has one to five tokens.
     """
     words = max(1100, 3 * (block_size or 0))
     if max_model_len is not None:

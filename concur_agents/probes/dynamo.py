@@ -1,8 +1,8 @@
-"""Where NVIDIA Dynamo writes what: the frontend, and the worker's own gauges.
+"""The name table of NVIDIA Dynamo: the frontend, and the gauges of a worker.
 
-A worker's page (``DYN_SYSTEM_PORT``) passes its engine's names through, so it is read with that
-engine's table and this one only fills the gaps. The frontend has no usage but the capacity and
-the best hit counters. Public source: https://docs.nvidia.com/dynamo/latest/observability/metrics.html
+The page of a worker (`DYN_SYSTEM_PORT`) exports the names of its engine too, so the table of that
+engine reads it and this one fills the gaps. The frontend does not report usage, but the capacity
+and the best hit counters. Public source: https://docs.nvidia.com/dynamo/latest/observability/metrics.html
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from concur_agents.probes.table import HitRefs, NameTable, Peak, Smallest, Times
 TABLE = NameTable(
     engine="dynamo",
     prefix="dynamo_",
-    pool_labels=(),  # the frontend speaks for all its workers at once
+    pool_labels=(),  # the frontend reports all its workers together
     model_label="model",
     hits=(
         # sums of histograms over requests, hence counters of tokens
@@ -24,7 +24,7 @@ TABLE = NameTable(
     fields={
         # a share, 0..1, despite its name
         "kv_usage": (Peak("dynamo_component_gpu_cache_usage_percent"),),
-        # of ONE worker serving the model; the page does not say how many there are
+        # of ONE worker that serves the model; the page does not say how many there are
         "capacity_tokens": (
             Times(
                 Smallest("dynamo_frontend_model_total_kv_blocks"),

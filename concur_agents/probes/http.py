@@ -1,7 +1,7 @@
-"""Fetches an engine's metrics page over HTTP: one GET per reading, nothing remembered.
+"""Fetches the metrics page of an engine over HTTP, with one GET per reading.
 
-All foreign network exceptions become :class:`ProbeError` here and nowhere else. Redirects are
-never followed: the key would travel with them.
+All network exceptions become `ProbeError` here and nowhere else. Redirects are never followed,
+because the key would go with them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from concur_agents.probes.page import PageReading, parse_page
 from concur_agents.probes.sglang import LOADS_PATH
 
 METRICS_PATH: Final = "/metrics"
-# The largest page seen is 80 kB for one engine; a router in front of a hundred sends some MB.
+# The largest page of one engine has 80 kB; a router in front of a hundred sends some MB.
 MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 _ABSENT: Final = (404, 405, 501)
 
 
 class HttpProbe:
-    """Reads a vLLM, SGLang or Dynamo endpoint; recognises which it is.
+    """Reads a vLLM, SGLang or Dynamo endpoint, and recognises which it is.
 
-    Thread-safe. Close it, or use it as a context manager, to give its connection back.
+    Thread-safe. `close` or a `with` block closes its connection.
 
     Args:
-        url: Where the engine listens, with or without ``/v1``: ``http://localhost:8000``. An
-            address that ends in ``/metrics`` is taken as it is, for pages elsewhere.
-        api_key: Sent as a bearer token, where the engine asks for one.
-        model: Read only this model, on a page that serves several.
-        timeout_s: Longest wait for the whole answer [s].
-        clock: The host's monotonic clock [s]; gives ``at_s``.
+        url: address of the engine, with or without `/v1`: `http://localhost:8000`. An address that
+            ends in `/metrics` is used as it is, for pages elsewhere.
+        api_key: sent as a bearer token, if the engine needs one.
+        model: read only this model, on a page of several.
+        timeout_s: longest wait for the whole answer [s].
+        clock: the host's monotonic clock [s]; gives `at_s`.
 
     Raises:
-        ConfigError: the address is no http(s) address, or the timeout is not above 0.
+        ConfigError: `url` is not an http(s) address, or `timeout_s` is not above 0.
     """
 
     def __init__(
@@ -56,24 +56,25 @@ class HttpProbe:
 
     @property
     def url(self) -> str:
-        """The engine's address, without ``/v1`` and without credentials."""
+        """The address of the engine, without `/v1` and without credentials."""
         return self._http.shown
 
     @property
     def engine(self) -> str | None:
-        """The engine of the last page, or None before the first."""
+        """The engine of the last page; None: no page was read yet."""
         return self._engine
 
     def read(self) -> Reading:
-        """The whole endpoint as it is now.
+        """The whole endpoint now.
 
         Raises:
-            ProbeError: not reached, not read or not recognised; the message says what to do.
+            ProbeError: the endpoint cannot be reached, read or recognised; the message says what
+                to do.
         """
         return self.read_page().reading
 
     def read_page(self) -> PageReading:
-        """Like :meth:`read`, with all that the page says: engine, model, ranks, sources."""
+        """The endpoint now, with everything that the page reports; raises like `read`."""
         text, path = self.fetch()
         at_s = self._clock()
         try:
@@ -84,7 +85,7 @@ class HttpProbe:
         return page
 
     def fetch(self) -> tuple[str, str]:
-        """The page as text, to be parsed or recorded, and the path it was found at."""
+        """The page as text, and its path; raises like `read`."""
         path = self._http.metrics_path
         answer = self._http.get(path)
         if answer.status in _ABSENT and path == METRICS_PATH:
@@ -104,14 +105,16 @@ class HttpProbe:
                 "use a fixed limit, or a probe of your own"
             )
         if answer.status in (401, 403):
-            return f"{where} asks for a key (HTTP {answer.status}): give api_key="
+            return f"{where} needs a key (HTTP {answer.status}): give api_key="
         if 300 <= answer.status < 400:
             to = answer.headers.get("location", "elsewhere")
-            return f"{where} redirects to {to}, which is not followed: give that address instead"
+            return (
+                f"{where} redirects to {to}; redirects are not followed: give that address instead"
+            )
         return f"{where} answered HTTP {answer.status}: is the engine still starting, or broken?"
 
     def close(self) -> None:
-        """Give the connection back. Safe to call twice."""
+        """Closes the connection; a second call does nothing."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -125,7 +128,7 @@ class HttpProbe:
 
 
 class HttpResponse(NamedTuple):
-    """What a server said."""
+    """The answer of a server."""
 
     status: int
     text: str
@@ -133,7 +136,7 @@ class HttpResponse(NamedTuple):
 
 
 class Http:
-    """A small sync client of one server; turns every network failure into a ProbeError."""
+    """A small sync client of one server; every network failure becomes a ProbeError."""
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
         if not timeout_s > 0:
@@ -149,16 +152,16 @@ class Http:
         )
 
     def get(self, path: str) -> HttpResponse:
-        """GET a path below the address."""
+        """Gets a path below the address."""
         return self._send("GET", path, None)
 
     def post(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
-        """POST JSON to a path below the address."""
+        """Posts JSON to a path below the address."""
         return self._send("POST", path, body)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> HttpResponse:
         url, shown = self._base + path, self.shown + path
-        # The client's own timeout is per chunk; a server that drips would hold us for ever.
+        # The client's timeout is per chunk, so a server that sends slowly would never hit it.
         deadline_s = time.monotonic() + self._timeout_s
         content = bytearray()
         try:
@@ -184,12 +187,12 @@ class Http:
                 f"nothing answers at {shown} ({error}): is the server running, and are host "
                 "and port right?"
             ) from error
-        # InvalidURL and a few more are no HTTPError, but come from the same place
+        # InvalidURL and a few others are not subclasses of HTTPError
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ValueError) as error:
             raise ProbeError(f"{shown} could not be read: {error}") from error
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Closes the connection."""
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -200,7 +203,7 @@ class Http:
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """An address as people write it -> base, the same without credentials, path of the metrics."""
+    """An address -> base address, the same without credentials, path of the metrics page."""
     try:
         parts = urlsplit(url.strip())
         host = parts.hostname
@@ -212,7 +215,7 @@ def _split(url: str) -> tuple[str, str, str]:
     path = parts.path.rstrip("/")
     metrics = METRICS_PATH
     if path.endswith(METRICS_PATH):
-        # `/metrics/` stays as it is: some servers redirect one of the two to the other
+        # `/metrics/` stays as it is, because some servers redirect one form to the other
         path = path.removesuffix(METRICS_PATH)
         if path or parts.path.endswith("/"):
             path, metrics = "", parts.path
@@ -227,7 +230,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def _httpx() -> Any:
-    """httpx2, which openai 3 brings, or httpx, which openai 2 brings: the same interface."""
+    """httpx2, which openai 3 installs, or httpx, which openai 2 installs; same interface."""
     try:
         return importlib.import_module("httpx2")
     except ModuleNotFoundError:

@@ -1,28 +1,26 @@
-"""A metrics page in, a :class:`Reading` per KV pool and one for the whole endpoint out.
+"""Turns a metrics page into one `Reading` per KV pool and one for the whole endpoint.
 
-Pure: no network, no clock, no memory. Engines are recognised by their names; what each name
-means is in the tables (``vllm.py``, ``sglang.py``, ``dynamo.py``).
+Pure: no network, no clock, no memory. The names on the page identify the engine; the tables
+(`vllm.py`, `sglang.py`, `dynamo.py`) say what each name means.
 
 Several pools on one page (data-parallel ranks, replicas behind a router) are *never averaged*.
-Each has its own :class:`Reading`; the merged one describes the endpoint as the one pool that one
-governor governs: counters, requests and capacities are summed, usage is that of the fullest pool.
-An agent's prefix lives in one pool only, so a single agent can never have the merged capacity to
-itself: that bound is ``smallest_capacity_tokens``.
+Each has its own `Reading`. The merged one describes the endpoint as the single pool that one
+governor governs: counters, requests and capacities are summed, and usage is that of the fullest
+pool. The prefix of an agent lives in one pool only, so one agent can use at most
+`smallest_capacity_tokens`, never the merged capacity.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from concur_agents.core.types import Reading
+from concur_agents.core import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.probes import dynamo, sglang, vllm
+from concur_agents.probes.exposition import parse_samples, quote, sample_lines
 from concur_agents.probes.table import (
     MetricRef,
     NameTable,
@@ -33,6 +31,7 @@ from concur_agents.probes.table import (
     text_at,
     value_at,
 )
+from concur_agents.probes.unknown_page import listed, unknown_page
 
 TABLES: Final[tuple[NameTable, ...]] = (vllm.TABLE, sglang.TABLE, dynamo.TABLE)
 
@@ -60,28 +59,28 @@ SIGNALS: Final[tuple[str, ...]] = (
     "generated_tokens_total",
     "decode_s_total",
 )
-"""The fields of a Reading that an engine can give."""
+"""The fields of a Reading that an engine can report."""
 
 
 @dataclass(frozen=True)
 class PageReading:
-    """All that one metrics page says.
+    """Everything that one metrics page reports.
 
     Attributes:
         engine: "vllm", "sglang" or "dynamo".
         reading: The whole endpoint: counters, requests and capacity summed over its pools, usage
-            of the fullest one.
+            of the fullest pool.
         readings: One Reading per KV pool, by its rank ("0", "1", ...; "model/rank" where several
             models share the page).
         backend: The engine behind a Dynamo worker, "vllm" or "sglang"; None elsewhere.
-        version: The engine's version, where the page says it.
-        model: The served model, or None when the page names several or none.
+        version: The engine's version; None: the page does not report it.
+        model: The served model; None: the page names several, or none.
         models: All models the page names.
         block_size: Tokens per KV block.
         max_model_len: Longest context [tokens].
-        prefix_caching: Whether prefix caching is on; None: the page does not say.
+        prefix_caching: Whether prefix caching is on; None: the page does not report it.
         smallest_capacity_tokens: KV pool of the smallest rank: the most that one agent can use.
-        sources: Where each signal was read: field of the Reading -> metric names.
+        sources: Field of the Reading -> names of the metrics that it was read from.
     """
 
     engine: str
@@ -99,16 +98,16 @@ class PageReading:
 
 
 def parse_page(text: str, at_s: float, *, model: str | None = None) -> PageReading:
-    """Read a metrics page of vLLM, SGLang or Dynamo, or SGLang's ``/v1/loads`` JSON.
+    """Reads a metrics page of vLLM, SGLang or Dynamo, or SGLang's `/v1/loads` JSON.
 
     Args:
-        text: The body of the answer.
-        at_s: When it was read [s, the host's monotonic clock]; goes into each Reading.
-        model: Read only this model, on a page that serves several.
+        text: body of the answer.
+        at_s: time of the reading [s, the host's monotonic clock]; goes into each Reading.
+        model: read only this model, on a page of several.
 
     Raises:
-        ProbeError: empty, HTML, not metrics, an engine we do not know, or a known engine without
-            a single usable signal. The message says what was looked for and what was found.
+        ProbeError: the page is empty, HTML or not metrics, its engine is unknown, or it has no
+            usable signal. The message says what was looked for and what was found.
     """
     start = text.lstrip("\ufeff \t\r\n")
     if not start:
@@ -117,19 +116,19 @@ def parse_page(text: str, at_s: float, *, model: str | None = None) -> PageReadi
         return _loads_page(*sglang.read_loads(start), at_s)
     if start[0] == "<":
         raise ProbeError(
-            f"got HTML instead of metrics, beginning {_quote(start)}: this is a web page, "
+            f"got HTML instead of metrics, beginning {quote(start)}: this is a web page, "
             "perhaps of a login proxy. Give the address of the engine itself"
         )
 
-    lines = _lines(text)
+    lines = sample_lines(text)
     names = list(dict.fromkeys(name for name, _ in lines))
     known = [table for table in TABLES if any(name.startswith(table.prefix) for name in names)]
     if not known:
-        raise ProbeError(_unknown(start, names))
-    # A Dynamo worker passes its engine's names through; the engine's table knows them best.
+        raise ProbeError(unknown_page(start, names, [table.prefix for table in TABLES]))
+    # A Dynamo worker exports the names of its engine too, and the engine's table knows more.
     table, dynamo_too = known[0], dynamo.TABLE in known
     wanted = frozenset().union(*(_WANTED[each.engine] for each in known))
-    samples = _samples([line for name, line in lines if name in wanted])
+    samples = parse_samples([line for name, line in lines if name in wanted])
     models = _models(samples, table)
     if model is not None:
         if models and model not in models:
@@ -140,13 +139,13 @@ def parse_page(text: str, at_s: float, *, model: str | None = None) -> PageReadi
     pools, leftover = _pools(samples, table)
     fields, sources = _merge(
         {rank: _fields(series, table) for rank, series in pools.items()},
-        # what the page says without a rank counts for the endpoint, not for any one pool
+        # numbers without a rank count for the endpoint, not for one pool
         [_fields(leftover, each) for each in known],
     )
     if not sources:
         raise ProbeError(
-            f"this is a page of {table.engine}, but none of its signals is on it. "
-            f"Looked for {_listed(sorted(_WANTED[table.engine]))}; found {_listed(names)}"
+            f"this is a page of {table.engine}, but it has none of its signals. "
+            f"Looked for {listed(sorted(_WANTED[table.engine]))}; found {listed(names)}"
         )
     everything = Series(samples)
     readings = {rank: _reading(_values(_fields(pool, table)), at_s) for rank, pool in pools.items()}
@@ -165,52 +164,9 @@ def parse_page(text: str, at_s: float, *, model: str | None = None) -> PageReadi
     )
 
 
-# -- the text --------------------------------------------------------------------------------
-
-_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*(?=[{ \t])")
-# Ray replaces the colon and puts its own prefix before it.
-_RAY = re.compile(r"ray_(vllm|sglang)[_:]")
-
-
-def _lines(text: str) -> list[tuple[str, str]]:
-    """The sample lines of a page, each with its metric's name."""
-    matches = ((_NAME.match(line), line) for line in text.split("\n"))
-    return [(_plain(match.group()), line.rstrip("\r")) for match, line in matches if match]
-
-
-def _plain(name: str) -> str:
-    return _RAY.sub(r"\1:", name, count=1) if name.startswith("ray_") else name
-
-
-def _samples(lines: Sequence[str]) -> list[Sample]:
-    try:
-        return _parse(lines)
-    except ProbeError:
-        for line in lines:  # once more, one by one, to say which line it was
-            try:
-                _parse([line])
-            except ProbeError as error:
-                raise ProbeError(
-                    f"a line of the metrics page cannot be read: {_quote(line)}"
-                ) from error.__cause__
-        raise
-
-
-def _parse(lines: Sequence[str]) -> list[Sample]:
-    try:
-        return [
-            Sample(_plain(sample.name), sample.labels, float(sample.value))
-            for family in text_string_to_metric_families("\n".join(lines) + "\n")
-            for sample in family.samples
-        ]
-    # The parser promises nothing about what it raises on a broken page.
-    except Exception as error:
-        raise ProbeError(f"the metrics page cannot be read: {error}") from error
-
-
 # -- from samples to pools -------------------------------------------------------------------
 
-_Fields = dict[str, tuple[float, tuple[str, ...]]]  # field -> its value, and where it stood
+_Fields = dict[str, tuple[float, tuple[str, ...]]]  # field -> value, and its metric names
 
 
 def _models(samples: Iterable[Sample], table: NameTable) -> tuple[str, ...]:
@@ -219,7 +175,7 @@ def _models(samples: Iterable[Sample], table: NameTable) -> tuple[str, ...]:
 
 
 def _pools(samples: Sequence[Sample], table: NameTable) -> tuple[dict[str, Series], Series]:
-    """The samples of each KV pool, and those that name no pool while there are several."""
+    """The samples of each KV pool, and those that belong to no single pool."""
     wanted = _WANTED[table.engine]
     ours = [
         s
@@ -242,7 +198,7 @@ def _pools(samples: Sequence[Sample], table: NameTable) -> tuple[dict[str, Serie
     for rank, model, sample in ranked:
         pool = (rank or "", model)
         if pool not in exact:
-            # what does not name its pool in full belongs to it where only one can be meant
+            # a sample that names its pool only in part belongs to it if just one pool fits
             fits = [
                 each
                 for each in pools
@@ -266,7 +222,7 @@ def _rank(sample: Sample, table: NameTable) -> str | None:
 
 
 def _one_shard(samples: list[Sample], table: NameTable) -> list[Sample]:
-    """Only the lowest of the tensor- and pipeline-parallel ranks that report one pool."""
+    """The samples of the lowest tensor- or pipeline-parallel rank: all report the same pool."""
 
     def shard(sample: Sample) -> list[tuple[int, str]] | None:
         given = [sample.labels[label] for label in table.shard_labels if label in sample.labels]
@@ -301,11 +257,11 @@ def _fields(series: Series, table: NameTable) -> _Fields:
 
 
 def _sound(name: str, value: float) -> float | None:
-    """The value, or None where no engine can mean it: then it is as if it were not told."""
+    """The value, or None if no engine can mean it, as if it were not reported."""
     if not math.isfinite(value):
         return None
     if name == "kv_usage":
-        # 1 - free/all is a rounding error below 0 at times, and a hair above 1 when full
+        # engines compute 1 - free/all, which rounding puts slightly below 0 or above 1
         return min(1.0, max(0.0, value)) if -0.01 <= value <= 1.05 else None
     if name == "capacity_tokens":
         return value if value > 0 else None
@@ -315,7 +271,7 @@ def _sound(name: str, value: float) -> float | None:
 def _merge(
     pools: Mapping[str, _Fields], page_wide: Sequence[_Fields]
 ) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
-    """One endpoint out of its pools. A field that only some pools give is not given at all."""
+    """Merges the pools of an endpoint. A field that only some pools report is not reported."""
     merged: dict[str, float] = {}
     sources: dict[str, tuple[str, ...]] = {}
     for name in SIGNALS:
@@ -342,8 +298,8 @@ def _reading(fields: Mapping[str, float], at_s: float) -> Reading:
 def _smallest_capacity(
     readings: Mapping[str, Reading], merged: Mapping[str, float]
 ) -> float | None:
-    told = [r.capacity_tokens for r in readings.values() if r.capacity_tokens is not None]
-    return min(told, default=merged.get("capacity_tokens"))
+    known = [r.capacity_tokens for r in readings.values() if r.capacity_tokens is not None]
+    return min(known, default=merged.get("capacity_tokens"))
 
 
 def _loads_page(
@@ -356,7 +312,7 @@ def _loads_page(
         sound[rank] = {name: (v, source) for name, v in checked.items() if v is not None}
     fields, sources = _merge(sound, [])
     if not sources:
-        raise ProbeError(f"{sglang.LOADS_PATH} of SGLang holds none of its usual numbers")
+        raise ProbeError(f"{sglang.LOADS_PATH} of SGLang has none of its usual numbers")
     readings = {rank: _reading(_values(each), at_s) for rank, each in sound.items()}
     return PageReading(
         engine="sglang",
@@ -380,47 +336,3 @@ def _whole(value: float | None) -> int | None:
 def _prefix_caching(table: NameTable, series: Series) -> bool | None:
     text = text_at(table.prefix_caching, series) if table.prefix_caching else None
     return {"true": True, "false": False}.get((text or "").lower())
-
-
-# -- words for people ------------------------------------------------------------------------
-
-_STRANGERS: Final[Mapping[str, str]] = {
-    "trtllm_": "TensorRT-LLM's page is not read yet; agents can be governed by `cached_tokens` "
-    "alone: give no metrics address, or a fixed limit",
-    "lmdeploy:": "LMDeploy's page gives no KV capacity and is not read yet; a fixed limit works",
-    "llamacpp:": "llama.cpp exports no KV signal; use a fixed limit of as many agents as it has "
-    "slots (-np)",
-    "tgi_": "TGI exports no KV signal; use a fixed limit",
-    "smg_": "This is SGLang's router, which knows nothing of KV caches; give a worker's address",
-    "sgl_router_": "This is SGLang's router, which knows nothing of KV caches; give a worker's "
-    "address",
-    "python_": "Only process metrics are here: was vLLM started with --disable-log-stats, or is "
-    "this another program?",
-    "process_": "Only process metrics are here: was vLLM started with --disable-log-stats, or is "
-    "this another program?",
-}
-
-
-_ADVICE = (
-    "Give the address of the engine itself; for another engine a probe of your own, or a fixed "
-    "limit"
-)
-
-
-def _unknown(start: str, names: Sequence[str]) -> str:
-    looked_for = ", ".join(f"{table.prefix}*" for table in TABLES)
-    if not names:
-        begins = f"it begins {_quote(start)}"
-        return f"this is no metrics page; {begins}. Looked for {looked_for}. {_ADVICE}"
-    hint = next((h for p, h in _STRANGERS.items() if any(n.startswith(p) for n in names)), _ADVICE)
-    return f"no engine recognised: looked for {looked_for}; found {_listed(names)}. {hint}"
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _quote(text: str, most: int = 60) -> str:
-    line = text.split("\n", 1)[0].strip()
-    return repr(line if len(line) <= most else line[:most] + "...")

@@ -1,4 +1,4 @@
-"""What a governor asks of whoever looks at an engine for it."""
+"""The interface through which a governor reads an engine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from concur_agents.core.types import Reading
 
 
 class Probe(Protocol):
-    """Reads an engine once per call; keeps nothing between calls that a reading depends on."""
+    """Reads an engine once per call; no reading depends on an earlier one."""
 
     def read(self) -> Reading:
-        """The endpoint as it is now; ``at_s`` is the host's monotonic clock.
+        """The endpoint now; `at_s` is on the host's monotonic clock.
 
         Raises:
-            ProbeError: it could not be reached, read or recognised; the message says what to do.
+            ProbeError: the endpoint cannot be reached, read or recognised; the message says what
+                to do.
         """
         ...  # pragma: no cover - a protocol

@@ -1,4 +1,4 @@
-"""Recorded pages as an engine: for tests, and for looking at a recording again."""
+"""Recorded metrics pages as a probe, for tests and for replays."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SUFFIXES: Final = (".prom", ".prom.gz", ".txt", ".json")
 
 
 class ReplayProbe:
-    """Gives one recorded page per reading, in order, and says when there is no more.
+    """Gives one recorded page per reading, in order.
 
     Args:
-        pages: The pages' texts, or a directory of files (``*.prom``, ``*.prom.gz``, ``*.txt``,
-            ``*.json``) which are read in the order of their names.
-        interval_s: Time between two pages, where no clock is given [s].
-        start_s: When the first page was read, where no clock is given [s].
-        clock: A clock to take ``at_s`` from instead [s].
-        loop: Begin again after the last page, for ever.
+        pages: the texts of the pages, or a folder of files (`*.prom`, `*.prom.gz`, `*.txt`,
+            `*.json`), read in the order of their names.
+        interval_s: time between two pages, without a clock [s].
+        start_s: time of the first page, without a clock [s].
+        clock: gives `at_s` instead [s].
+        loop: start again after the last page.
 
     Raises:
-        ProbeError: there is not a single page.
+        ProbeError: there is no page.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class ReplayProbe:
         """The next page.
 
         Raises:
-            ProbeError: the recording has ended, or this page cannot be read (the next may).
+            ProbeError: no page is left, or this page cannot be read (the next one may).
         """
         return self.read_page().reading
 
     def read_page(self) -> PageReading:
-        """Like :meth:`read`, with all that the page says."""
+        """The next page with everything that it reports; raises like `read`."""
         position = self._read_total
         if position >= len(self._pages) and not self._loop:
             raise ProbeError(

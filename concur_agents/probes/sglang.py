@@ -1,7 +1,7 @@
-"""Where SGLang writes what: ``/metrics`` (with ``--enable-metrics``) and ``/v1/loads``.
+"""The name table of SGLang: `/metrics` (with `--enable-metrics`) and `/v1/loads`.
 
-Public sources: ``python/sglang/srt/observability/metrics_collector.py`` and
-``req_time_stats.py`` in https://github.com/sgl-project/sglang, and the page
+Public sources: `python/sglang/srt/observability/metrics_collector.py` and `req_time_stats.py` in
+https://github.com/sgl-project/sglang, and the page
 https://docs.sglang.ai/references/production_metrics.html.
 """
 
@@ -27,7 +27,7 @@ TABLE = NameTable(
     # With priority scheduling: priority="" is the total, priority="5" a part of it.
     part_labels=("priority",),
     hits=(
-        # First prefills only; what is prefilled again after a retraction says nothing new.
+        # First prefills only: a prefill after a retraction is not a look-up of the agent.
         HitRefs(
             Total("sglang:prefill_effective_tokens_total", {"mode": _HITS}),
             Total("sglang:prefill_effective_tokens_total"),
@@ -40,7 +40,7 @@ TABLE = NameTable(
         HitRefs(Total("sglang:cached_tokens_total"), Total("sglang:prompt_tokens_total")),
     ),
     fields={
-        # `token_usage` is the same, rounded to two decimals. Idle agents' tokens are evictable
+        # `token_usage` is the same, rounded to two decimals. Tokens of idle agents are evictable
         # and count as free. A hybrid model is as full as its fullest pool.
         "kv_usage": (
             Peak("sglang:full_token_usage", ("sglang:swa_token_usage", "sglang:mamba_usage")),
@@ -52,8 +52,8 @@ TABLE = NameTable(
         ),
         "running": (Total("sglang:num_running_reqs"),),
         "waiting": (Total("sglang:num_queue_reqs"),),
-        # The gauge num_retracted_reqs is cleared at each report and easily missed.
-        # The counter appears with the first retraction.
+        # The gauge num_retracted_reqs is cleared at each report, so a poll can miss it. The counter
+        # appears with the first retraction.
         "preemptions_total": (Total("sglang:num_retracted_requests_total"),),
         "computed_tokens_total": (
             Total("sglang:realtime_tokens_total", {"mode": ("prefill_compute",)}),
@@ -78,15 +78,15 @@ LOADS_PATH = "/v1/loads"
 
 
 def read_loads(text: str) -> tuple[str | None, dict[str, dict[str, float | None]]]:
-    """The JSON of ``GET /v1/loads``: served without ``--enable-metrics``, but without hit counters.
+    """Reads the JSON of `GET /v1/loads`, which needs no `--enable-metrics` but has no hit counters.
 
     Returns:
-        The engine's version, and per data-parallel rank the fields of a Reading it gives.
-        ``prefill_s_total`` is the engine's busy time, each second counted once however many
-        requests shared it.
+        The version of the engine, and per data-parallel rank the fields of a Reading.
+        `prefill_s_total` is the busy time of the engine: a second shared by several requests
+        counts once.
 
     Raises:
-        ProbeError: it is not JSON, or not a page of loads.
+        ProbeError: the text is not JSON, or not a page of loads.
     """
     try:
         page = json.loads(text)
@@ -121,6 +121,6 @@ def _number(load: Mapping[str, Any], key: str) -> float | None:
         return None
     try:
         number = float(value)
-    except OverflowError:  # JSON allows integers no float can hold
+    except OverflowError:  # JSON allows integers that no float can hold
         return None
     return number if math.isfinite(number) else None

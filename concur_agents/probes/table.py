@@ -1,9 +1,8 @@
-"""The little language in which the name tables say where a number stands on a metrics page.
+"""The small language in which name tables say where a number is on a metrics page.
 
-A table (``vllm.py``, ``sglang.py``, ``dynamo.py``) maps each field of a
-:class:`~concur_agents.core.Reading` to *places* in order of preference; the first place that
-is on the page gives the number. A place knows names and labels and nothing else: no text, no
-network, no clock. "Not on the page" is ``None``, never 0.
+A table (`vllm.py`, `sglang.py`, `dynamo.py`) maps each field of a `Reading` to *metric references*,
+in order of preference; the first one that the page has gives the number. A reference knows names
+and labels only: no text, no network, no clock. A number that the page lacks is None, never 0.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Sample(NamedTuple):
 
 
 class Series:
-    """The samples of one KV pool (or of a whole page), found by name."""
+    """The samples of one KV pool or of a whole page, by name."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._by_name: dict[str, list[Sample]] = {}
@@ -34,17 +33,17 @@ class Series:
         return bool(self._by_name)
 
     def named(self, name: str) -> Sequence[Sample]:
-        """All samples of that name, in page order; empty when the page has none."""
+        """All samples of that name, in page order; empty if the page has none."""
         return self._by_name.get(name, ())
 
 
 @dataclass(frozen=True)
 class Total:
-    """The sum over all series of a name: counters, and gauges that count requests.
+    """The sum over all series of a name: for counters, and for gauges that count requests.
 
-    ``where`` keeps only series whose label has one of the given values. With ``where``, a page
-    that has the name but no such series reads 0: engines create a labelled series on its first
-    increment, so absence beside its sisters means "none so far".
+    `where` keeps only the series whose label has one of the given values. If the page has the name
+    but no such series, the sum is 0, because engines create a labelled series at its first
+    increment.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest value among several names: shares of one pool, where the fullest part binds."""
+    """The largest value of several names: shares of one pool, whose fullest part counts."""
 
     name: str
     others: tuple[str, ...] = ()
@@ -61,10 +60,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class Label:
-    """A number written in a label of an info metric, such as ``num_gpu_blocks="300"``.
+    """A number in a label of an info metric, such as `num_gpu_blocks="300"`.
 
-    Several series that disagree give the smallest: too small a pool costs throughput, too large
-    a pool costs the cache.
+    The smallest of several, because too small a pool costs throughput, but too large a pool costs
+    the cache.
     """
 
     name: str
@@ -73,14 +72,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Smallest:
-    """The smallest positive value of a gauge that is set once: a size, a length. 0: not told."""
+    """The smallest positive value of a gauge that is set once: a size, a length. 0: not set."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Times:
-    """The product of two places: blocks x tokens per block. None when either is missing."""
+    """The product of two references: blocks x tokens per block. None if either is missing."""
 
     left: MetricRef
     right: MetricRef
@@ -88,18 +87,18 @@ class Times:
 
 @dataclass(frozen=True)
 class Plus:
-    """A place, plus others where they exist. None when the first is missing."""
+    """A reference, plus others where they exist. None if the first is missing."""
 
     first: MetricRef
     others: tuple[MetricRef, ...]
 
 
 MetricRef: TypeAlias = Total | Peak | Label | Smallest | Times | Plus
-"""Somewhere on a page where one number may stand."""
+"""A place on a page that may hold one number."""
 
 
 def value_at(ref: MetricRef, series: Series) -> float | None:
-    """The number at a place, or None when this page does not have it."""
+    """The number of a reference; None: the page does not have it."""
     match ref:
         case Total(name, where):
             samples = series.named(name)
@@ -132,7 +131,7 @@ def value_at(ref: MetricRef, series: Series) -> float | None:
 
 
 def names_at(ref: MetricRef) -> tuple[str, ...]:
-    """The metric names read at a place, for tables shown to people and for error messages."""
+    """The metric names of a reference, for tables and error messages."""
     match ref:
         case Label(name, label):
             return (f"{name}{{{label}}}",)
@@ -150,13 +149,13 @@ def names_at(ref: MetricRef) -> tuple[str, ...]:
 
 
 def text_at(ref: Label, series: Series) -> str | None:
-    """A label of an info metric as it stands, or None."""
+    """The text of a label of an info metric; None: the page does not have it."""
     given = (sample.labels.get(ref.label) for sample in series.named(ref.name))
     return next((text for text in given if text is not None), None)
 
 
 def first_of(refs: Iterable[MetricRef], series: Series) -> tuple[float, MetricRef] | None:
-    """The first place that is on the page, with its number."""
+    """The first reference that the page has, with its number."""
     for ref in refs:
         value = value_at(ref, series)
         if value is not None:
@@ -165,7 +164,7 @@ def first_of(refs: Iterable[MetricRef], series: Series) -> tuple[float, MetricRe
 
 
 class HitRefs(NamedTuple):
-    """Cached prompt tokens and the prompt tokens they are a share of: read both or neither."""
+    """Cached prompt tokens, and all prompt tokens: both are read, or neither."""
 
     hit: MetricRef
     query: MetricRef
@@ -173,22 +172,22 @@ class HitRefs(NamedTuple):
 
 @dataclass(frozen=True)
 class NameTable:
-    """All that is known about one engine's page.
+    """What is known about the page of one engine.
 
     Attributes:
-        engine: Short name, as shown to people.
-        prefix: What every metric of this engine starts with.
-        pool_labels: Labels that tell one KV pool from another (data-parallel rank, replica).
+        engine: Short name.
+        prefix: Prefix of all its metrics.
+        pool_labels: Labels that separate KV pools (data-parallel rank, replica).
         model_label: Label that names the model.
-        shard_labels: Labels of shards of *one* pool (tensor and pipeline ranks). They all say
-            the same; only the lowest is read.
-        part_labels: Labels whose non-empty values are parts of a series that is also given in
-            total; the parts are not read.
-        hits: Places of the two hit counters, in order of preference.
-        fields: Places of every other field of a Reading, in order of preference.
+        shard_labels: Labels of the shards of *one* pool (tensor and pipeline ranks). All report the
+            same; only the lowest is read.
+        part_labels: Labels whose non-empty values mark parts of a series that the page also has as
+            a total; the parts are not read.
+        hits: References of the two hit counters, in order of preference.
+        fields: References of every other field of a Reading, in order of preference.
         block_size: Tokens per KV block.
         max_model_len: Longest context, in tokens.
-        prefix_caching: Label that says whether prefix caching is on.
+        prefix_caching: Label that shows whether prefix caching is on.
     """
 
     engine: str
@@ -207,7 +206,7 @@ class NameTable:
 def _number(text: str | None) -> float:
     try:
         return float(text) if text is not None else math.nan
-    except ValueError:  # engines write "None" for what is not set
+    except ValueError:  # engines write "None" for a value that is not set
         return math.nan
 
 

@@ -1,7 +1,7 @@
-"""Reads the token counts out of whatever a client library calls usage.
+"""Reads token counts from the usage objects of client libraries.
 
-The names differ (`prompt_tokens` or `input_tokens`), the place differs (on the response or on its
-`usage`), and some of it is a dictionary. All of that ends here; inside there is only `Usage`.
+Names differ (`prompt_tokens` or `input_tokens`), places differ (on the response or on its `usage`),
+and some objects are dictionaries. Only this file knows that; everything else uses `Usage`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _CACHED = ("cached_tokens", "cache_read")
 
 
 def read_usage(source: object) -> Usage | None:
-    """The usage told by an object, or None where it tells none.
+    """The usage that an object reports; None: it reports none.
 
     Args:
         source: a `Usage`; the `usage` of an OpenAI chat completion, completion or response; one of
             these responses as a whole; LangChain's `usage_metadata`; or any of them as a mapping.
 
     Returns:
-        Prompt, completion and cached tokens. `cached_tokens` is None where the server did not say,
-        which is not the same as 0: vLLM and SGLang only tell it when asked to by a flag.
+        Prompt, completion and cached tokens. `cached_tokens` is None, not 0, if the
+        server does not report it: vLLM and SGLang need a flag for that.
     """
     if source is None or isinstance(source, Usage):
         return source

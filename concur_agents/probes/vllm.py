@@ -1,7 +1,8 @@
-"""Where vLLM writes what, from 0.6 to 0.33, and under Ray's and the production stack's labels.
+"""The name table of vLLM 0.6 to 0.33, also with the labels of Ray and of the production stack.
 
-Meanings, not only names, changed: read the notes. Public sources: ``vllm/v1/metrics/loggers.py``
-(names), ``vllm/v1/core/block_pool.py`` (what "usage" counts), and the metrics page of the docs,
+Not only names but also meanings changed, see the notes. Public sources:
+`vllm/v1/metrics/loggers.py` (names), `vllm/v1/core/block_pool.py` (what "usage" counts), and the
+metrics page of the docs,
 https://docs.vllm.ai/en/latest/design/metrics.html.
 """
 
@@ -25,7 +26,7 @@ TABLE = NameTable(
         HitRefs(
             Plus(
                 Total("vllm:prefix_cache_hits_total"),
-                # what a KV connector had of the rest; its queries are part of ours already
+                # hits of a KV connector; its queries are part of the counter above already
                 (Total("vllm:external_prefix_cache_hits_total"),),
             ),
             Total("vllm:prefix_cache_queries_total"),
@@ -39,13 +40,13 @@ TABLE = NameTable(
         # Blocks of requests in flight only: cached blocks of an idle agent count as free.
         "kv_usage": (Peak("vllm:kv_cache_usage_perc"), Peak("vllm:gpu_cache_usage_perc")),
         "capacity_tokens": (
-            # right for hybrid models too, where blocks x block_size says too much
+            # right for hybrid models too, where blocks x block_size is too large
             Label(_CONFIG, "kv_cache_size_tokens"),
             Times(Label(_CONFIG, "num_gpu_blocks"), Label(_CONFIG, "block_size")),
         ),
         "running": (Total("vllm:num_requests_running"),),
         "waiting": (
-            # `deferred` requests wait for an adapter, a grammar or a transfer, not for room
+            # `deferred` requests wait for an adapter, a grammar or a transfer, not for KV blocks
             Total("vllm:num_requests_waiting_by_reason", {"reason": ("capacity",)}),
             Total("vllm:num_requests_waiting"),
         ),

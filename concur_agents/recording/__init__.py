@@ -1,17 +1,17 @@
-"""The flight recorder: every call of a Regulator with all its inputs, one JSON line each.
+"""The flight recorder: every deciding call of a Regulator with all its inputs, a JSON line each.
 
-The Regulator is pure, so a recording is enough to have every decision again, exactly: `replay`
-drives a fresh one with the recorded calls and compares the answers. The same lines tell who was
-where when, which is what `concur explain`, `report` and `watch` read.
+The Regulator is pure, so its calls are enough to repeat every decision exactly: `replay` makes the
+recorded calls on a fresh one and compares the answers. The same lines show where each agent stood
+at any time; `concur explain`, `report` and `watch` read that.
 
-    {"concur_recording": 1, "law": {"name": "working_set", ...}, "start_s": 0.0, ...}
+    {"concur_recording": 2, "law": {"name": "working_set", ...}, "start_s": 0.0, ...}
     {"call": "begin_step", "now": 12.5, "agent": "issue-17", "prompt_tokens": 9000, "let_in": []}
     {"call": "tick", "now": 13.0, "reading": {...}, "let_in": ["issue-17"], "reason": "grow", ...}
     {"event": "tool_began", "now": 13.1, "agent": "issue-3", "reason": "pytest"}
 
-It holds ids, counts and times; prompts, answers and keys never reach it, and the names of shared
-prefixes, which a caller may have made from a prompt, are kept as digests. A line is handed over
-under the governor's lock and written by a thread of the recorder's own, a moment later.
+A recording holds ids, counts and times. It never holds prompts, answers or keys; names of shared
+prefixes are written as digests, because a caller may make them from a prompt. The governor hands a
+line over under its lock, and a thread of the recorder writes it a moment later.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 from concur_agents import _moved
 from concur_agents.recording.model import (
+    FORMAT,
     Happening,
     Header,
     Line,
-    Question,
     RecordedCall,
     Shadow,
     Standing,
@@ -37,12 +37,12 @@ from concur_agents.recording.values import describe_law, scrub
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 
 __all__ = [
+    "FORMAT",
     "MAX_BYTES",
     "Difference",
     "Happening",
     "Header",
     "Line",
-    "Question",
     "RecordedCall",
     "Recorder",
     "Recording",

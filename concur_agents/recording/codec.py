@@ -1,37 +1,60 @@
-"""The form of a line: JSON, to the bit, there and back."""
+"""Lines as JSON and back, without losing a bit."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Hashable
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from hashlib import blake2b
 from typing import Any, TypeVar
 
 from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
-from concur_agents.recording.model import CALLS, QUESTIONS, Happening, Line, RecordedCall, Tick
+from concur_agents.recording.format_1 import upgrade_line
+from concur_agents.recording.model import CALLS, FORMAT, Happening, Line, RecordedCall, Tick
 from concur_agents.recording.values import numbers, plain, scrub
 
 
-def parse(raw: bytes) -> Line | None:
-    """A line, or None if it is none of ours."""
+def parse(raw: bytes, version: int = FORMAT) -> Line | None:
+    """Reads a line.
+
+    Args:
+        raw: the line.
+        version: format of the file.
+
+    Returns:
+        The line; None: it holds nothing that is read today.
+
+    Raises:
+        ValueError: it is not a line of a recording.
+    """
     try:
         found = json.loads(raw)
+        if version == 1:
+            found = upgrade_line(found)
+            if found is None:
+                return None
         if "event" in found:
             return Happening(kind=found.pop("event"), **found)
         return _call_of(found)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a line of a recording: {raw[:40]!r}") from error
 
 
 T = TypeVar("T")
 
 
 def _make(kind: type[T], found: dict[str, Any]) -> T:
-    """An instance without what only another version knows of."""
-    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in found.items() if name in names})
+    """An instance without the fields that only another version knows.
+
+    A field that the recording version did not write yet is None.
+    """
+    names = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    known = {name: value for name, value in found.items() if name in names}
+    for name, item in names.items():
+        if name not in known and item.default is MISSING and item.default_factory is MISSING:
+            known[name] = None
+    return kind(**known)
 
 
 def _call_of(found: dict[str, Any]) -> RecordedCall:
@@ -39,15 +62,14 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
     agent, let_in = found.pop("agent", None), tuple(found.pop("let_in", ()))
     error, reason = found.pop("error", None), found.pop("reason", None)
     why = found.pop("why", None)
-    asked = tuple((question, at_s, whom) for question, at_s, whom in found.pop("asked", ()))
     tick = None
-    if name not in CALLS or not {question for question, _, _ in asked} <= set(QUESTIONS):
+    if name not in CALLS:
         raise ValueError(name)
     if name == "tick":
         view = found.pop("view")
         snapshot = found.pop("snapshot")
-        told = found.get("reading")
-        reading = None if told is None else _make(Reading, numbers(told))
+        written = found.get("reading")
+        reading = None if written is None else _make(Reading, numbers(written))
         found["reading"] = reading
         limit = {key: math.inf if bound is None else bound for key, bound in view["limit"].items()}
         tick = Tick(
@@ -72,52 +94,55 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         reason=reason,
         why=why,
         tick=tick,
-        asked=asked,
     )
 
 
 def line_dict(line: Line) -> dict[str, Any]:
     """A line as the object that is written; `parse` is the way back."""
     if isinstance(line, Happening):
-        told: dict[str, Any] = {"event": line.kind, "now": line.now}
-        if line.agent is not None:
-            told["agent"] = line.agent
-        if line.reason:
-            told["reason"] = scrub(line.reason)
-        if line.waited_s is not None:
-            told["waited_s"] = line.waited_s
-        return told
-    told = {"call": line.name, "now": line.now}
+        return _happening_dict(line)
+    written: dict[str, Any] = {"call": line.name, "now": line.now}
     if line.agent is not None:
-        told["agent"] = line.agent
+        written["agent"] = line.agent
     for name, value in line.options.items():
-        told[name] = _option(name, value)
+        written[name] = _option(name, value)
     if line.error is None:
-        told["let_in"] = line.let_in
+        written["let_in"] = line.let_in
     else:
-        told["error"] = line.error
+        written["error"] = line.error
     if line.reason is not None:
-        told["reason"] = line.reason
+        written["reason"] = line.reason
     if line.why is not None:
-        told["why"] = line.why
-    if line.asked:
-        told["asked"] = line.asked
+        written["why"] = line.why
     if line.tick is not None:
-        tick = line.tick
-        view = asdict(tick.view)
-        view["limit"] = LawState(tick.view.limit).to_dict()["limit"]
-        told["state"] = tick.state
-        told["view"] = view
-        told["snapshot"] = None
-        if tick.snapshot is not None:
-            told["snapshot"] = {
-                item.name: getattr(tick.snapshot, item.name)
-                for item in fields(Snapshot)
-                if item.name != "reading"
-            }
-        if tick.shadow is not None:
-            told["shadow"] = tick.shadow
-    return told
+        written |= _tick_dict(line.tick)
+    return written
+
+
+def _happening_dict(line: Happening) -> dict[str, Any]:
+    written: dict[str, Any] = {"event": line.kind, "now": line.now}
+    if line.agent is not None:
+        written["agent"] = line.agent
+    if line.reason:
+        written["reason"] = scrub(line.reason)
+    if line.waited_s is not None:
+        written["waited_s"] = line.waited_s
+    return written
+
+
+def _tick_dict(tick: Tick) -> dict[str, Any]:
+    view = asdict(tick.view)
+    view["limit"] = LawState(tick.view.limit).to_dict()["limit"]
+    written: dict[str, Any] = {"state": tick.state, "view": view, "snapshot": None}
+    if tick.snapshot is not None:
+        written["snapshot"] = {
+            item.name: getattr(tick.snapshot, item.name)
+            for item in fields(Snapshot)
+            if item.name != "reading"  # it stands in the call already
+        }
+    if tick.shadow is not None:
+        written["shadow"] = tick.shadow
+    return written
 
 
 def _option(name: str, value: Any) -> Any:
@@ -125,12 +150,12 @@ def _option(name: str, value: Any) -> Any:
         return _digests(value)
     if isinstance(value, Reading | Usage):
         every = ((item.name, getattr(value, item.name)) for item in fields(value))
-        return {key: told for key, told in every if told is not None}
+        return {key: known for key, known in every if known is not None}
     return value
 
 
 def _digests(chain: Chain) -> list[tuple[str, float]]:
-    """A chain with its names as digests: only whether they are equal matters."""
+    """A chain with digests for names: only whether two names are equal matters."""
     return [(_digest(name), tokens) for name, tokens in chain]
 
 
@@ -141,14 +166,14 @@ def _digest(name: Hashable) -> str:
 
 
 def dump(line: dict[str, Any]) -> bytes:
-    """An object as one line of JSON, its end included."""
+    """An object as one line of JSON, newline included."""
     try:
         text = json.dumps(line, allow_nan=False, default=_foreign, separators=(",", ":"))
-    except ValueError:  # an infinity: JSON has none
+    except ValueError:  # JSON has no infinity
         text = json.dumps(plain(line), allow_nan=False, default=_foreign, separators=(",", ":"))
     return text.encode() + b"\n"
 
 
 def _foreign(value: Any) -> Any:
-    item = getattr(value, "item", None)  # a number of numpy's
+    item = getattr(value, "item", None)  # a number of numpy
     return item() if callable(item) else repr(value)

@@ -12,8 +12,8 @@ from concur_agents.core import Law, LawState, Snapshot, View
 from concur_agents.errors import RecordingError
 from concur_agents.recording.values import law_of
 
-VERSION = 1
-"""Of the format. A reader takes files of its own version only."""
+FORMAT = 2
+"""Version of the format that is written. The reader also takes format 1, see `format_1`."""
 
 CALLS = (
     "arrive",
@@ -26,17 +26,8 @@ CALLS = (
     "leave",
     "tick",
     "advance",
-    "ask",
 )
-"""The door of the Regulator; "ask" is a line of questions only."""
-
-QUESTIONS = ("view", "explain", "why", "next_wake")
-"""What may be asked of it. An answer decides nothing, but to give it the Regulator sums up fading
-claims as of that instant, and sums of another order round otherwise. So they are noted, too.
-"""
-
-Question: TypeAlias = tuple[str, float, str | None]
-"""One of `QUESTIONS`, when [s], and about whom."""
+"""The calls of a Regulator that decide. Reads change nothing and are not recorded."""
 
 AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused", "suspended"]
 
@@ -52,42 +43,41 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """What is known at a tick beyond the call itself."""
+    """What a tick adds to the call itself."""
 
     state: dict[str, Any]
     """`LawState.to_dict()` of the law in force."""
     view: View
     snapshot: Snapshot | None
-    """What the law was shown; None: it was not asked (the poll failed)."""
+    """The input of the law; None: the law did not decide, because the poll failed."""
     shadow: dict[str, Any] | None
     """`LawState.to_dict()` of the shadow law."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCall:
-    """One call of the Regulator."""
+    """One call of the Regulator, with its answer."""
 
     name: str
+    """One of `CALLS`."""
     now: float
     agent: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    """Its other arguments; those that were left out are missing."""
+    """Its other arguments, without those that the caller left out."""
     let_in: tuple[str, ...] = ()
-    """Its answer."""
+    """The agents that it let in."""
     error: str | None = None
-    """What it raised instead; the name of the exception."""
+    """Name of the exception that it raised instead."""
     reason: str | None = None
-    """The code of the decision in force, where it has changed since the call before."""
+    """Code of the decision in force, where it differs from the call before."""
     why: str | None = None
-    """What kept the agent from being let in by this call, in numbers; None: nothing did."""
+    """Why this call did not let its agent in, with the numbers; None: the agent may go on."""
     tick: Tick | None = None
-    asked: tuple[Question, ...] = ()
-    """What was asked since the call before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
-    """Something that is no call of the Regulator: a tool, a failed poll, the end."""
+    """An event that is not a call of the Regulator: a tool, a failed poll, the end."""
 
     kind: str
     now: float
@@ -101,7 +91,7 @@ Line: TypeAlias = RecordedCall | Happening
 
 @dataclass(slots=True)
 class Standing:
-    """Where one agent stands, as far as the lines tell."""
+    """Where one agent stands, according to the lines so far."""
 
     id: str
     arrived_s: float
@@ -109,18 +99,18 @@ class Standing:
     priority: int = 0
     state: AgentState = "queued"
     since_s: float = 0.0
-    """When it came into this state."""
+    """When it entered this state."""
     calls: int = 0
     """Its calls in flight."""
-    asked: int = 0
-    """Its calls that wait."""
-    is_off: bool = False
-    """It has given its place back, as far as its calls allow."""
+    waiting_calls: int = 0
+    """Its calls that wait at a boundary."""
+    is_suspended: bool = False
+    """It has given its place back; the place is free once none of its calls needs it."""
     steps: int = 0
     prompt_tokens: int = 0
     """Sum over its steps."""
     cached_tokens: int = 0
-    """Sum over its steps, where the server said so."""
+    """Sum over its steps, where the server reports it."""
     footprint_tokens: int = 0
 
 
@@ -131,30 +121,30 @@ class Header:
     start_s: float
     """The Regulator's start on the host's clock [s]."""
     now: float
-    """When this file was begun, on the same clock [s]."""
+    """Start of this file on the same clock [s]."""
     unix_s: float
     """The same instant as time since 1970 [s]."""
     law: dict[str, Any]
-    """`name`, and `config`: its fields, or None if they cannot be written as JSON."""
+    """`name`, and `config`: its fields, or None if JSON cannot hold them."""
     regulator: dict[str, Any]
-    """Its other options."""
+    """The Regulator's other options."""
     part: int = 0
     """Number of this file, from 0."""
     from_start: bool = True
-    """Nothing had happened when the recording began."""
+    """The recording began before the first call."""
     shadow: dict[str, Any] | None = None
     url: str | None = None
     version: str = __version__
     python: str = field(default_factory=platform.python_version)
     pid: int = field(default_factory=os.getpid)
     agents: tuple[Standing, ...] = ()
-    """Who was there when this file was begun."""
+    """The agents present when this file began."""
 
     def make_law(self) -> Law:
         """The recorded law.
 
         Raises:
-            RecordingError: it is not one of ours.
+            RecordingError: this version has no such law, or the law has other options here.
         """
         try:
             return law_of(self.law)

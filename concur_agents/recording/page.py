@@ -1,4 +1,4 @@
-"""A story as one self-contained page: `page.html` with the numbers put in."""
+"""A timeline as one self-contained HTML page: `page.html` with the numbers filled in."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-from concur_agents.recording.timeline import Lane, Segment, Timeline, TimelinePoint, Wait, spread
+from concur_agents.recording.spread import spread
+from concur_agents.recording.timeline import Lane, Segment, Timeline, TimelinePoint, Wait
 
 STATES = ("queued", "reasoning", "acting", "paused", "suspended")
 
 MOST_SAMPLES = 3000
-"""More than a screen has pixels; a longer recording is thinned out."""
+"""More than a screen has pixels; a longer recording is thinned."""
 
 MOST_SEGMENTS = 150_000
-"""Beyond it, segments too short to be seen are merged with their neighbours."""
+"""Above this, segments too short to see are merged with their neighbours."""
 
 MOST_WAITS = 20_000
+"""Waits on the page, the longest first."""
 
 _SERIES = (
     "active",
@@ -46,7 +48,7 @@ _SERIES = (
 def page(timeline: Timeline, *, title: str) -> str:
     """The page, as text in UTF-8."""
     data = json.dumps(_data(timeline, title), allow_nan=False, separators=(",", ":"))
-    # Inside <script> nothing but its end tag matters, and an agent's id may hold anything.
+    # Inside <script> only its end tag matters, and the id of an agent may hold anything.
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     template = files("concur_agents.recording").joinpath("page.html").read_text(encoding="utf-8")
     return template.replace("/*DATA*/null", data, 1)
@@ -72,9 +74,9 @@ def _data(timeline: Timeline, title: str) -> dict[str, Any]:
         "series": {
             name: _column([getattr(sample, name) for sample in samples]) for name in _SERIES
         },
-        "decisions": [
+        "limit_changes": [
             [_short(item.at_s - start_s), item.reason]
-            for item in timeline.decisions
+            for item in timeline.limit_changes
             if item.reason in ("cut", "blind")
         ],
         "lanes": [_lane(lane, timeline) for lane in lanes],
@@ -83,14 +85,14 @@ def _data(timeline: Timeline, title: str) -> dict[str, Any]:
 
 
 def _facts(timeline: Timeline) -> list[tuple[str, str]]:
-    """What the top of the page says."""
+    """Names and values for the top of the page."""
     roots = [lane for lane in timeline.lanes.values() if lane.parent is None]
     waits = spread(lane.seconds("queued", "paused") for lane in roots)
     lanes = timeline.lanes.values()
     passed_s = max(1e-9, timeline.end_s - timeline.start_s)
     output = sum(lane.completion_tokens for lane in lanes)
-    told = [lane for lane in lanes if lane.cached_tokens is not None]
-    prompt = sum(lane.prompt_tokens for lane in told)
+    known = [lane for lane in lanes if lane.cached_tokens is not None]
+    prompt = sum(lane.prompt_tokens for lane in known)
     facts = [
         ("agents", f"{len(roots):,}"),
         ("done", f"{timeline.done:,}"),
@@ -101,7 +103,7 @@ def _facts(timeline: Timeline) -> list[tuple[str, str]]:
         ("output", f"{output / passed_s:,.0f} tokens/s"),
     ]
     if prompt:
-        cached = sum(lane.cached_tokens or 0 for lane in told)
+        cached = sum(lane.cached_tokens or 0 for lane in known)
         facts.append(("prompt tokens cached", f"{cached / prompt:.1%}"))
     if timeline.overdue:
         facts.append(("let in as overdue", f"{timeline.overdue:,}"))
@@ -109,7 +111,7 @@ def _facts(timeline: Timeline) -> list[tuple[str, str]]:
 
 
 def _lane(lane: Lane, timeline: Timeline) -> dict[str, Any]:
-    """Segments are flat: state, start, end, state, start, end, ..."""
+    """A lane for the page. Its segments are flat: state, start, end, state, start, end, ..."""
     count = sum(len(other.segments) for other in timeline.lanes.values())
     least_s = 0.0 if count <= MOST_SEGMENTS else (timeline.end_s - timeline.start_s) / 4000
     flat: list[float] = []
@@ -157,7 +159,7 @@ def _wait(wait: Wait, start_s: float) -> list[Any]:
         wait.kind,
         _short(wait.from_s - start_s),
         _short(wait.waited_s),
-        wait.ended_by,
+        "" if wait.ended_by is None else str(wait.ended_by),
         ", ".join(names[:5]) + more,
     ]
 
@@ -167,7 +169,7 @@ def _longest(waits: list[Wait]) -> list[Wait]:
 
 
 def _thinned(samples: list[TimelinePoint]) -> list[TimelinePoint]:
-    """At most `MOST_SAMPLES`: rates are averaged, of gauges the last one stands for its time."""
+    """At most `MOST_SAMPLES`: the mean of each rate, the last value of each gauge."""
     every = -(-len(samples) // MOST_SAMPLES)
     if every <= 1:
         return samples
@@ -183,7 +185,7 @@ def _thinned(samples: list[TimelinePoint]) -> list[TimelinePoint]:
 
 
 def _column(values: list[Any]) -> list[float | None] | None:
-    """Rounded for drawing; None if there is not a single value."""
+    """Values rounded for drawing; None: there is none."""
     if all(value is None for value in values):
         return None
     return [None if value is None else _short(value) for value in values]

@@ -1,4 +1,4 @@
-"""Reading: a recording on disk, with all its files."""
+"""Reading a recording from disk, with all its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from concur_agents.errors import RecordingError
 from concur_agents.recording.codec import parse
-from concur_agents.recording.model import VERSION, Header, Line, Standing
+from concur_agents.recording.format_1 import upgrade_header
+from concur_agents.recording.model import FORMAT, Header, Line, Standing
 from concur_agents.recording.writer import older
 
 
@@ -17,7 +18,8 @@ class Recording:
     """A recording on disk, with all its files. Iterating gives its lines, oldest first.
 
     Raises:
-        RecordingError: there is none, or it is not one of ours.
+        RecordingError: the file is missing, is not a recording, or is of an unknown format; also
+            while iterating, at a line that cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -31,29 +33,29 @@ class Recording:
                 f"cannot read the recording {self.path}: {error.strerror}"
             ) from error
         # Files of an earlier recording may lie beside it; only the unbroken run before PATH counts.
-        while headers[0].part + len(headers) - 1 != headers[-1].part:
+        while headers[0][1].part + len(headers) - 1 != headers[-1][1].part:
             del headers[0], self._files[0]
-        self.header = headers[0]
-        """Of the oldest file that is still there."""
+        self.format, self.header = headers[0]
+        """Format and header of the oldest file that is still there."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether it goes back to the start of its Regulator, so that it can be replayed."""
+        """Whether it holds every call since the Regulator's start, so that it can be replayed."""
         return self.header.from_start and self.header.part == 0
 
     def __iter__(self) -> Iterator[Line]:
         for file in self._files:
-            yield from _lines_of(file)
+            yield from _lines_of(file, self.format)
 
     def follow(self, rest: Callable[[], object]) -> Iterator[Line | None]:
-        """Its lines, and then those that are still being written; None: none for now.
+        """Its lines, then those that are still being written; None: there is none yet.
 
         Args:
             rest: called after each None, to pass some time.
         """
         last = self._files[-1]
         for file in self._files[:-1]:
-            yield from _lines_of(file)
+            yield from _lines_of(file, self.format)
         while True:
             with last.open("rb") as lines:
                 inode = os.fstat(lines.fileno()).st_ino
@@ -63,11 +65,15 @@ class Recording:
                     raw = lines.readline()
                     begun += raw
                     if begun.endswith(b"\n"):
-                        line = parse(begun)
+                        try:
+                            line = parse(begun, self.format)
+                        except ValueError:
+                            raise RecordingError(
+                                f"{last} has a line that is not a line of a recording"
+                            ) from None
                         begun = b""
-                        if line is None:
-                            raise RecordingError(f"{last} has a line that is not one of ours")
-                        yield line
+                        if line is not None:
+                            yield line
                         continue
                     if self._has_moved(inode):
                         break
@@ -85,26 +91,37 @@ class Recording:
         return f"<Recording {self.path}: {self.header.law.get('name')}, {len(self._files)} files>"
 
 
-def _lines_of(file: Path) -> Iterator[Line]:
+def _lines_of(file: Path, version: int) -> Iterator[Line]:
     with file.open("rb") as lines:
         next(lines)
         for number, raw in enumerate(lines, 2):
-            line = parse(raw)
+            try:
+                line = parse(raw, version)
+            except ValueError:
+                if raw.endswith(b"\n"):
+                    raise RecordingError(
+                        f"line {number} of {file} is not a line of a recording"
+                    ) from None
+                return  # torn by a crash, or being written now
             if line is not None:
                 yield line
-            elif raw.endswith(b"\n"):  # else torn by a crash, or being written now
-                raise RecordingError(f"line {number} of {file} is not a line of ours")
 
 
-def _read_header(file: Path) -> Header:
+def _read_header(file: Path) -> tuple[int, Header]:
+    """Format and header of a file."""
     with file.open("rb") as lines:
         first = lines.readline()
     try:
         found = json.loads(first)
-        if found.pop("concur_recording") != VERSION:
-            raise RecordingError(f"{file} is a recording of another version than {VERSION}")
+        version = found.pop("concur_recording")
+        if version not in (1, FORMAT):
+            raise RecordingError(
+                f"{file} is a recording of format {version}; this version reads 1 and {FORMAT}"
+            )
+        if version == 1:
+            found = upgrade_header(found)
         found["agents"] = tuple(Standing(**who) for who in found["agents"])
-        return Header(**found)
+        return version, Header(**found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordingError(
             f"{file} is not a recording of a Governor (it begins with {first[:40]!r})"

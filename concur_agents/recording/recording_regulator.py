@@ -1,4 +1,4 @@
-"""A Regulator with a witness."""
+"""A Regulator whose deciding calls are recorded."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from concur_agents.core import Law, Reading, Reason, Regulator, Usage, View
-from concur_agents.recording.model import Header, Question, RecordedCall, Shadow, Tick
+from concur_agents.core import Decision, Law, Reading, Regulator, Usage
+from concur_agents.recording.model import Header, RecordedCall, Shadow, Tick
+from concur_agents.recording.reason import why_waiting
 from concur_agents.recording.values import describe_law
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 
-_MOST_QUESTIONS = 64
-
-_DOORS = ("arrive", "begin_step", "resume")
+_ASK_TO_GO_ON = ("arrive", "begin_step", "resume")
 """Calls by which an agent asks to be let in."""
 
 
 class RecordingRegulator:
-    """A Regulator with a witness: each call is passed on, and noted with its answer.
+    """Passes each deciding call on to a Regulator, and notes it with its answer.
 
-    It has the whole door of the Regulator and everything else of it. A shadow law, if there is
-    one, is shown each snapshot after the law in force; what it decides has no effect.
+    Reads (`view`, `explain`, `next_wake`, ...) go straight to the Regulator and are not recorded,
+    because they change nothing. The shadow law, if there is one, gets each snapshot after the law
+    in force; its decisions have no effect.
     """
 
     def __init__(
@@ -39,83 +39,55 @@ class RecordingRegulator:
         if shadow is not None:
             self.shadow = Shadow(law=shadow.name, state=shadow.initial())
         self._reason: str | None = None
-        self._asked: list[Question] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def arrive(self, agent: str, now: float, **options: Any) -> list[str]:
+    def arrive(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.arrive`."""
-        return self._pass_on("arrive", self.inner.arrive, now, agent, options)
+        return self._pass_on("arrive", agent, now, options)
 
-    def begin_step(self, agent: str, now: float, **options: Any) -> list[str]:
+    def begin_step(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.begin_step`."""
-        return self._pass_on("begin_step", self.inner.begin_step, now, agent, options)
+        return self._pass_on("begin_step", agent, now, options)
 
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Regulator.leave`."""
-        return self._pass_on("leave", self.inner.leave, now, agent, {})
-
-    def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> list[str]:
+    def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> Decision:
         """See `Regulator.end_step`."""
-        options["usage"] = usage
-        return self._pass_on("end_step", self.inner.end_step, now, agent, options)
+        return self._pass_on("end_step", agent, now, {**options, "usage": usage})
 
-    def retry_step(self, agent: str, now: float, **options: Any) -> list[str]:
+    def retry_step(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.retry_step`."""
-        return self._pass_on("retry_step", self.inner.retry_step, now, agent, options)
+        return self._pass_on("retry_step", agent, now, options)
 
-    def withdraw_step(self, agent: str, now: float) -> list[str]:
+    def withdraw_step(self, agent: str, now: float) -> Decision:
         """See `Regulator.withdraw_step`."""
-        return self._pass_on("withdraw_step", self.inner.withdraw_step, now, agent, {})
+        return self._pass_on("withdraw_step", agent, now, {})
 
-    def suspend(self, agent: str, now: float) -> list[str]:
+    def suspend(self, agent: str, now: float) -> Decision:
         """See `Regulator.suspend`."""
-        return self._pass_on("suspend", self.inner.suspend, now, agent, {})
+        return self._pass_on("suspend", agent, now, {})
 
-    def resume(self, agent: str, now: float) -> list[str]:
+    def resume(self, agent: str, now: float) -> Decision:
         """See `Regulator.resume`."""
-        return self._pass_on("resume", self.inner.resume, now, agent, {})
+        return self._pass_on("resume", agent, now, {})
 
-    def advance(self, now: float) -> list[str]:
+    def leave(self, agent: str, now: float) -> Decision:
+        """See `Regulator.leave`."""
+        return self._pass_on("leave", agent, now, {})
+
+    def advance(self, now: float) -> Decision:
         """See `Regulator.advance`."""
-        asked = self._take_asked()
         let_in = self.inner.advance(now)
-        self._note(
-            RecordedCall(
-                name="advance",
-                now=now,
-                let_in=tuple(let_in),
-                reason=self._changed(),
-                asked=asked,
+        if self.note is not None:
+            self.note(
+                RecordedCall(
+                    name="advance", now=now, let_in=tuple(let_in), reason=self._new_reason()
+                )
             )
-        )
         return let_in
 
-    def view(self, now: float) -> View:
-        """See `Regulator.view`."""
-        self._ask("view", now)
-        return self.inner.view(now)
-
-    def explain(self, agent: str, now: float) -> Reason:
-        """See `Regulator.explain`."""
-        self._ask("explain", now, agent)
-        return self.inner.explain(agent, now)
-
-    def why(self, agent: str, now: float) -> Reason | None:
-        """See `Regulator.why`."""
-        self._ask("why", now, agent)
-        return self.inner.why(agent, now)
-
-    def next_wake(self, now: float) -> float | None:
-        """See `Regulator.next_wake`."""
-        if not any(name == "next_wake" for name, _, _ in self._asked):  # the answer stands
-            self._ask("next_wake", now)
-        return self.inner.next_wake(now)
-
-    def tick(self, reading: Reading | None, now: float) -> list[str]:
+    def tick(self, reading: Reading | None, now: float) -> Decision:
         """See `Regulator.tick`."""
-        asked = self._take_asked()
         before = self.inner.last_snapshot
         let_in = self.inner.tick(reading, now)
         snapshot = self.inner.last_snapshot
@@ -130,71 +102,46 @@ class RecordingRegulator:
                 snapshot=fresh,
                 shadow=None if self.shadow is None else self.shadow.state.to_dict(),
             )
-            self._note(
+            self.note(
                 RecordedCall(
                     name="tick",
                     now=now,
                     options={"reading": reading},
                     let_in=tuple(let_in),
-                    reason=self._changed(),
+                    reason=self._new_reason(),
                     tick=tick,
-                    asked=asked,
                 )
             )
         return let_in
 
-    def _pass_on(
-        self,
-        name: str,
-        call: Callable[..., list[str]],
-        now: float,
-        agent: str,
-        options: dict[str, Any],
-    ) -> list[str]:
-        asked = self._take_asked()
+    def _pass_on(self, name: str, agent: str, now: float, options: dict[str, Any]) -> Decision:
+        call: Callable[..., Decision] = getattr(self.inner, name)
+        if self.note is None:
+            return call(agent, now, **options)
         try:
             let_in = call(agent, now, **options)
         except Exception as error:
             kind = type(error).__name__
-            self._note(
-                RecordedCall(
-                    name=name, now=now, agent=agent, options=options, error=kind, asked=asked
-                )
-            )
+            self.note(RecordedCall(name=name, now=now, agent=agent, options=options, error=kind))
             raise
-        why: str | None = None
-        if self.note is not None and name in _DOORS and agent not in let_in:
-            reason = self.inner.why(agent, now)
-            why = None if reason is None else reason.numbers
-        self._note(
+        why = None
+        if name in _ASK_TO_GO_ON and agent not in let_in:
+            why = why_waiting(self.inner, agent, now) or None
+        self.note(
             RecordedCall(
                 name=name,
                 now=now,
                 agent=agent,
                 options=options,
                 let_in=tuple(let_in),
-                reason=self._changed(),
+                reason=self._new_reason(),
                 why=why,
-                asked=asked,
             )
         )
         return let_in
 
-    def _ask(self, question: str, now: float, agent: str | None = None) -> None:
-        if self.note is not None:
-            if len(self._asked) >= _MOST_QUESTIONS:
-                self._note(RecordedCall(name="ask", now=now, asked=self._take_asked()))
-            self._asked.append((question, now, agent))
-
-    def _take_asked(self) -> tuple[Question, ...]:
-        asked, self._asked = tuple(self._asked), []
-        return asked
-
-    def _note(self, call: RecordedCall) -> None:
-        if self.note is not None:
-            self.note(call)
-
-    def _changed(self) -> str | None:
+    def _new_reason(self) -> str | None:
+        """Code of the decision in force; None: the same as at the call before."""
         reason = self.inner.reason
         if reason == self._reason:
             return None
@@ -211,18 +158,21 @@ def record(
     max_bytes: int = MAX_BYTES,
     **options: Any,
 ) -> tuple[RecordingRegulator, Recorder]:
-    """A recorded Regulator, for hosts of your own; a `Governor` has `record=`.
+    """Records a Regulator that a host of yours drives; a `Governor` has `record=`.
 
     Args:
-        regulator: a fresh one; from here on call the returned `RecordingRegulator` in its place.
+        regulator: a fresh one; from here on call the returned `RecordingRegulator` instead.
         path: see `Recorder`.
-        start_s: what it was made with [s].
-        shadow: a law that decides beside its own, without effect.
+        start_s: the `start_s` that the Regulator was made with [s].
+        shadow: a law that decides beside the Regulator's own, without effect.
         max_bytes: see `Recorder`.
-        options: what else it was made with, by name: `max_wait_s`, `order`, ...
+        options: the other options that the Regulator was made with: `max_wait_s`, `order`, ...
 
     Returns:
-        What to call, and what to close at the end.
+        The regulator to call, and the recorder to close at the end.
+
+    Raises:
+        ConfigError: see `Recorder`.
     """
     header = Header(
         start_s=start_s,

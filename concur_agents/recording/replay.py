@@ -1,4 +1,4 @@
-"""Replaying: the recorded calls, made once more."""
+"""Replaying: the recorded calls on a fresh Regulator."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from concur_agents.recording.reader import Recording
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A call that a replay answered in another way."""
+    """A call that the replay answered differently."""
 
     call: RecordedCall
     let_in: tuple[str, ...]
-    """Whom the replay let in."""
+    """The agents that the replay let in."""
     error: str | None
+    """Name of the exception that the replay raised."""
     state: dict[str, Any]
-    """Where its law stood."""
+    """State of the replayed law."""
 
 
 def replay(recording: Recording, regulator: Regulator | None = None) -> Iterator[Difference]:
-    """Drives a Regulator with the recorded calls and yields each answer that differs.
+    """Makes the recorded calls on a Regulator and yields each answer that differs.
 
-    With a fresh Regulator of the recorded law there is none: same calls, same answers, to the bit.
+    A fresh Regulator of the recorded law gives the same answers to the bit, so nothing is yielded.
 
     Args:
-        recording: one that goes back to its start.
-        regulator: None: a fresh one as the header says.
+        recording: one that holds every call since the start.
+        regulator: None: a fresh one, as the header says.
 
     Raises:
-        RecordingError: its beginning is missing, or its law is unknown here.
+        RecordingError: the beginning is missing, or the law or a call is unknown to this version.
     """
     if regulator is None:
         regulator = make_regulator(recording)
@@ -51,22 +52,21 @@ def replay(recording: Recording, regulator: Regulator | None = None) -> Iterator
 
 
 def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
-    """A fresh Regulator as it was when the recording began.
+    """A fresh Regulator, as it was when the recording began.
 
     Args:
-        recording: one that goes back to its start.
-        law: in place of the recorded one.
+        recording: one that holds every call since the start.
+        law: replaces the recorded law.
 
     Raises:
-        RecordingError: its beginning is missing, or its law is unknown here.
+        RecordingError: the beginning is missing, or the law is unknown to this version.
     """
     header = recording.header
     if not recording.is_whole:
         raise RecordingError(
-            f"{recording.path} does not go back to its beginning "
+            f"{recording.path} cannot be replayed, because its beginning is missing "
             + ("(its first files are gone)" if header.part else "(it was begun later)")
-            + ", so it cannot be replayed: give `record` a larger max_bytes, and start it with "
-            "the governor"
+            + ": give `record` a larger max_bytes, and start it with the governor"
         )
     try:
         return Regulator(law or header.make_law(), header.start_s, **header.regulator)
@@ -75,11 +75,14 @@ def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
 
 
 def apply(regulator: Regulator, call: RecordedCall) -> tuple[tuple[str, ...], str | None]:
-    """Makes one recorded call; returns the answer, and the name of what it raised."""
-    for question, at_s, agent in call.asked:
-        getattr(regulator, question)(*(() if agent is None else (agent,)), now=at_s)
-    if call.name == "ask":
-        return (), None
+    """Makes one recorded call.
+
+    Returns:
+        The agents let in, and the name of the exception that the call raised.
+
+    Raises:
+        RecordingError: this version has no such call, or the call takes other options here.
+    """
     arguments: tuple[Any, ...] = () if call.agent is None else (call.agent,)
     options = dict(call.options)
     if call.name == "tick":
@@ -88,6 +91,8 @@ def apply(regulator: Regulator, call: RecordedCall) -> tuple[tuple[str, ...], st
         let_in = getattr(regulator, call.name)(*arguments, now=call.now, **options)
     except (KeyError, ValueError) as error:
         return (), type(error).__name__
-    if call.why is not None and call.agent is not None:
-        regulator.why(call.agent, call.now)  # it sums up claims, as the one that was recorded did
+    except (AttributeError, TypeError) as error:
+        raise RecordingError(
+            f"the recorded call {call.name} at {call.now} s cannot be made here: {error}"
+        ) from error
     return tuple(let_in), None

@@ -1,4 +1,4 @@
-"""Who stands where, as the lines tell it."""
+"""Where each agent stands, followed line by line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concur_agents.recording.model import AgentState, Happening, Line, Standing
 
 
 class Tracker:
-    """Who stands where, followed line by line."""
+    """Follows the lines of a recording; `agents` holds every agent that is present, by id."""
 
     def __init__(self, agents: Iterable[Standing] = ()) -> None:
         self.agents: dict[str, Standing] = {who.id: who for who in agents}
@@ -19,7 +19,7 @@ class Tracker:
         """Follows one line.
 
         Returns:
-            Whose state it ended: the agent, the state that ended and when that had begun [s].
+            The states that it ended: the agent, its former state, and when that began [s].
         """
         if isinstance(line, Happening) or line.error is not None:
             return []
@@ -34,31 +34,31 @@ class Tracker:
                 since_s=now,
             )
         elif who is not None and line.name == "begin_step":
-            who.is_off = False
+            who.is_suspended = False
             if line.agent in line.let_in:
                 who.calls += 1
                 self._move(who, "reasoning", now, ended)
             else:
-                who.asked += 1
+                who.waiting_calls += 1
                 family = self.agents.get(who.parent or "", who)
                 self._move(who, "paused" if family.steps else "queued", now, ended)
         elif who is not None and line.name in ("end_step", "withdraw_step"):
             self._end(who, line.options.get("usage"), now, ended)
         elif who is not None and line.name == "suspend":
-            who.is_off = True
+            who.is_suspended = True
         elif who is not None and line.name == "resume":
-            who.is_off = False
+            who.is_suspended = False
             if who.state == "suspended":
                 self._move(who, "paused" if who.steps else "queued", now, ended)
         elif who is not None and line.name == "leave":
             ended.append((who, who.state, who.since_s))
             del self.agents[who.id]
-        if who is not None and who.is_off and not who.calls and not who.asked:
+        if who is not None and who.is_suspended and not who.calls and not who.waiting_calls:
             self._move(who, "suspended", now, ended)
         for agent in line.let_in:
             let_in = self.agents.get(agent)
             if let_in is not None and let_in.state in ("queued", "paused"):
-                let_in.calls, let_in.asked = let_in.calls + let_in.asked, 0
+                let_in.calls, let_in.waiting_calls = let_in.calls + let_in.waiting_calls, 0
                 self._move(let_in, "reasoning" if let_in.calls else "acting", now, ended)
         return ended
 
@@ -69,9 +69,9 @@ class Tracker:
         now: float,
         ended: list[tuple[Standing, AgentState, float]],
     ) -> None:
-        if who.asked:  # its caller gave up; a root goes on waiting for its place
-            who.asked -= 1
-            if not who.asked and who.parent is not None:
+        if who.waiting_calls:  # its caller gave up; a root still waits for its place
+            who.waiting_calls -= 1
+            if not who.waiting_calls and who.parent is not None:
                 self._move(who, "acting", now, ended)
             return
         who.calls = max(0, who.calls - 1)
@@ -100,12 +100,12 @@ def standing_of(
     state: Callable[[str], str | None],
     now: float,
 ) -> tuple[Standing, ...]:
-    """Who is there already when a recording begins late.
+    """The agents that are present when a recording begins late.
 
     Args:
         agents: id, parent and priority of each.
         state: the Regulator's `agent_state`.
-        now: the time [s]; where they stand is known since then.
+        now: the time [s]; each state counts from here, because its beginning is not known.
     """
     found = []
     for agent, parent, priority in agents:
@@ -120,8 +120,8 @@ def standing_of(
                     stands,
                     now,
                     calls=int(stands == "reasoning"),
-                    asked=int(stands == "paused"),
-                    is_off=stands == "suspended",
+                    waiting_calls=int(stands == "paused"),
+                    is_suspended=stands == "suspended",
                 )
             )
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Values as JSON has them: laws, infinities, and text without secrets."""
+"""Values as JSON holds them: laws, infinities, and text without secrets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from concur_agents.core import Law, make_law
 
 
 def describe_law(law: Law) -> dict[str, Any]:
-    """A law for the header of a recording; a law within a law is described the same way."""
+    """A law as JSON, for the header of a recording; so are the laws inside it."""
     config: dict[str, Any] | None = None
-    thing: object = law  # a protocol does not say that it is a dataclass
+    thing: object = law  # because a protocol does not say that it is a dataclass
     if is_dataclass(thing):
         values = {item.name: getattr(thing, item.name) for item in fields(thing)}
         config = {
@@ -24,7 +24,7 @@ def describe_law(law: Law) -> dict[str, Any]:
         try:
             json.dumps(config)
         except (TypeError, ValueError):
-            config = None  # a law of the user's own
+            config = None  # a law of the caller's own
     return {"name": law.name, "config": config}
 
 
@@ -32,7 +32,7 @@ def law_of(described: dict[str, Any]) -> Law:
     """The law that `describe_law` described.
 
     Raises:
-        KeyError, TypeError, ValueError: it is none of ours, or of another version.
+        KeyError, TypeError, ValueError: this version has no such law, or it has other options.
     """
     config = {
         name: law_of(value) if isinstance(value, dict) else value
@@ -47,14 +47,14 @@ _KEYS = re.compile(r"(?i)\b(bearer\s+|api[-_]?key\W{1,3}|sk-)[\w.~+/-]{4,}=*")
 
 
 def scrub(text: str, most: int = 300) -> str:
-    """A message without what may be a secret: user names and queries in addresses, keys."""
+    """A message without possible secrets: keys, and user names and queries in addresses."""
     text = _QUERY.sub("?...", _USER_INFO.sub("", text))
     text = _KEYS.sub("***", text)
     return text if len(text) <= most else text[:most] + "..."
 
 
 def plain(value: Any) -> Any:
-    """With infinities and NaN as strings; `numbers` is the way back."""
+    """The value with infinities and NaN as strings; `numbers` is the way back."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -65,7 +65,7 @@ def plain(value: Any) -> Any:
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """Gives back the infinities of one level."""
+    """The object with its own infinities as numbers again, not those of objects inside it."""
     return {
         key: float(value)
         if isinstance(value, str) and value in ("inf", "-inf", "nan") and key not in _WORDS
@@ -75,4 +75,4 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
 
 
 _WORDS = ("parent", "reason")
-"""Keys whose value is text, whatever it looks like."""
+"""Keys whose value is always text: an agent may be called "inf"."""

@@ -1,11 +1,11 @@
-"""A recording through another law: what it would have decided, and who would have waited.
+"""A recording through another law: what that law would have decided, and which agents would wait.
 
-This is open loop. The agents, their tools and the endpoint's readings are as recorded, and every
-step takes as long as it took; only when each agent may go on is decided anew, so a wait that is
-longer or shorter moves all that this agent (with its children) does afterwards. What the engine
-would have done with the other load is not in the recording: a law that would have caused, or
-avoided, misses gets neither the blame nor the praise. It tells who would have waited and for how
-long, not what would have been faster; for that there is the simulator.
+This is open loop. Agents, tools and readings are as recorded, and every step takes its recorded
+time; only the moment when each agent may go on is decided anew. A longer or shorter wait moves
+everything that this agent (with its children) does afterwards. The recording does not say what the
+engine would have done with the other load, so misses that the law would have caused or avoided do
+not count. The result is which agents would have waited and for how long, not what would have been
+faster; the simulator answers that.
 """
 
 from __future__ import annotations
@@ -17,68 +17,63 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from concur_agents.core import Law, Reading, Regulator, View
-from concur_agents.recording import (
-    Difference,
-    RecordedCall,
-    Recording,
-    Tracker,
-    apply,
-    make_regulator,
-    replay,
-)
-from concur_agents.recording.timeline import Spread, spread
+from concur_agents.recording.model import RecordedCall
+from concur_agents.recording.reader import Recording
+from concur_agents.recording.replay import Difference, apply, make_regulator, replay
+from concur_agents.recording.spread import Spread, spread
+from concur_agents.recording.tracker import Tracker
 
 LEAST_REST_S = 0.001
-"""A regulator that wants to be woken at once, again and again, is woken once a millisecond."""
+"""Least time between two wakes, for a regulator that asks to be woken at once again and again."""
 
 PATIENCE = 50.0
-"""A replay that takes so many times as long as the recording is broken off."""
+"""The replay ends after this many times the length of the recording."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawOutcome:
-    """What became of the agents."""
+    """What a law did to the agents."""
 
     law: str
     agents: int
     steps: int
     pauses: int
     waits: Spread
-    """Of each agent: all its waits together [s]."""
+    """Per agent, the sum of its waits."""
     mean_active: float
-    """Over the time that anybody was there [agents]."""
+    """Over the time when an agent was present [agents]."""
     over_capacity_s: float
-    """Time in which the pressure was above the capacity [s]; a law that is right has none."""
+    """Time with the pressure above the capacity [s]; 0 for a law that is right."""
     lasts_s: float
-    """From the first arrival to the last leaving [s]."""
+    """From the first arrival to the last departure [s]."""
     unfinished: int
-    """Agents that were still there in the end."""
+    """Agents that were still present at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
-    """A recording, and the same through another law."""
+    """The outcome of a recording, and of the same recording through another law."""
 
     recorded: LawOutcome
     other: LawOutcome
     first: Difference | None
-    """The first answer that differs from the recorded one; None: there is none."""
+    """The first answer that differs; None: all are the same."""
 
 
 @dataclass(slots=True)
 class _Op:
     call: RecordedCall
     gap_s: float
-    """After the family's call before it, or after it was let in, if it waited for that [s]."""
+    """Time since the family's call before it, or since that call was let in [s]."""
     in_wait: bool
-    """It came while the family waited, and so does not wait for that wait's end."""
+    """It came while the family waited, so it does not wait for the end of that wait."""
 
 
 def what_if(recording: Recording, law: Law) -> WhatIf:
     """Replays a recording through another law.
 
     Raises:
-        RecordingError: it does not go back to its start.
+        RecordingError: the beginning is missing, or the law or a call is unknown to this version.
     """
     first = next(replay(recording, make_regulator(recording, law)), None)
     regulator = make_regulator(recording)
@@ -95,11 +90,11 @@ def what_if(recording: Recording, law: Law) -> WhatIf:
 
 
 def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCall]:
-    """The calls that the recorded agents would have made, each after it was made."""
+    """The calls that the recorded agents would have made, each with its answer."""
     scripts, ticks, end_s = _scripts(recording)
     families = {op.call.agent or "": name for name, script in scripts.items() for op in script}
     done = dict.fromkeys(scripts, 0)
-    held: dict[str, float] = {}  # families whose next call comes so long after they are let in
+    held: dict[str, float] = {}  # family -> time from being let in to its next call [s]
     order = itertools.count()
     todo = [(script[0].gap_s, next(order), name) for name, script in scripts.items()]
     heapq.heapify(todo)
@@ -119,7 +114,7 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
             family = heapq.heappop(todo)[2]
             recorded = scripts[family][done[family]].call
             done[family] += 1
-            call = replace(recorded, now=now, asked=(), let_in=(), reason=None, why=None)
+            call = replace(recorded, now=now, let_in=(), reason=None, why=None)
         elif now == tick_s:
             call = RecordedCall(name="tick", now=now, options={"reading": reading})
             tick_s, reading = next(poll)
@@ -141,7 +136,7 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
 
 
 def _ticks(recorded: list[tuple[float, Reading | None]]) -> Iterator[tuple[float, Reading | None]]:
-    """The recorded readings, and then the last one again and again."""
+    """The recorded readings, then the last one for ever at the same interval."""
     yield from recorded
     if not recorded:
         yield math.inf, None
@@ -155,7 +150,7 @@ def _ticks(recorded: list[tuple[float, Reading | None]]) -> Iterator[tuple[float
 def _scripts(
     recording: Recording,
 ) -> tuple[dict[str, list[_Op]], list[tuple[float, Reading | None]], float]:
-    """What each family of agents did, by the name of its root; the ticks; and the end [s]."""
+    """The calls of each family of agents, by its root; the ticks; and the end [s]."""
     tracker = Tracker()
     roots: dict[str, str] = {}
     scripts: dict[str, list[_Op]] = {}
@@ -186,7 +181,7 @@ def _scripts(
 
 
 class _Meter:
-    """Adds up what became of the agents: is shown each call once the regulator has had it."""
+    """Adds up the outcome; takes each call after the regulator has made it."""
 
     def __init__(self, regulator: Regulator) -> None:
         self._regulator = regulator
@@ -195,15 +190,15 @@ class _Meter:
         self._view: View | None = None
         self._first_s = math.nan
         self._left_s = 0.0
-        self._there_s = self._active_s = self._over_s = 0.0
+        self._present_s = self._active_s = self._over_s = 0.0
         self._steps = 0
 
     def take(self, call: RecordedCall) -> None:
-        """The next call, with its answer."""
+        """Counts one call with its answer."""
         before = self._view
         if before is not None and self._tracker.agents:
             passed_s = call.now - before.at_s
-            self._there_s += passed_s
+            self._present_s += passed_s
             self._active_s += before.active * passed_s
             capacity = before.capacity_tokens
             if capacity is not None and before.pressure_tokens > capacity:
@@ -230,7 +225,7 @@ class _Meter:
             steps=self._steps,
             pauses=view.pauses_total,
             waits=spread(self._waited.values()),
-            mean_active=self._active_s / self._there_s if self._there_s else 0.0,
+            mean_active=self._active_s / self._present_s if self._present_s else 0.0,
             over_capacity_s=self._over_s,
             lasts_s=max(0.0, (self._left_s or view.at_s) - self._first_s) if self._waited else 0.0,
             unfinished=len(self._tracker.agents),

@@ -1,4 +1,4 @@
-"""Writing: lines go into files in a thread of their own."""
+"""Writing a recording: a thread of its own puts the lines into files."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from typing import Any
 
 from concur_agents.errors import ConfigError
 from concur_agents.recording.codec import dump, line_dict
-from concur_agents.recording.model import VERSION, Happening, Header, Line, RecordedCall
+from concur_agents.recording.model import FORMAT, Happening, Header, Line, RecordedCall
 from concur_agents.recording.tracker import Tracker
 
 logger = logging.getLogger("concur_agents")
 
 MAX_BYTES = 256 * 2**20
-"""Default bound on the size of a recording [bytes]: days of a hundred agents."""
+"""Default bound on the size of a recording [bytes]: enough for days of a hundred agents."""
 
 PARTS = 8
-"""A recording is kept in up to so many files, and the oldest one makes room for a new one."""
+"""Most files of a recording; the oldest is deleted to make room for a new one."""
 
 
 class Recorder:
-    """Writes lines to a file, in a thread of its own; never slows or stops who hands them over.
+    """Writes lines to a file in a thread of its own; it never blocks or fails the caller.
 
-    When a file has reached its share of `max_bytes` it becomes `PATH.1`, that one `PATH.2`, and so
-    on; the oldest goes. A disk that fails ends the recording, with one line in the log.
+    A file that reaches its share of `max_bytes` becomes `PATH.1`, the former `PATH.1` becomes
+    `PATH.2`, and so on; the oldest is deleted. If the disk fails, the recording ends with one line
+    in the log.
 
     Args:
-        path: the file; `{pid}` in it stands for this process. One that exists is moved aside, to
+        path: the file; `{pid}` in it stands for the process id. An existing file moves to
             `PATH.old`.
         header: the first line.
         max_bytes: bound on the size of all files together [bytes].
 
     Raises:
-        ConfigError: the file cannot be written, or `max_bytes` is too small to be of use.
+        ConfigError: the file cannot be written, or `max_bytes` is below 65,536.
     """
 
     def __init__(
@@ -49,29 +50,29 @@ class Recorder:
         if max_bytes < 64 * 1024:
             raise ConfigError(f"max_bytes must be at least 65,536 bytes, got {max_bytes}")
         self.path = Path(str(os.fspath(path)).replace("{pid}", str(os.getpid())))
-        tape = _Tape(self.path, header, max_bytes // PARTS)
-        self._lines = tape.lines
-        self._thread = threading.Thread(target=tape.run, name="concur-recorder", daemon=True)
+        files = _Files(self.path, header, max_bytes // PARTS)
+        self._lines = files.lines
+        self._thread = threading.Thread(target=files.run, name="concur-recorder", daemon=True)
         self._thread.start()
-        # Runs when this is dropped, and at the latest when the interpreter ends.
-        self._finish = weakref.finalize(self, _finish, tape.lines, self._thread, os.getpid())
+        # Runs when the recorder is dropped, at the latest when the interpreter ends.
+        self._finish = weakref.finalize(self, _finish, files.lines, self._thread, os.getpid())
 
     def note(self, line: Line) -> None:
-        """Takes a line. From any thread, at any time; neither blocks nor raises."""
+        """Takes a line, from any thread; neither blocks nor raises."""
         self._lines.put(line)
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Waits until what was handed over so far has been written."""
+        """Waits until every line so far is written, but at most `timeout_s` [s]."""
         written = threading.Event()
         self._lines.put(written)
         if self._thread.is_alive():
             written.wait(timeout_s)
 
     def close(self) -> None:
-        """Writes what is left, and ends; calling it again does nothing."""
+        """Writes the remaining lines and ends; a second call does nothing."""
         self._finish()
 
-    def __enter__(self) -> Recorder:  # noqa: PYI034  (nobody derives from it)
+    def __enter__(self) -> Recorder:  # noqa: PYI034  (it has no subclasses)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,14 +83,14 @@ class Recorder:
 
 
 def _finish(lines: queue.SimpleQueue[Any], thread: threading.Thread, pid: int) -> None:
-    if os.getpid() == pid and thread.is_alive():  # a forked child has no such thread
+    if os.getpid() == pid and thread.is_alive():  # because a forked child has no such thread
         lines.put(None)
         if thread is not threading.current_thread():
             thread.join(10.0)
 
 
-class _Tape:
-    """The files, and the thread's side of a `Recorder`."""
+class _Files:
+    """The files of a `Recorder`, and what its thread does."""
 
     def __init__(self, path: Path, header: Header, part_bytes: int) -> None:
         self.lines: queue.SimpleQueue[Line | threading.Event | None] = queue.SimpleQueue()
@@ -107,11 +108,11 @@ class _Tape:
         except OSError as error:
             raise ConfigError(
                 f"cannot write the recording {path}: {error.strerror}; does its folder exist, and "
-                "may you write there?"
+                "may this process write there?"
             ) from error
 
     def run(self) -> None:
-        """Writes until told to stop."""
+        """Writes until the recorder is closed or the disk fails."""
         try:
             while self._write(self.lines.get()):
                 pass
@@ -123,7 +124,7 @@ class _Tape:
             self._drain()
 
     def _write(self, first: Line | threading.Event | None) -> bool:
-        """Writes a line and all that have come meanwhile; False: that was the last."""
+        """Writes a line and those that have queued up since; False: it was the last."""
         taken: list[Line | threading.Event | None] = [first]
         with suppress(queue.Empty):
             while taken[-1] is not None and len(taken) < 1000:
@@ -150,7 +151,7 @@ class _Tape:
         self._size += len(text)
 
     def _turn_over(self) -> None:
-        """Begins the next file."""
+        """Starts the next file."""
         self._file.close()
         files = older(self._path)
         files[-1].unlink(missing_ok=True)
@@ -169,17 +170,17 @@ class _Tape:
         self._file = self._open(self._header)
 
     def _open(self, header: Header) -> io.FileIO:
-        # Unbuffered: what has been written is with the operating system, also after `kill -9`.
-        # For the owner's eyes: ids may tell more than others should know.
+        # Unbuffered, because then the operating system has every line, even after `kill -9`. Only
+        # the owner may read it, because ids can be confidential.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         file = io.FileIO(descriptor, "w")
-        text = dump({"concur_recording": VERSION, **asdict(header)})
+        text = dump({"concur_recording": FORMAT, **asdict(header)})
         _write_all(file, text)
         self._size = len(text)
         return file
 
     def _drain(self) -> None:
-        """Nobody waits for a line that will not be written."""
+        """Releases each `flush` that waits for a line that will not be written."""
         while True:
             try:
                 line = self.lines.get_nowait()
@@ -196,5 +197,5 @@ def _write_all(file: io.FileIO, text: bytes) -> None:
 
 
 def older(path: Path) -> list[Path]:
-    """Where files go that are full, youngest first."""
+    """The names of full files, youngest first."""
     return [path.with_name(f"{path.name}.{number}") for number in range(1, PARTS)]

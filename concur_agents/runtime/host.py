@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self
 
 from concur_agents import _moved
-from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Regulator
+from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Reason, Regulator
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from concur_agents.probes import Probe
 
 logger = logging.getLogger("concur_agents")
+
+_AGENTS_AT_A_TIME = 500
+"""Agents read under the lock at once: about 2 ms, on a slow machine."""
 
 Ungoverned = Literal["pass", "agent", "error"]
 
@@ -321,12 +324,24 @@ class Host:
         """Why an agent waits, or what it does, in one line for humans."""
         return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))
 
-    def agents(self) -> list[AgentView]:
-        """Everybody who is here, in order of arrival; `since_s` is on this governor's clock.
+    def why(self, agent: str) -> Reason | None:
+        """What keeps an agent waiting; None: it does not wait. O(1), unlike `explain`."""
+        return self._monitor.look(lambda now: self._monitor.sessions.regulator.why(agent, now))
 
-        For eyes, not for loops: it takes about a millisecond for a thousand agents.
+    def agents(self) -> list[AgentView]:
+        """Every agent that is here, in order of arrival; `since_s` is on this governor's clock.
+
+        For people, not for loops: it takes about 3 ms for a thousand agents. Agents are read a few
+        hundred at a time, so that boundaries do not wait for it; an agent that leaves meanwhile is
+        missing.
         """
-        return self._monitor.look(lambda _: self._monitor.sessions.regulator.agents())
+        regulator = self._monitor.sessions.regulator
+        ids = self._monitor.look(lambda _: regulator.ids())
+        found: list[AgentView] = []
+        for start in range(0, len(ids), _AGENTS_AT_A_TIME):
+            some = ids[start : start + _AGENTS_AT_A_TIME]
+            found += self._monitor.look(lambda _, some=some: regulator.agents(some))  # type: ignore[misc]
+        return found
 
     def agent_state(self, agent: str) -> str | None:
         """'queued', 'reasoning', 'acting', 'paused' or 'suspended'; None: no such agent."""

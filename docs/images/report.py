@@ -12,7 +12,7 @@ from browser import screenshot
 from concur_agents.core import Regulator, make_law
 from concur_agents.recording import Recording, record
 from concur_agents.recording.page import page
-from concur_agents.recording.timeline import tell
+from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
@@ -29,7 +29,7 @@ def main(browser: str) -> None:
         recorded, recorder = record(Regulator(law, 0.0), Path(folder) / "run.jsonl")
         with recorder:
             simulate(plans_from_traces(traces, 12, 0), profile, RegulatorGate(recorded), seed=0)
-        text = page(tell(Recording(recorder.path)), title="run.jsonl")
+        text = page(read_timeline(Recording(recorder.path)), title="run.jsonl")
         shown = Path(folder) / "report.html"
         shown.write_text(text, encoding="utf-8")
         screenshot(browser, shown, HERE / "report.png", width=1100, height=1960)

@@ -1,4 +1,4 @@
-"""Why did my agent wait: the answer must be what the Regulator itself decided and counted."""
+"""Why an agent waited: the answer is what the Regulator itself decided and counted."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from concur_agents.cli.app import main
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Regulator, make_law
 from concur_agents.recording import Recording, record
-from concur_agents.recording.timeline import spread, tell
+from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.testing import run as run_virtual
 from concur_agents.testing import virtual_governor
 
@@ -37,7 +37,7 @@ def queue_of_three(tmp_path):
     return Recording(recorder.path)
 
 
-def test_an_agent_learns_how_long_behind_whom_and_what_let_it_in(queue_of_three, capsys):
+def test_a_wait_has_a_length_a_reason_an_end_and_agents_before_it(queue_of_three, capsys):
     assert concur("explain", queue_of_three.path, "--agent", "third", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said == {
@@ -51,7 +51,7 @@ def test_an_agent_learns_how_long_behind_whom_and_what_let_it_in(queue_of_three,
                 "kind": "queued",
                 "from_s": 0.0,
                 "waited_s": 15.0,
-                "why": "1 of 1 agents active; 1 ahead",
+                "why": "1 of 1 agents active",
                 "ended_by": "second left",
                 "before_it": ["second"],
             }
@@ -65,15 +65,15 @@ def test_the_timeline_reads_down_the_page(queue_of_three, capsys):
     pieces = [
         "third: 0 steps, queued 15.0 s and paused 0.0 s (94% of its life)",
         "0.0 s arrives",
-        "0.0 s queued: 1 of 1 agents active; 1 ahead",
-        "15.0 s goes on after 15.0 s, since second left; went before it: second",
+        "0.0 s queued: 1 of 1 agents active",
+        "15.0 s goes on after 15.0 s, because second left; let in before it: second",
         "16.0 s leaves",
     ]
     places = [words.index(piece) for piece in pieces]
     assert places == sorted(places)
 
 
-def test_everybody_is_listed_longest_wait_first(batch, capsys):
+def test_all_agents_are_listed_longest_wait_first(batch, capsys):
     assert concur("explain", batch.path, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["agents"] == 12
@@ -86,13 +86,13 @@ def test_everybody_is_listed_longest_wait_first(batch, capsys):
 
 
 def test_each_wait_of_a_busy_batch_has_the_regulators_own_reason(batch, capsys):
-    longest = max(tell(batch).waits, key=lambda wait: wait.waited_s)
+    longest = max(read_timeline(batch).waits, key=lambda wait: wait.waited_s)
     assert concur("explain", batch.path, "--agent", longest.agent, "--json") == 0
     waits = json.loads(capsys.readouterr().out)["waits"]
     assert waits
     for wait in waits:
         assert wait["why"].startswith("pressure ")
-        assert " ahead" in wait["why"]
+        assert "for its step, limit" in wait["why"]
 
 
 def test_the_sums_are_those_of_the_agents_own_stats(tmp_path):
@@ -113,7 +113,7 @@ def test_the_sums_are_those_of_the_agents_own_stats(tmp_path):
             return await asyncio.gather(*(life(f"agent {n}") for n in range(5)))
 
     stats = run_virtual(main())
-    lanes = tell(Recording(path)).lanes
+    lanes = read_timeline(Recording(path)).lanes
     for n, stat in enumerate(stats):
         lane = lanes[f"agent {n}"]
         # After `suspended` an agent asks anew: it is queued, which its own stats count as a pause.
@@ -124,32 +124,33 @@ def test_the_sums_are_those_of_the_agents_own_stats(tmp_path):
         assert lane.steps == stat.steps == 3
 
 
-def test_a_wait_that_never_ended_is_told_too(tmp_path, capsys):
-    """The recording of a hung batch is the one that somebody looks at."""
+def test_a_wait_that_never_ended_is_shown_too(tmp_path, capsys):
+    """A recording is often read because its batch hangs."""
     recorded, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
     with recorder:
         recorded.arrive("first", 0.0)
+        recorded.begin_step("first", 0.0)
         recorded.arrive("second", 1.0)
         recorded.advance(61.0)
     assert concur("explain", recorder.path, "--agent", "second") == 0
     assert "still waits after 60.0 s" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("written", [True, False])
 def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
-    batch, tmp_path, capsys, told
+    batch, tmp_path, capsys, written
 ):
-    """The first files of a long recording go; the numbers of each wait stand in its own line."""
+    """The first files of a long recording go, but each wait has its numbers in its own line."""
     header, *lines = [json.loads(line) for line in batch.path.read_text().splitlines()]
     header["from_start"] = False
-    if not told:  # and where they do not, those of the ticks must do
+    if not written:  # then the numbers of the ticks are shown
         lines = [{key: value for key, value in line.items() if key != "why"} for line in lines]
     path = tmp_path / "late.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
-    agent = max(tell(batch).waits, key=lambda wait: wait.waited_s).agent
+    agent = max(read_timeline(batch).waits, key=lambda wait: wait.waited_s).agent
     assert concur("explain", path, "--agent", agent, "--json") == 0
     waits = json.loads(capsys.readouterr().out)["waits"]
-    words = "for its step, limit" if told else "at the tick before"
+    words = "for its step, limit" if written else "at the tick before"
     assert all(words in wait["why"] for wait in waits[1:])
     screen = Screen(Recording(path))
     why = set()
@@ -157,14 +158,9 @@ def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
         screen.take(line)
         if line.agent == agent and line.now > 20:
             why |= {row.why for row in screen.frame().waiting if row.agent == agent}
-    assert any("for its step, limit" in text for text in why) == told
+    assert any("for its step, limit" in text for text in why) == written
 
 
-def test_a_misspelt_agent_is_answered_with_the_nearest(queue_of_three, capsys):
+def test_a_misspelt_agent_gets_the_nearest_name(queue_of_three, capsys):
     assert concur("explain", queue_of_three.path, "--agent", "secnd") == 2
     assert "did you mean 'second'?" in capsys.readouterr().err
-
-
-def test_quantiles_of_few_and_none():
-    assert spread([])[:2] == (0, 0.0)
-    assert spread([3.0, 1.0, 2.0]) == (3, 6.0, 2.0, 3.0, 3.0)

@@ -1,4 +1,4 @@
-"""A recording through its law again, and through others."""
+"""`concur replay-law`: a recording through its law again, and through others."""
 
 import json
 
@@ -6,9 +6,7 @@ import pytest
 
 from concur_agents.cli.app import main
 from concur_agents.core import Regulator, make_law
-from concur_agents.recording import Recording, record
-from concur_agents.recording.timeline import spread, tell
-from concur_agents.recording.what_if import what_if
+from concur_agents.recording import record
 from concur_agents.runtime.config import parse_options
 
 
@@ -28,8 +26,8 @@ def test_the_recorded_law_answers_the_same_to_the_bit(batch, capsys):
     assert json.loads(said)["calls"] > 500
 
 
-def test_a_recording_that_was_decided_otherwise_is_noticed(batch, tmp_path, capsys):
-    """After an upgrade this says whether the new version would have decided the same."""
+def test_a_recording_with_another_decision_is_noticed(batch, tmp_path, capsys):
+    """After an upgrade this shows whether the new version would have decided the same."""
     lines = batch.path.read_text().splitlines()
     place = next(
         n for n, line in enumerate(lines) if '"let_in":["' in line and "begin_step" in line
@@ -41,46 +39,8 @@ def test_a_recording_that_was_decided_otherwise_is_noticed(batch, tmp_path, caps
     path.write_text("\n".join(lines) + "\n")
     code, said = concur(capsys, "replay-law", path)
     assert code == 1
-    assert f"let in nobody, replayed {agent[0]}" in said
-    assert "this version decides otherwise" in said
-
-
-def test_through_the_same_law_the_open_loop_changes_nothing(batch):
-    """So what another law changes is that law's doing, not the replay's."""
-    found = what_if(batch, batch.header.make_law())
-    assert found.first is None
-    assert found.other.steps == found.recorded.steps
-    assert found.other.pauses == found.recorded.pauses > 0
-    assert found.other.waits == pytest.approx(found.recorded.waits, rel=1e-3)
-    assert found.other.mean_active == pytest.approx(found.recorded.mean_active, rel=1e-3)
-    assert found.other.unfinished == 0
-
-
-def test_what_was_recorded_is_measured_as_the_story_tells_it(batch):
-    found, timeline = what_if(batch, make_law("fixed", agents=3)), tell(batch)
-    lanes = timeline.lanes.values()
-    waited = spread(lane.seconds("queued", "paused") for lane in lanes)
-    assert found.recorded.waits == pytest.approx(waited)
-    assert found.recorded.pauses == timeline.pauses
-    assert found.recorded.agents == len(timeline.lanes) == timeline.done
-
-
-def test_a_tight_cap_makes_agents_wait_one_by_one(batch):
-    found = what_if(batch, make_law("fixed", agents=1))
-    assert found.other.agents == found.recorded.agents
-    assert found.other.steps == found.recorded.steps, "nothing is lost, only later"
-    assert found.other.mean_active == pytest.approx(1.0, abs=0.01)
-    assert found.other.waits.total_s > 3 * found.recorded.waits.total_s
-    assert found.other.over_capacity_s == 0.0
-    assert found.first.call.name == "arrive"
-
-
-def test_without_any_bound_nobody_waits(batch):
-    found = what_if(batch, make_law("fixed", agents=1000))
-    assert found.other.waits.total_s == 0.0
-    assert found.other.pauses == 0
-    assert found.other.lasts_s < found.recorded.lasts_s
-    assert found.other.over_capacity_s > found.recorded.over_capacity_s
+    assert f"let in no agent, replayed {agent[0]}" in said
+    assert "this version decides differently" in said
 
 
 def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys):
@@ -89,7 +49,7 @@ def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys):
     assert code == 0
     assert "recorded: working_set open loop: fixed" in words
     assert "The first answer that differs: at 0.000 s, arrive" in words
-    assert "What the engine would have made of the other load is not known" in words
+    assert "What the engine would have done with the other load is unknown" in words
 
 
 def test_one_option_of_the_recorded_law_can_be_changed(tmp_path, capsys):
@@ -135,17 +95,3 @@ def test_options_are_numbers_where_they_look_like_it():
     words = ["a=1", "b=0.5", "c=true", "d=x=y", "e = inf"]
     expected = {"a": 1, "b": 0.5, "c": True, "d": "x=y", "e": float("inf")}
     assert parse_options(words) == expected
-
-
-def test_a_story_of_a_file_that_grows_is_told_so_far(batch, tmp_path):
-    """A live recording has agents in the middle of things."""
-    lines = batch.path.read_bytes().splitlines(keepends=True)
-    path = tmp_path / "half.jsonl"
-    path.write_bytes(b"".join(lines[: len(lines) // 2]))
-    timeline = tell(Recording(path))
-    assert any(
-        lane.segments and lane.segments[-1].to_s == timeline.end_s
-        for lane in timeline.lanes.values()
-    )
-    assert any(not wait.ended_by for wait in timeline.waits)
-    assert what_if(Recording(path), make_law("fixed", agents=2)).other.agents == 12

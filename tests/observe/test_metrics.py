@@ -41,7 +41,7 @@ def busy():
 
     async def life(governor, name):
         async with governor.agent(name) as agent:
-            for tokens in (4000, 6000):
+            for tokens in (2500, 6500):
                 async with agent.step(prompt_tokens=tokens) as step:
                     await asyncio.sleep(10)
                     step.record(Usage(tokens, 100, tokens // 2))
@@ -168,7 +168,7 @@ def targets():
 
 
 def test_the_dashboard_asks_only_for_names_and_labels_that_are_exported(exported):
-    """A renamed metric would leave an empty panel that nobody notices until the night it counts."""
+    """A renamed metric would leave an empty panel, unnoticed until the night it counts."""
     asked = set()
     for panel, target in targets():
         expression = target["expr"]

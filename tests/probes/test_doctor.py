@@ -17,7 +17,8 @@ import pytest
 
 from concur_agents.errors import ConfigError
 from concur_agents.probes import SIGNALS
-from concur_agents.probes.doctor import MEANINGS, Diagnosis, diagnose
+from concur_agents.probes.diagnosis import MEANINGS, Diagnosis
+from concur_agents.probes.doctor import diagnose
 from concur_agents.probes.replay import load_page
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
@@ -131,7 +132,7 @@ def texts(diagnosis: Diagnosis, level: str) -> str:
 # -- well set up -----------------------------------------------------------------------------
 
 
-def test_a_vllm_that_tells_everything_is_good() -> None:
+def test_a_vllm_that_reports_everything_is_good() -> None:
     found = examine(vllm())
     assert (found.verdict, found.exit_code, found.flags) == ("good", 0, ())
     assert (found.engine, found.version, found.model) == ("vllm", "0.32.0", "tiny")
@@ -172,13 +173,13 @@ def test_a_model_without_a_chat_template_is_asked_as_plain_text() -> None:
     assert found.proof is not None and found.proof.works  # noqa: PT018
 
 
-def test_nothing_is_sent_where_that_is_asked_for() -> None:
+def test_nothing_is_sent_without_leave() -> None:
     engine = vllm()
     found = examine(engine, send=False)
     assert engine.prompts == []
     assert found.proof is None
     assert found.verdict == "good"
-    assert "was not tried" in texts(found, "info")
+    assert "were not tested" in texts(found, "info")
 
 
 def test_a_well_set_up_sglang_is_good() -> None:
@@ -222,19 +223,19 @@ def test_the_embedded_engine_is_good_in_both_its_tongues(words: Literal["vllm", 
 # -- flags that would help -------------------------------------------------------------------
 
 
-def test_a_vllm_that_hides_cached_tokens_is_told_the_flag() -> None:
+def test_a_vllm_that_hides_cached_tokens_gets_the_flag() -> None:
     found = examine(vllm(tells_cached=False))
     assert found.flags == ("--enable-prompt-tokens-details",)
     assert (found.verdict, found.exit_code) == ("usable", 1)
 
 
-def test_an_sglang_that_hides_cached_tokens_is_told_the_flag() -> None:
+def test_an_sglang_that_hides_cached_tokens_gets_the_flag() -> None:
     found = examine(sglang({}, tells_cached=False))
     assert "--enable-cache-report" in found.flags
     assert found.exit_code == 1
 
 
-def test_an_sglang_without_metrics_is_read_from_its_loads_and_told_the_flag() -> None:
+def test_an_sglang_without_metrics_is_read_from_its_loads_and_gets_the_flag() -> None:
     engine = sglang({})
     engine.pages = {**engine.pages, "/v1/loads": SGLANG_LOADS}
     del engine.pages["/metrics"]
@@ -244,7 +245,7 @@ def test_an_sglang_without_metrics_is_read_from_its_loads_and_told_the_flag() ->
     assert "No hit counters" in texts(found, "warning")
 
 
-def test_an_sglang_that_seldom_refreshes_is_told_the_interval() -> None:
+def test_an_sglang_that_seldom_refreshes_gets_the_interval() -> None:
     found = examine(sglang({"decode_log_interval": 40}))
     assert "--decode-log-interval 10" in found.flags
 
@@ -299,7 +300,7 @@ def test_a_pool_for_less_than_two_full_contexts_is_named() -> None:
 # -- not what it should be -------------------------------------------------------------------
 
 
-def test_a_port_where_nobody_listens_is_not_usable() -> None:
+def test_a_port_without_a_listener_is_not_usable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -314,7 +315,7 @@ def test_a_web_page_is_not_taken_for_an_engine() -> None:
     found = examine(Engine(pages={"/metrics": html, "/v1/models": html, "/version": html}))
     assert "got HTML instead of metrics" in texts(found, "warning")
     assert "without a list of models" in texts(found, "warning")
-    assert "this is no serving engine" in texts(found, "error")
+    assert "this is not a serving engine" in texts(found, "error")
     assert (found.engine, found.exit_code, found.code) == (None, 2, ())
 
 
@@ -337,7 +338,7 @@ def test_a_worker_port_without_the_api_is_usable_for_its_metrics() -> None:
     assert "A worker's metrics port has none" in texts(found, "warning")
 
 
-def test_a_missing_key_is_asked_for_and_a_given_one_is_used() -> None:
+def test_a_missing_key_is_reported_and_a_given_one_is_used() -> None:
     assert "give --api-key" in texts(examine(vllm(key="k-1")), "error")
     found = examine(vllm(key="k-1"), api_key="k-1")
     assert found.verdict == "good"
@@ -348,7 +349,7 @@ def test_a_missing_key_is_asked_for_and_a_given_one_is_used() -> None:
 def test_a_model_that_is_not_served_is_refused_with_those_that_are() -> None:
     found = examine(vllm(), model="huge")
     assert found.exit_code == 2
-    assert "'huge' is not served; there are tiny" in texts(found, "error")
+    assert "'huge' is not served; served are tiny" in texts(found, "error")
 
 
 @pytest.mark.parametrize(("status", "answer"), [(500, "HTTP 500"), (429, "HTTP 429")])

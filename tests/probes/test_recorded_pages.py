@@ -15,7 +15,7 @@ IDLE = {"running": 0.0, "waiting": 0.0}
 VLLM = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0}
 SGLANG = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0}
 
-# All that each page tells; what is not listed must be None, not 0.
+# Everything that each page reports; a signal that is not listed must be None, not 0.
 EXPECTED: dict[str, dict[str, float]] = {
     "vllm-0.32.0-cpu-after-boot.prom.gz": VLLM
     | {"hit_tokens_total": 0, "query_tokens_total": 25, "preemptions_total": 0}
@@ -133,7 +133,7 @@ def test_the_engine_is_recognised_by_its_names() -> None:
         ("dynamo-1.6.1-frontend-after.prom.gz", 16, None, None),
     ],
 )
-def test_a_page_tells_what_does_not_change(
+def test_a_page_reports_what_does_not_change(
     name: str, block_size: int, max_model_len: int | None, prefix_caching: bool | None
 ) -> None:
     told = page(name)
@@ -143,7 +143,7 @@ def test_a_page_tells_what_does_not_change(
     assert told.prefix_caching is prefix_caching
 
 
-def test_loads_tell_the_version() -> None:
+def test_loads_report_the_version() -> None:
     assert page("sglang-0.5.23-cpu-v1-loads-boot.json").version == "0.5.23"
 
 

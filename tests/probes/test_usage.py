@@ -72,11 +72,11 @@ def chat_completion():
         "ours",
     ],
 )
-def test_every_form_of_usage_tells_the_same(source):
+def test_every_form_of_usage_gives_the_same(source):
     assert read_usage(source) == Usage(100, 20, 64)
 
 
-def test_cached_tokens_that_were_not_told_stay_unknown_and_are_not_zero():
+def test_cached_tokens_that_are_not_reported_stay_unknown_and_are_not_zero():
     assert read_usage({"prompt_tokens": 5, "completion_tokens": 1}) == Usage(5, 1, None)
     told_nothing = {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": None}
     assert read_usage(told_nothing) == Usage(5, 1, None)
@@ -96,7 +96,7 @@ def test_cached_tokens_that_were_not_told_stay_unknown_and_are_not_zero():
         SimpleNamespace(usage=None),
     ],
 )
-def test_what_tells_nothing_is_none_and_raises_nothing(source):
+def test_an_object_without_usage_gives_none_and_raises_nothing(source):
     assert read_usage(source) is None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from concur_agents.errors import ConfigError, ProbeError
-from concur_agents.probes import HttpProbe, ReplayProbe
+from concur_agents.probes import HttpProbe
 from concur_agents.probes import http as probe_http
 from concur_agents.probes.replay import load_page
 
@@ -123,7 +123,7 @@ def test_a_redirect_is_not_followed_with_the_key_in_hand() -> None:
         away = {"location": f"{other.url}/metrics"}
         with site({"/metrics": (302, "")}, away) as it:
             message = refusal(it.url, api_key="k-1")
-        assert f"redirects to {other.url}/metrics, which is not followed" in message
+        assert f"redirects to {other.url}/metrics; redirects are not followed" in message
         assert other.seen == []
 
 
@@ -131,8 +131,8 @@ def test_a_redirect_is_not_followed_with_the_key_in_hand() -> None:
     ("routes", "message"),
     [
         ({}, "no metrics at http://.*/metrics .HTTP 404.. SGLang needs --enable-metrics"),
-        ({"/metrics": (401, "")}, "asks for a key .HTTP 401.: give api_key="),
-        ({"/metrics": (403, "")}, "asks for a key .HTTP 403.: give api_key="),
+        ({"/metrics": (401, "")}, "needs a key .HTTP 401.: give api_key="),
+        ({"/metrics": (403, "")}, "needs a key .HTTP 403.: give api_key="),
         ({"/metrics": (503, "")}, "HTTP 503: is the engine still starting"),
         ({"/metrics": (200, "")}, "the page is empty"),
         ({"/metrics": (200, "<html>login")}, "got HTML instead of metrics"),
@@ -145,14 +145,14 @@ def test_each_way_a_page_can_be_missing_has_its_own_message(routes: Routes, mess
         assert re.search(message, refusal(it.url))
 
 
-def test_a_port_where_nobody_listens_is_told_as_such() -> None:
+def test_a_port_without_a_listener_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     assert re.search("nothing answers at .* is the server running", refusal(url))
 
 
-def test_a_host_that_does_not_exist_is_told_as_such() -> None:
+def test_a_host_that_does_not_exist_is_reported() -> None:
     assert "no-such-host.invalid" in refusal("http://no-such-host.invalid")
 
 
@@ -204,7 +204,7 @@ def test_a_page_without_end_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatc
         assert "sent more than 1000 bytes" in refusal(it.url)
 
 
-def test_a_server_that_speaks_no_http_is_told_as_such() -> None:
+def test_a_server_that_speaks_no_http_is_reported() -> None:
     with raw_server(lambda c: c.sendall(b"220 mail.example ESMTP\r\n\r\n")) as url:
         assert "could not be read" in refusal(url)
 
@@ -239,52 +239,3 @@ def test_httpx_is_used_where_openai_2_brings_no_httpx2(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with site({"/metrics": (200, VLLM)}) as it, HttpProbe(it.url) as probe:
         assert probe.read().capacity_tokens == 9600
-
-
-# -- replay ----------------------------------------------------------------------------------
-
-
-def test_recorded_pages_are_read_in_order_at_the_given_interval() -> None:
-    probe = ReplayProbe(["vllm:num_requests_running 1\n", LOADS], interval_s=5.0, start_s=100.0)
-    assert [(r.at_s, r.running) for r in (probe.read(), probe.read())] == [(100, 1), (105, 0)]
-
-
-def test_a_recording_says_when_it_has_ended() -> None:
-    probe = ReplayProbe([VLLM])
-    probe.read()
-    with pytest.raises(ProbeError, match="the recording has ended: 1 of 1 pages read"):
-        probe.read()
-    assert repr(probe) == "<ReplayProbe 1 of 1 pages read>"
-
-
-def test_a_recording_can_go_round_and_its_time_goes_on() -> None:
-    probe = ReplayProbe([VLLM], loop=True)
-    assert [probe.read().at_s for _ in range(3)] == [0.0, 1.0, 2.0]
-
-
-def test_a_broken_page_is_one_failed_poll_and_the_next_is_read() -> None:
-    probe = ReplayProbe(["<html>", VLLM])
-    with pytest.raises(ProbeError, match="HTML"):
-        probe.read()
-    assert probe.read().at_s == 1.0
-
-
-def test_a_directory_of_pages_is_read_by_name(tmp_path: Path) -> None:
-    (tmp_path / "002.prom").write_text("vllm:num_requests_running 2\n")
-    (tmp_path / "001.prom.gz").write_bytes(gzip.compress(b"vllm:num_requests_running 1\n"))
-    (tmp_path / "notes.md").write_text("no page")
-    probe = ReplayProbe(tmp_path, clock=lambda: 9.0)
-    assert len(probe) == 2
-    assert [probe.read().running for _ in range(2)] == [1, 2]
-
-
-@pytest.mark.parametrize("pages", [[], Path("no/such/directory")])
-def test_a_recording_without_pages_is_refused_at_once(pages: list[str] | Path) -> None:
-    with pytest.raises(ProbeError, match="recorded pages"):
-        ReplayProbe(pages)
-
-
-def test_a_torn_archive_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "001.prom.gz").write_bytes(gzip.compress(b"vllm:num_requests_running 1\n")[:-4])
-    with pytest.raises(ProbeError, match=r"001\.prom\.gz cannot be read"):
-        ReplayProbe(tmp_path)

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from concur_agents.cli.app import main
-from concur_agents.cli.watch import Tick, Watcher
+from concur_agents.cli.watch_endpoint import EndpointFrame, EndpointWatcher
 from concur_agents.probes import HttpProbe
 from concur_agents.testing import ManualClock
 
@@ -75,7 +75,7 @@ def test_json_has_one_object_per_look_with_the_documented_keys(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["at_s"] < 10 for line in lines] == [True, True]
     shown = {key: value for key, value in lines[0].items() if key != "at_s"}
-    assert set(lines[0]) == set(Tick.__slots__)
+    assert set(lines[0]) == set(EndpointFrame.__slots__)
     assert shown["engine"] == "vllm"
     assert shown["ok"] is True
     assert shown["capacity_tokens"] == 9600
@@ -90,13 +90,13 @@ def test_the_screen_shows_the_endpoint_and_the_law(
 ) -> None:
     assert run(endpoint.url + "/v1", "--count", "1", "--law", "cache_aimd") == 0
     screen = capsys.readouterr().out
-    for piece in ("vllm", "9,600 tokens", "10.0%", "cache_aimd", "everyone"):
+    for piece in ("vllm", "9,600 tokens", "10.0%", "cache_aimd", "no bound"):
         assert piece in screen
 
 
 def test_a_failed_look_is_shown_and_the_next_one_is_tried(endpoint: Endpoint) -> None:
     with HttpProbe(endpoint.url) as probe:
-        watcher = Watcher(probe, "working_set")
+        watcher = EndpointWatcher(probe, "working_set")
         endpoint.broken = True
         failed = watcher.look()
         endpoint.broken = False
@@ -127,7 +127,7 @@ def test_hit_rate_is_of_the_last_ten_seconds_and_survives_a_restart(endpoint: En
         return rate
 
     with HttpProbe(endpoint.url, clock=clock) as probe:
-        watcher = Watcher(probe, "fixed", clock=clock)
+        watcher = EndpointWatcher(probe, "fixed", clock=clock)
         assert look(900, 1000) is None, "what was before we came says nothing of now"
         assert look(950, 1100) == 0.5
         assert look(950, 1100) == 0.5, "no traffic since the last look, but within the window"
@@ -142,7 +142,7 @@ def test_the_law_runs_dry_on_the_readings(endpoint: Endpoint) -> None:
     """
     clock = ManualClock()
     with HttpProbe(endpoint.url, clock=clock) as probe:
-        watcher = Watcher(probe, "cache_aimd", clock=clock)
+        watcher = EndpointWatcher(probe, "cache_aimd", clock=clock)
         limits = []
         for endpoint.kv_usage, endpoint.queries in [(0.9, 0), (0.9, 1_000), (0.1, 1_000)]:
             limits.append(watcher.look().limit_agents)

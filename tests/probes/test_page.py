@@ -82,7 +82,7 @@ def test_hybrid_models_have_the_capacity_vllm_says_not_blocks_times_size() -> No
     assert reading.capacity_tokens == 9000
 
 
-def test_a_capacity_not_set_yet_is_not_told() -> None:
+def test_a_capacity_not_set_yet_is_not_reported() -> None:
     reading = read(
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="None",'
         'kv_cache_size_tokens="None"} 1\nvllm:num_requests_running 0\n'
@@ -196,7 +196,7 @@ def test_one_agent_can_never_have_more_than_the_smallest_rank() -> None:
     assert parse_page(TWO_RANKS, 0.0).smallest_capacity_tokens == 6400
 
 
-def test_a_number_that_only_one_of_two_ranks_tells_is_no_number_of_the_endpoint() -> None:
+def test_a_number_that_only_one_of_two_ranks_reports_is_no_number_of_the_endpoint() -> None:
     """Half a sum would look like a restart as soon as the other rank joins in."""
     page = parse_page(TWO_RANKS + 'vllm:num_preemptions_total{engine="0",model_name="m"} 5\n', 0.0)
     assert page.reading.preemptions_total is None
@@ -295,7 +295,7 @@ def test_usage_a_hair_outside_its_range_is_a_rounding_error(written: str, kv_usa
 
 
 @pytest.mark.parametrize("written", ["NaN", "+Inf", "-0.5", "42"])
-def test_usage_that_cannot_be_is_not_told(written: str) -> None:
+def test_usage_that_cannot_be_is_not_reported(written: str) -> None:
     text = f"vllm:kv_cache_usage_perc {written}\nvllm:num_requests_running 1\n"
     assert read(text).kv_usage is None
 
@@ -316,14 +316,14 @@ def test_usage_that_cannot_be_is_not_told(written: str) -> None:
         ('{"loads": [1]}', "entry 0 of 'loads' is not an object"),
         ('{"loads": [{}]}', "none of its usual numbers"),
         ("vllm:kv_cache_usage_perc oops\n", "line of the metrics page cannot be read: 'vllm:kv"),
-        ("vllm:engine_sleep_state 1\n", "none of its signals is on it"),
+        ("vllm:engine_sleep_state 1\n", "it has none of its signals"),
         ("tgi_queue_size 1\n", "TGI exports no KV signal"),
         ("llamacpp:requests_processing 1\n", "llama.cpp exports no KV signal"),
-        ("smg_http_requests_total 1\n", "give a worker's address"),
+        ("smg_http_requests_total 1\n", "give the address of a worker"),
         ("python_info 1\nprocess_cpu_seconds_total 1\n", "--disable-log-stats"),
     ],
 )
-def test_what_is_no_page_of_ours_is_refused_with_a_reason(text: str, message: str) -> None:
+def test_another_page_is_refused_with_a_reason(text: str, message: str) -> None:
     with pytest.raises(ProbeError, match=message):
         parse_page(text, 0.0)
 

@@ -1,0 +1,118 @@
+"""What the pages and answers of an endpoint say about it, as findings. Pure: no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from concur_agents.probes.diagnosis import CacheProof, Finding
+from concur_agents.probes.page import PageReading
+
+
+def page_findings(
+    page: PageReading | None, engine: str | None, about: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """What the metrics page lacks.
+
+    Args:
+        page: None: there is none.
+        engine: as recognised by page or model list.
+        about: switches of the engine, where it has a page for them.
+    """
+    if page is None:
+        if engine == "sglang":
+            yield Finding(
+                level="info",
+                text="SGLang has a metrics page only with a flag",
+                flag="--enable-metrics",
+            )
+        return
+    sources = page.sources
+    if "hit_tokens_total" not in sources:
+        loads = any("/v1/loads" in names for names in sources.values())
+        yield Finding(
+            level="warning",
+            text="No hit counters: only your agents' own answers show the hit deficit",
+            flag="--enable-metrics" if loads else None,
+        )
+    if "capacity_tokens" not in sources:
+        where = "; a Dynamo frontend reports it, its workers do not" if engine == "dynamo" else ""
+        yield Finding(
+            level="warning", text=f"No KV capacity: the governor learns it from misses{where}"
+        )
+    if any("prefix_cache_queries" in name for name in sources.get("query_tokens_total", ())):
+        yield Finding(
+            level="info",
+            text="This vLLM counts look-ups, which under pressure are several times the prompt "
+            "tokens; newer versions also count prompt tokens",
+        )
+    interval = about.get("decode_log_interval")
+    if engine == "sglang" and isinstance(interval, int) and interval > 10:
+        yield Finding(
+            level="info",
+            text=f"SGLang refreshes its gauges every {interval} decode steps; a governor needs 10",
+            flag="--decode-log-interval 10",
+        )
+    if len(page.readings) > 1:
+        yield Finding(
+            level="info",
+            text=f"{len(page.readings)} KV pools answer here, and one governor governs their sum: "
+            "keep each agent on one of them (session affinity), or it loses its prefix",
+        )
+    if page.engine == "dynamo" and page.backend is None:
+        yield Finding(
+            level="info",
+            text="The frontend reports the KV pool of one worker. With several workers, govern "
+            "each at its own address",
+        )
+
+
+def size_findings(page: PageReading | None, max_model_len: int | None) -> Iterator[Finding]:
+    """Whether the KV pool is small for the longest context [tokens]."""
+    pool = page.smallest_capacity_tokens if page else None
+    if pool is not None and max_model_len is not None and pool < 2 * max_model_len:
+        yield Finding(
+            level="info",
+            text=f"The KV pool ({pool:,.0f} tokens) holds fewer than two full contexts of "
+            f"{max_model_len:,} tokens: long agents will run one after another",
+        )
+
+
+def caching_off_finding(engine: str | None) -> Finding:
+    """Prefix caching is off."""
+    text = (
+        "Prefix caching is off: each step prefills its whole context, whatever runs beside it, and "
+        "a governor can save nothing; "
+    )
+    if engine == "sglang":
+        return Finding(level="error", text=text + "start it without --disable-radix-cache")
+    return Finding(level="error", text=text + "switch it on", flag="--enable-prefix-caching")
+
+
+def proof_findings(
+    proof: CacheProof, engine: str | None, page: PageReading | None
+) -> Iterator[Finding]:
+    """What the two requests with the same prompt show."""
+    if proof.second_cached_tokens is None:
+        flags = {"vllm": "--enable-prompt-tokens-details", "sglang": "--enable-cache-report"}
+        flag = flags.get((page.backend if page else None) or engine or "")
+        text = (
+            "Answers do not report how many prompt tokens were cached, so evictions cannot be "
+            "seen agent by agent"
+        )
+        if flag is None:
+            text += "; vLLM needs --enable-prompt-tokens-details, SGLang --enable-cache-report"
+        yield Finding(level="warning", text=text, flag=flag)
+    elif not proof.works:
+        yield Finding(
+            level="warning",
+            text=f"The same {proof.prompt_tokens} prompt tokens were sent twice and none was "
+            "cached: is prefix caching off, does a router send each request elsewhere, or is the "
+            "cache under too much pressure now?",
+        )
+    if proof.hit_counter_rose_tokens == 0 and (proof.works or proof.second_cached_tokens is None):
+        yield Finding(
+            level="warning",
+            text="The engine's hit counter did not rise with it: this metrics page may belong to "
+            "another replica, or lag behind",
+        )

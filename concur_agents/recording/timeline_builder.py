@@ -1,0 +1,258 @@
+"""Builds a timeline from the lines of a recording."""
+
+from __future__ import annotations
+
+import math
+from copy import copy
+from typing import Any
+
+from concur_agents.core import Usage
+from concur_agents.recording.model import Happening, Header, Line, RecordedCall, Standing
+from concur_agents.recording.rates import Rates
+from concur_agents.recording.reader import Recording
+from concur_agents.recording.timeline import (
+    Cause,
+    Lane,
+    LimitChange,
+    Segment,
+    Timeline,
+    TimelinePoint,
+    Wait,
+    WaitEnd,
+)
+from concur_agents.recording.tracker import Tracker
+
+
+def read_timeline(recording: Recording) -> Timeline:
+    """Reads a whole recording."""
+    builder = TimelineBuilder(recording.header)
+    for line in recording:
+        builder.take(line)
+    return builder.timeline()
+
+
+class TimelineBuilder:
+    """Follows the lines of a recording; `timeline()` is the timeline up to the last line."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self.tracker = Tracker(header.agents)
+        self._lanes: dict[str, Lane] = {}
+        for who in header.agents:
+            self._lanes[who.id] = Lane(who.id, who.parent)
+        self._waits: list[Wait] = []
+        self._open: dict[str, Wait] = {}
+        self._entered: list[str] = []
+        self._tools: dict[str, list[tuple[str, float]]] = {}
+        self._limit_changes: list[LimitChange] = []
+        self.samples: list[TimelinePoint] = []
+        self._now = header.now
+        self._rates = Rates(header.now)
+        self._limit: Any = None
+        self._calls = 0
+        self.pauses = 0
+        """Pauses so far."""
+        self.overdue = 0
+        """Agents let in as overdue so far."""
+        self.done = 0
+        """Agents that have left so far, without nested ones."""
+        for who in header.agents:
+            if who.state in ("queued", "paused"):
+                self._begin_wait(who)
+
+    def take(self, line: Line) -> None:
+        """Follows one line."""
+        self._now = max(self._now, line.now)
+        if isinstance(line, Happening):
+            self._happen(line)
+            return
+        self._calls += 1
+        if line.error is not None:
+            return
+        if line.name == "arrive" and line.agent is not None:
+            lane = self._lanes.setdefault(line.agent, Lane(line.agent))
+            lane.parent = line.options.get("parent")
+        if line.name == "end_step" and line.agent in self._lanes:
+            self._end_step(line)
+        if line.name == "leave" and line.agent in self.tracker.agents:
+            self.done += self.tracker.agents[line.agent].parent is None
+        waiting = {agent for agent in (line.agent, *line.let_in) if agent in self._open}
+        for who, state, since_s in self.tracker.take(line):
+            self._end_segment(who.id, state, since_s, line.now)
+        for agent in waiting:
+            self._end_wait(agent, line)
+        self._entered.extend(agent for agent in line.let_in if agent in waiting)
+        self._begin_waits(line)
+        if line.tick is not None:
+            self._sample(line)
+
+    def timeline(self) -> Timeline:
+        """The timeline so far; lanes of agents that are still here end now."""
+        lanes = {name: copy(lane) for name, lane in self._lanes.items()}
+        for lane in lanes.values():
+            lane.segments, lane.tools = list(lane.segments), list(lane.tools)
+        for who in self.tracker.agents.values():
+            if self._now > who.since_s:
+                lanes[who.id].segments.append(Segment(who.state, who.since_s, self._now))
+        for wait in self._open.values():
+            wait.to_s = self._now
+            wait.last = len(self._entered)
+        waits = [wait for wait in self._waits if wait.waited_s > 0 or wait.agent in self._open]
+        return Timeline(
+            header=self._header,
+            start_s=self._header.now,
+            end_s=self._now,
+            lanes=lanes,
+            waits=waits,
+            samples=self.samples,
+            limit_changes=self._limit_changes,
+            calls=self._calls,
+            pauses=self.pauses,
+            overdue=self.overdue,
+            done=self.done,
+        )
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _happen(self, line: Happening) -> None:
+        if line.agent is None or line.agent not in self._lanes:
+            return
+        lane = self._lanes[line.agent]
+        if line.kind == "tool_began":
+            self._tools.setdefault(line.agent, []).append((line.reason, line.now))
+        elif line.kind == "tool_ended":
+            begun = self._tools.get(line.agent, [])
+            for item in reversed(begun):
+                if item[0] == line.reason:
+                    begun.remove(item)
+                    lane.tools.append(Segment(line.reason, item[1], line.now))
+                    break
+
+    def _end_step(self, line: RecordedCall) -> None:
+        assert line.agent is not None
+        lane = self._lanes[line.agent]
+        who = self.tracker.agents.get(line.agent)
+        if who is None or not who.calls:
+            return
+        usage = line.options.get("usage")
+        lane.steps += 1
+        if not isinstance(usage, Usage):
+            lane.failures += 1
+            return
+        lane.prompt_tokens += usage.prompt_tokens
+        lane.completion_tokens += usage.completion_tokens
+        lane.footprint_tokens = usage.prompt_tokens + usage.completion_tokens
+        if usage.cached_tokens is not None:
+            lane.cached_tokens = (lane.cached_tokens or 0) + usage.cached_tokens
+        self._rates.add(usage)
+
+    def _end_segment(self, agent: str, state: str, from_s: float, to_s: float) -> None:
+        if to_s > from_s:
+            self._lanes[agent].segments.append(Segment(state, from_s, to_s))
+
+    def _begin_waits(self, line: RecordedCall) -> None:
+        if line.name not in ("arrive", "begin_step", "resume") or line.agent in self._open:
+            return
+        who = self.tracker.agents.get(line.agent or "")
+        if who is not None and who.state in ("queued", "paused"):
+            self.pauses += who.state == "paused"
+            self._begin_wait(who)
+
+    def _begin_wait(self, who: Standing) -> None:
+        last = self.samples[-1] if self.samples else None
+        wait = Wait(
+            agent=who.id,
+            kind=who.state,
+            from_s=who.since_s,
+            to_s=who.since_s,
+            ended_by=None,
+            entered=self._entered,
+            first=len(self._entered),
+            last=len(self._entered),
+            pressure_tokens=last and last.pressure_tokens,
+            limit_tokens=last and last.limit_tokens,
+            limit_agents=last and last.limit_agents,
+            active=last and last.active,
+        )
+        self._waits.append(wait)
+        self._open[who.id] = wait
+
+    def _end_wait(self, agent: str, line: RecordedCall) -> None:
+        who = self.tracker.agents.get(agent)
+        if who is not None and who.state in ("queued", "paused"):
+            return
+        wait = self._open.pop(agent)
+        wait.to_s = line.now
+        wait.last = len(self._entered)
+        max_wait_s = self._header.regulator.get("max_wait_s")
+        if who is None:
+            wait.ended_by = WaitEnd("left")
+        elif max_wait_s is not None and wait.waited_s >= max_wait_s:
+            wait.ended_by = WaitEnd("overdue")
+        else:
+            wait.ended_by = wait_end(line)
+
+    def _sample(self, line: RecordedCall) -> None:
+        tick = line.tick
+        assert tick is not None
+        view, reading = tick.view, line.options.get("reading")
+        rates = self._rates.tick(line.now, tick.snapshot)
+        self.overdue = view.overdue_total
+        shadow = (tick.shadow or {}).get("limit", {})
+        sample = TimelinePoint(
+            at_s=line.now,
+            active=view.active,
+            reasoning=view.reasoning,
+            paused=view.paused,
+            queued=view.queued,
+            pressure_tokens=view.pressure_tokens,
+            capacity_tokens=view.capacity_tokens,
+            footprint_tokens=view.footprint_tokens,
+            limit_tokens=_finite(view.limit.tokens),
+            limit_agents=_finite(view.limit.agents),
+            hit_rate=rates.hits / rates.queries if rates.queries > 0 else None,
+            hit_deficit=view.hit_deficit,
+            kv_usage=None if reading is None else reading.kv_usage,
+            running=None if reading is None else reading.running,
+            output_tokens_per_s=rates.output,
+            prompt_tokens_per_s=rates.prompt,
+            cached_tokens_per_s=rates.cached,
+            longest_wait_s=view.longest_wait_s,
+            reason=view.reason,
+            shadow_tokens=shadow.get("tokens"),
+            shadow_agents=shadow.get("agents"),
+        )
+        self.samples.append(sample)
+        limit = (view.limit.tokens, view.limit.agents, view.reason)
+        if limit != self._limit:
+            self._limit = limit
+            self._limit_changes.append(
+                LimitChange(line.now, view.reason, sample.limit_tokens, sample.limit_agents)
+            )
+
+
+_OF_ANOTHER_AGENT: dict[str, Cause] = {
+    "arrive": "arrive",
+    "begin_step": "begin_step",
+    "end_step": "end_step",
+    "retry_step": "retry_step",
+    "withdraw_step": "withdraw_step",
+    "suspend": "suspend",
+    "resume": "resume",
+    "leave": "leave",
+}
+
+
+def wait_end(line: RecordedCall) -> WaitEnd:
+    """What a call that let an agent in says about the end of its wait."""
+    cause = _OF_ANOTHER_AGENT.get(line.name)
+    if cause is not None:
+        return WaitEnd(cause, agent=line.agent or "")
+    if line.name == "tick":
+        return WaitEnd("limit_changed", reason=line.reason) if line.reason else WaitEnd("reading")
+    # A law decides at ticks only, so another reason means that the wait for the first one is over.
+    return WaitEnd("no_reading" if line.reason else "time")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
