@@ -1,7 +1,7 @@
-"""What we add to a request: a question for usage, and hints that some engines take.
+"""Fields that we add to a request: a question for usage, and hints that some engines take.
 
-Nothing here is ever required. A field is added, and if the endpoint refuses the request and names
-that field, the request goes out again as the user wrote it and the field is not tried again.
+None of them is required. If the endpoint refuses a request and names an added field, the request
+goes out again as the user wrote it, and the field is not added again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from concur_agents.runtime.agent import Agent
 
-_REFUSED = (400, 422)  # how servers say that they do not know a field
+fields: ContextVar[Mapping[str, object] | None] = ContextVar("concur_agents_fields", default=None)
+"""The body of the request about to be sent, before it was serialised; None: unknown.
+
+With it, a long prompt need not be searched for the names of fields.
+"""
+
+_REFUSED = (400, 422)  # how servers refuse a field that they do not know
 _STREAM = b'"stream'
 _IS_TRUE = re.compile(rb'"\s*:\s*true')
 
 
 @dataclass(slots=True)
 class Extras:
-    """The fields we add, and what each endpoint has said to them."""
+    """The fields that we add, and which of them each endpoint takes."""
 
     taken: set[tuple[str, str]] = field(default_factory=set)
     refused: set[tuple[str, str]] = field(default_factory=set)
@@ -35,26 +42,25 @@ class Extras:
         agent: Agent,
         *,
         stream: bool,
-        known: Mapping[str, object] | None = None,
     ) -> Edit:
-        """Adds to a request what may be added to it.
+        """Adds to a request the fields that it may have.
 
-        Its headers get the agent's id where an engine is watched: nobody refuses a header.
+        Where an engine is polled, the headers also get the agent's id: no server refuses a header.
 
         Args:
-            request: is changed in place.
+            request: the request; it is changed in place.
             path: its path.
             body: its body.
-            agent: whose call it is.
-            stream: whether its answer is to be streamed.
-            known: the body before it was serialised, if that is known.
+            agent: the agent that makes it.
+            stream: whether its answer is streamed.
         """
+        known = fields.get()
         added: dict[str, object] = {}
         if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
         if probe is not None:
-            # For routers that keep an agent on its replica; also the engine's log says who it was.
+            # For routers that keep an agent on its replica, and for the engine's log.
             request.headers.setdefault("x-session-id", agent.id)
             engine = getattr(probe, "engine", None)
             if engine == "vllm":
@@ -62,7 +68,7 @@ class Extras:
                 if agent.priority:
                     added["priority"] = -agent.priority  # it serves the lowest number first
             elif engine == "sglang" and agent.priority:
-                # No session_id: its session cache keeps what nobody closes.
+                # No session_id, because its session cache keeps a session until it is closed.
                 added["priority"] = agent.priority
         if not added:
             return _NOTHING
@@ -79,10 +85,10 @@ class Extras:
 
 @dataclass(slots=True)
 class Edit:
-    """A request, and what was added to it.
+    """A request and the fields added to it.
 
-    It is changed in place: building another one costs more than all the rest of a call's
-    governing.
+    The request is changed in place, because building another one costs more than everything else
+    that we do for a call.
     """
 
     extras: Extras
@@ -93,7 +99,7 @@ class Edit:
 
     @property
     def hides_usage(self) -> bool:
-        """Whether the answer holds an event that the user did not ask for."""
+        """Whether the answer has an event that the user did not ask for."""
         return "stream_options" in self.added
 
     def apply(self, body: bytes) -> None:
@@ -106,7 +112,7 @@ class Edit:
         content = b"".join((extra[:-1], b",", memoryview(body)[1:]))
         headers = {"content-length": str(len(content))}
         if self.hides_usage:
-            headers["accept-encoding"] = "identity"  # or the event we hide could not be seen
+            headers["accept-encoding"] = "identity"  # because we have to find the event to hide
         self._before = (
             request.stream,
             body,
@@ -122,14 +128,14 @@ class Edit:
             self.added = {}
 
     def is_on_trial(self, status: int) -> bool:
-        """Whether this answer may be about a field of ours that was never taken before."""
+        """Whether the endpoint may have refused a field of ours that it has never taken before."""
         new = [name for name in self.added if (self.host, name) not in self.extras.taken]
         if new and status < 400:
             self.extras.taken.update((self.host, name) for name in new)
         return bool(new) and status in _REFUSED
 
     def was_refused(self, answer: bytes) -> bool:
-        """Whether it was; then the request is now as the user wrote it, and is to be sent again."""
+        """Whether it did. Then the request is as the user wrote it, and has to be sent again."""
         named = [name for name in self.added if name.encode() in answer]
         self.extras.refused.update((self.host, name) for name in named)
         if named:
@@ -150,16 +156,17 @@ _NOTHING = Edit(Extras(), None, "", {})
 
 
 def _is_said(name: str, body: bytes, known: Mapping[str, object] | None) -> bool:
-    """Whether the user says something about this field himself."""
+    """Whether the user has set this field."""
     if name == "stream_options":
-        return False  # looked for already
+        return False  # `_asks_for_stream_alone` has looked
     return name in known if known is not None else f'"{name}"'.encode() in body
 
 
 def _asks_for_stream_alone(body: bytes, known: Mapping[str, object] | None = None) -> bool:
     """Whether the body has `"stream": true` at its top level, and no `stream_options` anywhere.
 
-    One search through it, as prompts may be large. In a string the quotes would be escaped.
+    One search through the body, because prompts may be large. Inside a string the quotes would be
+    escaped.
     """
     if known is not None:
         return known.get("stream") is True and "stream_options" not in known
@@ -175,10 +182,10 @@ def _asks_for_stream_alone(body: bytes, known: Mapping[str, object] | None = Non
 
 
 def _is_top_level(body: bytes, at: int) -> bool:
-    """Whether the key at `at` is one of the outermost object: what follows then closes one brace.
+    """Whether the key at `at` belongs to the outermost object.
 
-    Or what goes before opens one: the shorter of the two is parsed. Clients write the key near one
-    end, before or after the messages.
+    If so, the text after it closes one brace, and the text before it opens one. The shorter of the
+    two is parsed, because clients write the key near one end, before or after the messages.
     """
     text = body[:at] + b'"":0}' if at < len(body) - at else b"{" + body[at:]
     try:

@@ -115,6 +115,11 @@ def http_library(client: object) -> ModuleType | None:
     return None
 
 
+def is_llm_call(method: str, path: str) -> bool:
+    """Whether a request holds KV cache while it runs."""
+    return method.upper() == "POST" and path.endswith(_LLM_PATHS)
+
+
 class _SyncSend:
     _concur_governor: Governing
     _concur_tee: Any
@@ -123,22 +128,17 @@ class _SyncSend:
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
         path = request.url.path
-        if request.method != "POST" or not path.endswith(_LLM_PATHS):
+        if not is_llm_call(request.method, path):
             return send(request, stream=stream, **options)
         body = _body(request)
         try:
-            call = calls.begin_sync(
-                self._concur_governor, path, source="http", read=lambda: _prompt(body)
-            )
+            call = calls.begin_sync(self._concur_governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
             return send(request, stream=stream, **options)
         try:
-            known = calls.body_known()
-            edit = self._concur_extras.edit(
-                request, path, body, call.agent, stream=stream, known=known
-            )
+            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 response.read()
@@ -160,22 +160,17 @@ class _AsyncSend:
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
         path = request.url.path
-        if request.method != "POST" or not path.endswith(_LLM_PATHS):
+        if not is_llm_call(request.method, path):
             return await send(request, stream=stream, **options)
         body = _body(request)
         try:
-            call = await calls.begin(
-                self._concur_governor, path, source="http", read=lambda: _prompt(body)
-            )
+            call = await calls.begin(self._concur_governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
             return await send(request, stream=stream, **options)
         try:
-            known = calls.body_known()
-            edit = self._concur_extras.edit(
-                request, path, body, call.agent, stream=stream, known=known
-            )
+            edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = await send(request, stream=stream, **options)
             if edit.is_on_trial(response.status_code):
                 await response.aread()

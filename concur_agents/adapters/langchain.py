@@ -103,18 +103,14 @@ class _Handler(BaseCallbackHandler):
     def _begin(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
         agent = current_agent()
         if agent is not None:
-            call = calls.begin_sync(
-                agent.governor, _what(serialized), source="langchain", read=_reader(said)
-            )
+            call = calls.begin_sync(agent.governor, _what(serialized), read=_reader(said))
             if call is not None:
                 _calls.add(run_id, call)
 
     async def _begin_async(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
         agent = current_agent()
         if agent is not None:
-            call = await calls.begin(
-                agent.governor, _what(serialized), source="langchain", read=_reader(said)
-            )
+            call = await calls.begin(agent.governor, _what(serialized), read=_reader(said))
             if call is not None:
                 _calls.add(run_id, call, in_task=True)
 
@@ -179,7 +175,7 @@ class RateLimiter(BaseRateLimiter):
         """Waits until the current agent may run."""
         if not blocking:
             return self._may_run()
-        call = calls.begin_sync(self._governor, "a rate-limited model", source="limiter")
+        call = calls.begin_sync(self._governor, "a rate-limited model")
         if call is not None:
             call.withdraw()
         return True
@@ -188,7 +184,7 @@ class RateLimiter(BaseRateLimiter):
         """Waits until the current agent may run."""
         if not blocking:
             return self._may_run()
-        call = await calls.begin(self._governor, "a rate-limited model", source="limiter")
+        call = await calls.begin(self._governor, "a rate-limited model")
         if call is not None:
             call.withdraw()
         return True
@@ -213,7 +209,6 @@ def middleware(governor: Governing) -> Any:
             call = calls.begin_sync(
                 governor,
                 "a model call",
-                source="middleware",
                 read=_reader([request.messages]),
             )
             if call is None:
@@ -228,7 +223,6 @@ def middleware(governor: Governing) -> Any:
             call = await calls.begin(
                 governor,
                 "a model call",
-                source="middleware",
                 read=_reader([request.messages]),
             )
             if call is None:

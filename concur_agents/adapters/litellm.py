@@ -50,9 +50,7 @@ class _Callback(CustomLogger):  # type: ignore[misc]
         agent, name = current_agent(), _id(kwargs)
         if agent is None or name in self._calls or not _is_completion(call_type):
             return
-        call = await calls.begin(
-            agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
-        )
+        call = await calls.begin(agent.governor, _what(kwargs), read=_reader(kwargs))
         if call is not None:
             self._calls.add(name, call, in_task=True)
 
@@ -83,9 +81,7 @@ class _Callback(CustomLogger):  # type: ignore[misc]
         agent, name = current_agent(), _id(kwargs)
         if agent is None or name in self._calls:
             return
-        call = calls.begin_sync(
-            agent.governor, _what(kwargs), source="litellm", read=_reader(kwargs)
-        )
+        call = calls.begin_sync(agent.governor, _what(kwargs), read=_reader(kwargs))
         if call is not None:
             self._calls.add(name, call)
 

@@ -62,23 +62,17 @@ class ImplicitAgent(Agent):
         try:
             super().open_sync()
         except GateError:
-            self._complain()
+            self.complain()
 
-    def gate_sync(
-        self,
-        prompt_tokens: int | None = None,
-        *,
-        prefix: Chain | None = None,
-        source: str = "gate",
+    def _make_step(
+        self, prompt_tokens: int | None, prefix: Chain | None, *, source: str = ""
     ) -> Step:
-        """As `Agent.gate_sync`, but passes where it must not wait."""
-        try:
-            return super().gate_sync(prompt_tokens, prefix=prefix, source=source)
-        except GateError:
-            self._complain()
-            return self._make_step(prompt_tokens, prefix, source=source)  # one that was never begun
+        return ImplicitStep(
+            self._monitor, self._session, prompt_tokens, prefix, source=source, agent=self
+        )
 
-    def _complain(self) -> None:
+    def complain(self) -> None:
+        """A call passes ungoverned, because its thread must not wait."""
         governor = self.governor
         if isinstance(governor, ImplicitGovernor) and not governor.complained:
             governor.complained = True
@@ -86,6 +80,19 @@ class ImplicitAgent(Agent):
                 "a synchronous client is used on an event loop's thread, where waiting would stop "
                 "everything: its calls pass ungoverned when it is not their turn (said once)"
             )
+
+
+class ImplicitStep(Step):
+    """A step of an `ImplicitAgent`."""
+
+    __slots__ = ()
+
+    def begin_sync(self) -> None:
+        """As `Step.begin_sync`, but passes where it must not wait."""
+        try:
+            super().begin_sync()
+        except GateError:
+            self.agent.complain()
 
 
 class ImplicitGovernor(Governor):

@@ -232,7 +232,7 @@ class Agent:
             prefix: names of its leading parts, shortest first, each with the tokens up to its
                 end; parts that agents have in common are charged once.
         """
-        return self._make_step(prompt_tokens, prefix, source="step")
+        return self._make_step(prompt_tokens, prefix)
 
     async def gate(
         self,
@@ -243,12 +243,12 @@ class Agent:
     ) -> Step:
         """Waits until this agent may run, and begins a call. To be ended with `done`.
 
-        Idempotent where it matters: a gate of another `source` inside an open call of the same
-        task is part of that call, and another gate of the same source means that the former call
-        is over (a stream that was abandoned, say).
+        A gate inside an open call of this agent is part of that call, except that a second gate of
+        the same `source` begins a new call: the caller has gone on, as after an abandoned stream.
         """
         step = self._make_step(prompt_tokens, prefix, source=source)
         await step.begin()
+        step.enclose()
         return step
 
     def gate_sync(
@@ -265,6 +265,7 @@ class Agent:
         """
         step = self._make_step(prompt_tokens, prefix, source=source)
         step.begin_sync()
+        step.enclose()
         return step
 
     def done(
@@ -295,11 +296,15 @@ class Agent:
 
     async def checkpoint(self) -> None:
         """An explicit boundary, for clients that are not governed: waits for the turn, no more."""
-        (await self.gate(source="checkpoint")).withdraw()
+        step = self._make_step(None, None)
+        await step.begin()
+        step.withdraw()
 
     def checkpoint_sync(self) -> None:
         """As `checkpoint`, in a thread."""
-        self.gate_sync(source="checkpoint").withdraw()
+        step = self._make_step(None, None)
+        step.begin_sync()
+        step.withdraw()
 
     # What is not a step
 
@@ -326,7 +331,9 @@ class Agent:
 
     # Inside
 
-    def _make_step(self, prompt_tokens: int | None, prefix: Chain | None, *, source: str) -> Step:
+    def _make_step(
+        self, prompt_tokens: int | None, prefix: Chain | None, *, source: str = ""
+    ) -> Step:
         return Step(self._monitor, self._session, prompt_tokens, prefix, source=source, agent=self)
 
     def _enter(self, make_waiter: Callable[[], Waiter]) -> Ticket:

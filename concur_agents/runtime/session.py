@@ -6,7 +6,7 @@ alone is also touched outside of it, by its owner, who waits on it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,17 +50,26 @@ class End(NamedTuple):
 
 
 class Ticket:
-    """One wait for a turn: at the entry (`entry` true), or before one call."""
+    """One wait for a turn: at the entry (`entry` true), or before one call.
+
+    The ticket of a call lasts as long as the call. Steps that begin inside the call share it:
+    they are its parts, such as the tries of a client (see `runtime.step`).
+    """
 
     __slots__ = (
+        "around",
+        "ends_with_parts",
         "entry",
         "granted",
-        "joined",
         "key",
+        "left_to_first_part",
         "open",
+        "parts",
         "prompt_tokens",
         "session",
         "source",
+        "then",
+        "tried",
         "usage",
         "waiter",
     )
@@ -77,13 +86,18 @@ class Ticket:
         self.session = session
         self.entry = entry
         self.key = key  # the task or thread that makes the call
-        self.source = source  # which layer asked: "step", "http", ...
+        self.source = source  # the layer that asked, as given to `Agent.gate`; empty: a block
         self.prompt_tokens = prompt_tokens
         self.granted = False
         self.open = False  # the call is in flight
-        self.joined: Ticket | None = None  # the enclosing call that this one is part of
-        self.usage: Usage | None = None  # what parts of it have used
         self.waiter: Waiter | None = None
+        self.around: Ticket | None = None  # the call that was open where this one began
+        self.left_to_first_part = False  # the first part asks for the turn, as it knows the prompt
+        self.parts = 0  # parts in flight
+        self.tried = False  # a part has ended
+        self.ends_with_parts = False  # its block was left while a part was in flight
+        self.usage: Usage | None = None  # what the latest part has used
+        self.then: Callable[[], object] | None = None  # called when the call is over
 
 
 @dataclass(eq=False, slots=True)

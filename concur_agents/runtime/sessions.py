@@ -152,11 +152,6 @@ class Sessions:
     ) -> Iterable[str]:
         """Stands at a boundary. `ticket.waiter` is set if there is something to wait for."""
         session = ticket.session
-        former = session.calls.get(ticket.key)
-        if former is not None and former.source != ticket.source:
-            ticket.joined = former
-            ticket.granted = True
-            return ()
         if self.passing or session.left_s is not None:
             self._grant(ticket, now)
             return ()
@@ -165,7 +160,8 @@ class Sessions:
                 f"agent {session.id!r} makes a call before it was let in: do so inside its "
                 "`async with` (or `with`) block"
             )
-        if former is not None:
+        former = session.calls.get(ticket.key)
+        if former is not None:  # a stream that was abandoned: its caller has gone on
             self.admit(self._close_call(former, now, End()), now)
         if session.suspended:
             session.suspended = False
@@ -200,20 +196,15 @@ class Sessions:
 
     def end(self, ticket: Ticket, end: End, now: float) -> Iterable[str]:
         """A call is over."""
-        if ticket.joined is not None:
-            # The enclosing call goes on; what this part of it used is kept for its end.
-            if end.usage is not None:
-                ticket.joined.usage = end.usage
-            return self.retry(ticket, end, now) if end.overloaded else ()
         return self._close_call(ticket, now, end)
 
     def retry(self, ticket: Ticket, end: End, now: float) -> Iterable[str]:
         """A try of a call was refused, or another try begins; the call goes on."""
-        call = ticket.joined or ticket
-        if self.passing or not call.open or call.session.left_s is not None:
+        session = ticket.session
+        if self.passing or not ticket.open or session.left_s is not None:
             return ()
         return self.regulator.retry_step(
-            call.session.id, now, overloaded=end.overloaded, retry_after_s=end.retry_after_s
+            session.id, now, overloaded=end.overloaded, retry_after_s=end.retry_after_s
         )
 
     def end_any(self, session: Session, key: Hashable, end: End, now: float) -> Iterable[str]:

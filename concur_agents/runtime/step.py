@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
 from concur_agents.errors import ConfigError
@@ -22,16 +24,27 @@ if TYPE_CHECKING:
     from concur_agents.runtime.monitor import Monitor
 
 
+_call: ContextVar[Ticket | None] = ContextVar("concur_agents_call", default=None)
+"""The ticket of the innermost call that this code runs in; the call may be over."""
+
+
 class Step:
-    """One LLM call with all its retries. Made by `Agent.step` and `Agent.gate`."""
+    """One LLM call with all its retries. Made by `Agent.step` and `Agent.gate`.
+
+    A step that begins inside an open step of the same agent (in the same context, as context
+    variables have it) is part of that one: it does not ask for a turn, and its usage and its
+    refusals count for the outer step. So it does not matter how many layers gate the same call.
+    """
 
     __slots__ = (
+        "_is_part",
         "_monitor",
         "_prefix",
         "_prompt_tokens",
         "_session",
         "_source",
         "_ticket",
+        "_token",
         "agent",
         "usage",
     )
@@ -43,7 +56,7 @@ class Step:
         prompt_tokens: int | None,
         prefix: Chain | None,
         *,
-        source: str,
+        source: str = "",
         agent: Any = None,
     ) -> None:
         self._monitor = monitor
@@ -52,6 +65,8 @@ class Step:
         self._prefix = check_chain(prefix)
         self._source = source
         self._ticket: Ticket | None = None
+        self._is_part = False  # the ticket is that of an outer step
+        self._token: Token[Ticket | None] | None = None
         self.usage: Usage | None = None
         """What was recorded for it."""
         self.agent = agent
@@ -99,14 +114,62 @@ class Step:
         """Waits for the turn. `async with` does this."""
         loop = asyncio.get_running_loop()
         ticket = self._begin(lambda: LoopWaiter(loop))
-        if ticket.waiter is not None:
+        if ticket is not None and ticket.waiter is not None:
             await wait(self._monitor, ticket)
 
     def begin_sync(self) -> None:
-        """Waits for the turn. Plain `with` does this."""
+        """Waits for the turn. Plain `with` does this.
+
+        Raises:
+            GateError: it would have to wait, and an event loop runs in this thread.
+        """
         ticket = self._begin(ThreadWaiter)
-        if ticket.waiter is not None:
+        if ticket is not None and ticket.waiter is not None:
             wait_sync(self._monitor, ticket)
+
+    def enclose(self) -> None:
+        """From here on, and until it ends, this step has the later ones of this context as parts.
+
+        `with` does this for its block.
+        """
+        ticket = self._ticket
+        if ticket is not None and not self._is_part:
+            ticket.around = _innermost(None)
+            self._token = _call.set(ticket)
+
+    @contextmanager
+    def around_tries(self, then: Callable[[], object] | None = None) -> Iterator[None]:
+        """A block in which a client makes one call, with all its tries.
+
+        The first try asks for the turn, because it knows the prompt; later tries are parts of the
+        same step. The step ends with the block, or with the try whose answer is still being read.
+
+        Args:
+            then: called when the step has ended.
+        """
+        check_expelled(self._session)
+        outer = _innermost(self._session, self._source)
+        if outer is not None:
+            self._join(outer)
+        else:
+            self._ticket = self._make_ticket()
+            self._ticket.left_to_first_part = True
+            self._ticket.then = then
+            self.enclose()
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
+        else:
+            ticket = self._ticket
+            if ticket is not None and not self._is_part and ticket.parts:
+                self._ticket = None
+                ticket.ends_with_parts = True
+            else:
+                self.end()
+        finally:
+            self._leave_block()
 
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
@@ -114,41 +177,106 @@ class Step:
 
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
         """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            end = End(self.usage, overloaded, read_seconds(retry_after_s))
-            self._monitor.end(ticket, end)
+        self._finish(End(self.usage, overloaded, read_seconds(retry_after_s)))
 
     def withdraw(self) -> None:
         """The call was not sent after all: neither a step nor a failure. As `end` otherwise."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            self._monitor.end(ticket, End(sent=False))
+        self._finish(End(sent=False))
 
-    def _begin(self, make_waiter: Callable[[], Waiter]) -> Ticket:
+    def _begin(self, make_waiter: Callable[[], Waiter]) -> Ticket | None:
+        """Asks for a turn; returns the ticket to wait for. None: this is part of an open call."""
         check_expelled(self._session)
-        ticket = self._ticket = Ticket(
+        ticket = _innermost(self._session, self._source)
+        if ticket is None:
+            ticket = self._ticket = self._make_ticket()
+        else:
+            self._join(ticket)
+            if not ticket.left_to_first_part or ticket.open:
+                return None
+            ticket.granted, ticket.waiter = False, None  # an earlier try may have been turned away
+            ticket.prompt_tokens = self._prompt_tokens
+        self._monitor.begin(ticket, make_waiter, self._prefix)
+        return ticket
+
+    def _make_ticket(self) -> Ticket:
+        return Ticket(
             self._session,
             key=caller(),
             source=self._source,
             prompt_tokens=self._prompt_tokens,
         )
-        self._monitor.begin(ticket, make_waiter, self._prefix)
-        return ticket
+
+    def _join(self, outer: Ticket) -> None:
+        self._ticket, self._is_part = outer, True
+        outer.parts += 1
+        if outer.tried:
+            outer.tried = False
+            self.again()
+
+    def _finish(self, end: End) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is None:
+            return
+        if not self._is_part:
+            self._close(ticket, end)
+            return
+        ticket.parts -= 1
+        if end.sent:
+            ticket.tried = True
+        if end.usage is not None:
+            ticket.usage = end.usage
+        if end.overloaded:  # reported now, because the outer step may end a Retry-After later
+            self._monitor.retry(ticket, end)
+        if ticket.ends_with_parts and not ticket.parts:
+            self._close(ticket, End())
+
+    def _close(self, ticket: Ticket, end: End) -> None:
+        ticket.left_to_first_part = False
+        self._monitor.end(ticket, end)
+        then, ticket.then = ticket.then, None
+        if then is not None:
+            then()
+
+    def _leave_block(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError):  # left in another context, as generators may be
+                _call.reset(token)
 
     async def __aenter__(self) -> Self:
         await self.begin()
+        self.enclose()
         return self
 
     def __enter__(self) -> Self:
         self.begin_sync()
+        self.enclose()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.end()
+        self._leave_block()
 
     def __exit__(self, *_: object) -> None:
         self.end()
+        self._leave_block()
+
+
+def _innermost(session: Session | None, source: str = "") -> Ticket | None:
+    """The ticket of the innermost open call that this code runs in; None: there is none.
+
+    Args:
+        session: only a call of this agent; None: of any.
+        source: but not one of the same source, unless that is empty.
+    """
+    ticket = _call.get()
+    while ticket is not None:
+        is_open = ticket.open or ticket.left_to_first_part
+        is_own = session is None or ticket.session is session
+        if is_open and is_own and not (source and source == ticket.source):
+            return ticket
+        ticket = ticket.around
+    return None
 
 
 class _Block:

@@ -221,7 +221,7 @@ def test_a_worker_that_waits_for_work_gives_its_place_to_one_that_has_some():
         async def worker():
             while True:
                 item = await todo.get()
-                call = await calls.begin(governor, "a call", source="test")
+                call = await calls.begin(governor, "a call")
                 await asyncio.sleep(1)
                 call.end()
                 done.append(item)
