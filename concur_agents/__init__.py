@@ -21,7 +21,7 @@ from concur_agents._version import __version__
 
 if TYPE_CHECKING:
     from concur_agents.adapters.wrap import governed, install
-    from concur_agents.batch.pool import AgentPool, AgentTask, Outcome, run_agents
+    from concur_agents.batch import AgentPool, AgentTask, Outcome, run_agents
     from concur_agents.core import Reading, Usage, law_names, make_law
     from concur_agents.errors import (
         ClosedError,
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from concur_agents.runtime.step import Step
 
 _HOMES = {
-    "AgentPool": "concur_agents.batch.pool",
-    "AgentTask": "concur_agents.batch.pool",
-    "Outcome": "concur_agents.batch.pool",
-    "run_agents": "concur_agents.batch.pool",
+    "AgentPool": "concur_agents.batch",
+    "AgentTask": "concur_agents.batch",
+    "Outcome": "concur_agents.batch",
+    "run_agents": "concur_agents.batch",
     "Agent": "concur_agents.runtime.agent",
     "AgentStats": "concur_agents.runtime.session",
     "ClosedError": "concur_agents.errors",

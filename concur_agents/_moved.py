@@ -31,7 +31,7 @@ MODULES = {
     "live": "observe.socket",
     "metrics": "observe.metrics",
     "otel": "observe.otel",
-    "pool": "batch.pool",
+    "pool": "batch",
     "progress": "batch.progress",
     "record": "recording",
     "report": "recording",

@@ -4,10 +4,10 @@
 
     client = AsyncOpenAI(governor=gov, base_url="http://localhost:8000/v1", api_key="-")
     async with gov.agent("issue-17"):
-        await client.chat.completions.create(...)     # waits here when it is someone else's turn
+        await client.chat.completions.create(...)     # waits here until the agent may run
 
-Everything else is as the base class does it: retries, streams, `with_options`, raw responses.
-A client that exists already is governed by `gov.wrap(client)`.
+Everything else is as in the base class: retries, streams, `with_options`, raw responses.
+`gov.wrap(client)` governs a client that exists already.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["AsyncAzureOpenAI", "AsyncOpenAI", "AzureOpenAI", "OpenAI"]
 
 
 class _Governed:
-    """What the four clients have in common."""
+    """The common part of the four clients."""
 
     _concur_one_step = True
     governor: Governor
-    """Whom its calls ask."""
+    """Decides about its calls."""
 
     def __init__(self, *args: Any, governor: Governor, **options: Any) -> None:
         if not isinstance(governor, Governor):
             raise ConfigError(f"governor must be a Governor, got {governor!r}")
         super().__init__(*args, **options)
         self.governor = governor
-        # Afterwards, so that the client openai makes keeps its proxies, limits and timeouts.
+        # After `super()`, so that the HTTP client keeps openai's proxies, limits and timeouts.
         self._client: Any = govern(governor, self._client)
 
     def copy(
@@ -47,7 +47,7 @@ class _Governed:
         _extra_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """A client with other options; it asks the same governor unless told otherwise."""
+        """A client with other options, and with the same governor unless another one is given."""
         extra = {**(_extra_kwargs or {}), "governor": governor or self.governor}
         copied: Self = super().copy(_extra_kwargs=extra, **options)  # type: ignore[misc]
         return copied

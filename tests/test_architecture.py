@@ -59,7 +59,7 @@ NEVER = {
 
 UPWARDS = {
     # `run_agents(...)` makes the governor of its batch; the file is no part of any ring.
-    ("batch/pool.py", "governor"),
+    ("batch/run.py", "governor"),
 }
 
 

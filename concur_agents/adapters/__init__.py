@@ -1,6 +1,6 @@
-"""Frameworks: each adapter translates one framework's hook into agents and steps.
+"""Frameworks: each adapter turns one framework's hooks into agents and steps.
 
-No policy lives here, and nothing of a framework is imported before somebody uses it. Under all of
-them is one mechanism: the current agent in a context variable, and one gate at the boundary that
-may be asked any number of times.
+Adapters make no decisions, and a framework is imported only when it is used. All adapters rest on
+two context variables: the current agent, and the current step, of which inner steps are parts.
+README.md shows how to add one.
 """

@@ -1,4 +1,4 @@
-"""Opens agents for adapters: under a name that a framework chose, and around whatever runs."""
+"""Opens agents for adapters: with a name from the framework, and around generators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_NAMESAKES = 100_000
 
 
 async def open_agent(governor: Governing, name: str | None, **options: Any) -> Agent:
-    """An agent that has been let in; if its name is taken by one alive, it gets a number."""
+    """An agent that has been let in. If a living agent has its name, a number is added."""
     for candidate in _names(name):
         agent = governor.agent(candidate, **options)
         try:
@@ -54,10 +54,10 @@ def _names(name: str | None) -> Iterator[str]:
 
 
 def run_in(agent: Agent, items: Iterator[Any]) -> Generator[Any, Any, Any]:
-    """What an iterator yields, each item made with the agent as the current one.
+    """The items of an iterator; the agent is the current one while an item is made.
 
-    The variable is set around each item and never across a `yield`, where it would leak into the
-    consumer. However this ends, dropped in the middle included, the agent leaves.
+    The context variable is set around each item and not across a `yield`, because it would leak
+    into the consumer. The agent leaves at the end, also if the generator is dropped.
     """
     try:
         while True:

@@ -1,7 +1,7 @@
-"""Reads the usage out of an answer as it comes by, without parsing the answer a second time.
+"""Reads the usage in an answer as it passes, without parsing the whole answer a second time.
 
-Answers of training runs carry log-probabilities by the megabyte, so the text is searched from its
-end for the one object that matters.
+Answers of training runs hold megabytes of log-probabilities, so the text is searched from its end
+for the usage object only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from concur_agents.core import Usage
 from concur_agents.probes.usage import read_usage
 
-_KEY = b'"usage"'  # inside of a JSON string it would read \"usage\", which does not contain this
+_KEY = b'"usage"'  # inside a JSON string it would be \"usage\", which does not contain this
 _VALUE = re.compile(rb"\s*:\s*")
 _DECODER = json.JSONDecoder()
 _LONGEST_USAGE = 4096  # bytes of a usage object with all its details
@@ -24,7 +24,7 @@ _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
 def usage_in(text: bytes) -> Usage | None:
-    """The last usage that an answer tells, plain or as server-sent events; None: it tells none."""
+    """The last usage in an answer, plain or as server-sent events; None: there is none."""
     at = text.rfind(_KEY)
     while at >= 0:
         colon = _VALUE.match(text, at + len(_KEY))
@@ -36,7 +36,7 @@ def usage_in(text: bytes) -> Usage | None:
                 usage = None
             if usage is not None:
                 return usage
-        at = text.rfind(_KEY, 0, at)  # streams say "usage":null in all events but one
+        at = text.rfind(_KEY, 0, at)  # because streams have "usage":null in all events but one
     return None
 
 
@@ -45,7 +45,7 @@ class Answer:
 
     Args:
         encoding: its content-encoding.
-        hide_usage: leave out the event that only exists because we asked for usage.
+        hide_usage: leave out the event that exists only because we asked for usage.
     """
 
     def __init__(self, encoding: str = "", *, hide_usage: bool = False) -> None:
@@ -59,25 +59,25 @@ class Answer:
         self._pending = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Takes what the server sent; returns what the user gets of it now."""
+        """Takes bytes from the server; returns the bytes that the user gets now."""
         if self._readable:
             self._remember(chunk)
         if not self._hide:
             return chunk
         if not self._pending and b"[]" not in chunk and chunk.endswith(b"\n\n"):
-            return chunk  # whole events with something in them, as nearly all are
+            return chunk  # whole events, none of them with empty choices: the usual case
         text = self._pending + chunk
         end = _after_last_event(text, len(text))
         whole, self._pending = text[:end], text[end:]
         return _without_usage_event(whole)
 
     def finish(self) -> bytes:
-        """The server is done; returns what the user has still to get."""
+        """The server has sent everything; returns the bytes that the user has not got yet."""
         rest, self._pending = self._pending, b""
         return _without_usage_event(rest)
 
     def usage(self) -> Usage | None:
-        """The usage told so far."""
+        """The last usage so far; None: there is none."""
         return usage_in(b"".join(self._tail))
 
     def _remember(self, chunk: bytes) -> None:
@@ -95,7 +95,7 @@ class Answer:
 
 
 def _after_last_event(text: bytes, before: int) -> int:
-    """Where the last event that is whole ends; 0: there is none."""
+    """The end of the last whole event; 0: there is none."""
     ends = (text.rfind(b"\n\n", 0, before), 2), (text.rfind(b"\r\n\r\n", 0, before), 4)
     return max(at + length if at >= 0 else 0 for at, length in ends)
 

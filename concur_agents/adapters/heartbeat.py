@@ -1,8 +1,8 @@
-"""A pause is not idleness, and no work either: tells the frameworks whose clocks run meanwhile.
+"""Reports a pause to the frameworks whose timers run during it.
 
-LangGraph's idle timeouts would cancel a node that waits, so its runtime hears from us. Inspect's
-working limit would count the wait, so it is told how long that was. Neither is imported here: where
-nobody has loaded one of them, there is nobody to tell.
+LangGraph's idle timeouts would cancel a node that waits, so its runtime gets a heartbeat. Inspect's
+working limit would count the wait, so Inspect gets its length. Neither is imported here, because a
+framework that is not loaded has no timers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Any
 
 INTERVAL_S = 0.25
-"""Idle timeouts are given in seconds; a quarter of one is often enough and costs nothing."""
+"""Time [s] between heartbeats: idle timeouts are whole seconds, and a heartbeat costs little."""
 
-_WORTH_TELLING_S = 0.001
+_SHORTEST_REPORT_S = 0.001
 
 
 class during_wait:  # noqa: N801  (reads as what it is: a block)
-    """A block in which an agent may have to wait, on an event loop."""
+    """A block in which an agent may wait, on an event loop."""
 
     __slots__ = ("_beat", "_began_s", "_handle", "_loop", "_report")
 
@@ -41,15 +41,15 @@ class during_wait:  # noqa: N801  (reads as what it is: a block)
             return
         try:
             self._beat = langgraph.get_runtime().heartbeat
-        except Exception:  # outside of a node: LangGraph raises RuntimeError or KeyError
+        except Exception:  # RuntimeError or KeyError: this is no node
             return
         self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_later(INTERVAL_S, self._tell)
+        self._handle = self._loop.call_later(INTERVAL_S, self._send)
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         if self._beat is not None:
             self._beat()
-        self._handle = self._loop.call_later(INTERVAL_S, self._tell)
+        self._handle = self._loop.call_later(INTERVAL_S, self._send)
 
     def __exit__(
         self,
@@ -61,6 +61,6 @@ class during_wait:  # noqa: N801  (reads as what it is: a block)
             self._handle.cancel()
         if self._report is not None:
             waited_s = time.monotonic() - self._began_s
-            if waited_s > _WORTH_TELLING_S:
-                with suppress(Exception):  # it is not public, and a limit is not worth a failure
+            if waited_s > _SHORTEST_REPORT_S:
+                with suppress(Exception):  # because it is not public, and may change
                     self._report(waited_s)

@@ -1,11 +1,11 @@
-"""Governed HTTP clients: the one seam that every OpenAI-compatible library goes through.
+"""Governed HTTP clients: the seam that all OpenAI-compatible libraries share.
 
-A client is governed by a *view*: an object of a subclass that shares everything with the client it
-was made from (connections, proxies, certificates, cookies) and overrides `send` alone. There the
-request has been built and nothing of it has left, so no client timeout runs while the agent waits;
-and there both plain and streamed answers come by, with the usage that makes footprints exact.
+A governed client is a *view* of a client: an object of a subclass that shares everything with it
+(connections, proxies, certificates, cookies) and overrides only `send`. At that point the request is
+built but not sent, so no client timeout runs while the agent waits. Plain and streamed answers both
+pass there, with the usage that makes footprints exact.
 
-It works for `httpx` and for `httpx2`, which openai uses from 3.0 on, and does not care which.
+It works for `httpx` and for `httpx2`, which openai uses from 3.0 on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ C = TypeVar("C")
 
 _LLM_PATHS = ("/completions", "/responses", "/messages", "/generate")
 """Ends of the paths whose requests hold KV cache: chat and plain completions, responses, and the
-Messages and native APIs that engines offer beside them."""
+Messages and native APIs of engines."""
 
 _OVERLOADED = (429, 503, 529)
 
@@ -52,9 +52,9 @@ def http_client(
     An async client belongs to the event loop that uses it first: make one per loop.
 
     Args:
-        governor: whom its calls ask.
+        governor: decides about its calls.
         kind: "sync" for `httpx.Client`, "async" for `httpx.AsyncClient`.
-        module: which library's client; None: the one that the installed openai uses.
+        module: the library of the client; None: the one that the installed openai uses.
         options: for the client, such as `timeout`, `proxy`, `verify`.
 
     Raises:
@@ -79,13 +79,13 @@ def http_client(
 def govern(governor: Governing, client: C) -> C:
     """A governed view of an HTTP client: same type, same connections, same settings.
 
-    Closing either closes both. A view that this governor has made already comes back as it is.
+    Closing either closes both. A view of this governor is returned unchanged.
     """
     mine = getattr(client, "_concur_inner", None)
     if mine is not None:
         if client._concur_governor is governor:  # type: ignore[attr-defined]
             return client
-        client = mine  # another governor's view: never two gates in a row
+        client = mine  # another governor's view, because two gates must not follow each other
     base = type(client)
     library = http_library(client)
     if library is None:
@@ -93,8 +93,8 @@ def govern(governor: Governing, client: C) -> C:
     mixin = _AsyncSend if hasattr(client, "aclose") else _SyncSend
     members = {
         "__module__": base.__module__,
-        # openai closes clients of its own making when they are collected; the inner one still
-        # does that, after this view, which keeps it alive.
+        # openai's own clients close themselves when they are collected. The view must not, because
+        # the inner client does, and the view keeps that alive.
         "__del__": lambda self: None,
         "_concur_governor": governor,
         "_concur_inner": client,
@@ -107,7 +107,7 @@ def govern(governor: Governing, client: C) -> C:
 
 
 def http_library(client: object) -> ModuleType | None:
-    """The library whose `Client` or `AsyncClient` this is; None: of neither."""
+    """The library (httpx or httpx2) whose client this is; None: it is not one."""
     for kind in type(client).__mro__:
         root = kind.__module__.partition(".")[0]
         if kind.__name__ in ("Client", "AsyncClient") and root in ("httpx", "httpx2"):
@@ -185,7 +185,7 @@ class _AsyncSend:
 
 
 def _for_openai(error: ConcurError) -> ConcurError:
-    """The same error in a form that openai 2 passes on; it would try again after any other."""
+    """The same error in a form that openai 2 raises; it would retry after any other error."""
     if not _IS_OPENAI_2 or isinstance(error, openai.OpenAIError):
         return error
     return _passing(type(error))(*error.args)
@@ -198,7 +198,7 @@ def _passing(kind: type[ConcurError]) -> type[ConcurError]:
 def _body(request: Any) -> bytes:
     try:
         return cast("bytes", request.content)
-    except Exception:  # a body that is produced while it is sent
+    except Exception:  # the body is produced while it is sent
         return b""
 
 
@@ -207,20 +207,23 @@ def _prompt(body: bytes) -> Prompt | None:
 
 
 def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
-    """Sees to it that the call ends with its answer, and learns what it used."""
+    """Ends the call with its answer, and reports what it used."""
     status = response.status_code
     if status in _OVERLOADED:
         call.end(overloaded=True, retry_after_s=_retry_after_s(response.headers))
     elif status >= 400:
         call.end()
-    elif hasattr(response, "_content"):  # it has been read: no stream, or an answer made in a test
+    elif hasattr(response, "_content"):  # it has been read: it is no stream, or was made in a test
         call.end(usage_in(response.content))
         if hide:
             answer = Answer(hide_usage=True)
             response._content = answer.feed(response.content) + answer.finish()
     else:
         encoding, kind = "", ""
-        for name, value in response.headers.raw:  # looking one up by name costs ten times this
+        for (
+            name,
+            value,
+        ) in response.headers.raw:  # because a look-up by name costs ten times as much
             if name.lower() == b"content-encoding":
                 encoding = value.decode("latin-1").lower()
             elif name.lower() == b"content-type":
@@ -230,7 +233,7 @@ def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
 
 
 def _retry_after_s(headers: Any) -> float:
-    """How long the endpoint asked to wait [s]; 0: it did not say."""
+    """How long the endpoint asked to wait [s]; 0: it did not ask."""
     try:
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
@@ -247,7 +250,7 @@ def _retry_after_s(headers: Any) -> float:
 
 @cache
 def _tee(library: Any) -> Any:
-    """The stream class of a library that passes an answer on and looks at it."""
+    """A stream class of a library: passes an answer on and reads the usage in it."""
 
     class Tee(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc]
         def __init__(self, inner: Any, call: Call, answer: Answer) -> None:
@@ -294,7 +297,7 @@ _extras: WeakKeyDictionary[Governing, Extras] = WeakKeyDictionary()
 
 
 def _extras_of(governor: Governing) -> Extras:
-    """What an endpoint takes is learned once per governor, not once per client."""
+    """The governor's `Extras`: which fields an endpoint takes is learned once per governor."""
     extras = _extras.get(governor)
     if extras is None:
         extras = _extras[governor] = Extras()

@@ -4,8 +4,8 @@
     task = Task(dataset, solver=governed_solver(gov, react(...)), ...)
     eval(task, model=model, max_samples=500, max_connections=500)
 
-Inspect's own bounds count samples and connections; set them high and leave the rest to the
-governor. Waiting is reported to Inspect, so that its working limits do not count it.
+Inspect's own limits count samples and connections; set them high, so that only the governor limits
+the run. Waits are reported to Inspect, so that its working limits do not count them.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ if TYPE_CHECKING:
 
 
 def govern_model(governor: Governing, model: Model) -> Model:
-    """Has the calls of a model wait for the agent they are made in; the same model comes back.
+    """Makes the calls of a model wait until their agent may run; returns the same model.
 
     Args:
-        governor: whom they ask.
-        model: of a provider that uses openai's client (`openai`, `vllm`, `sglang`, `openai-api`).
+        governor: decides about its calls.
+        model: a model whose provider uses openai's client (`openai`, `vllm`, `sglang`,
+            `openai-api`).
 
     Raises:
-        ConfigError: its provider uses another client.
+        ConfigError: the provider uses another client.
     """
     api: Any = model.api
     client = getattr(api, "client", None)
     if not hasattr(client, "with_options"):
         raise ConfigError(
             f"{model} makes its calls with {type(client).__name__}, not with a client of openai: "
-            "use a provider that does, such as openai, openai-api, vllm or sglang"
+            "use a provider with such a client: openai, openai-api, vllm or sglang"
         )
     api.client = wrap_client(governor, client)
     return model
@@ -53,11 +54,11 @@ def govern_model(governor: Governing, model: Model) -> Model:
 def governed_solver(
     governor: Governing, inner: Solver | Agent | list[Solver], *, priority: int = 0
 ) -> Solver:
-    """A solver, or a chain of them, or an Inspect agent, each of whose runs is an agent of ours.
+    """A solver whose runs are governed agents, one per sample.
 
     Args:
         governor: lets the samples in.
-        inner: what solves a sample.
+        inner: solves a sample: a solver, a chain of them, or an Inspect agent.
         priority: of the agents; higher goes first.
     """
     if isinstance(inner, list):

@@ -1,13 +1,13 @@
-"""LangChain: each chat-model call inside of an agent is a boundary, whatever the provider.
+"""LangChain: each chat-model call of an agent is a boundary, whatever the provider.
 
-LangChain lets a library add callback handlers to every run whose context asks for them (its
-`register_configure_hook`; `get_usage_metadata_callback` works the same way). Ours are there when
-an agent is current, and then wait before the model is called. The user's own callbacks, models
-and configs are left alone.
+A library can add callback handlers to every LangChain run whose context asks for them (with
+`register_configure_hook`, as `get_usage_metadata_callback` does). Our handler is added when an
+agent is current, and waits before the model is called. The user's callbacks, models and configs
+stay unchanged.
 
-LangChain has two halves. In the asynchronous one only a coroutine may wait; in the synchronous one
-a coroutine's errors are swallowed. So the handler looks at which half asks for its methods, and
-hands out coroutines or plain functions.
+LangChain has an asynchronous half, where only a coroutine may wait, and a synchronous half, where
+the errors of a coroutine are lost. So the handler finds out which half asks for a method, and
+returns a coroutine function or a plain one.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _installed = False
 
 
 def install() -> None:
-    """Has every chat-model call inside of an agent wait for its turn. Calling it again is free.
+    """Makes every chat-model call of an agent wait for its turn. Calling it again does nothing.
 
-    `gov.wrap(graph)`, `gov.rate_limiter()` and `gov.middleware()` do this by themselves.
+    `gov.wrap(graph)`, `gov.rate_limiter()` and `gov.middleware()` call it.
     """
-    global _installed  # noqa: PLW0603  (LangChain's registry is global, and has no way back)
+    global _installed  # noqa: PLW0603  (LangChain's registry is global, and nothing can be removed from it)
     with _installing:
         if not _installed:
             _installed = True
@@ -54,7 +54,7 @@ def install() -> None:
 
 
 class _WhenGoverned:
-    """Stands where LangChain expects a ContextVar: holds the handler when an agent is current."""
+    """Takes the place of a ContextVar: holds the handler when an agent is current."""
 
     def __init__(self, handler: BaseCallbackHandler) -> None:
         self._handler = handler
@@ -67,27 +67,26 @@ _calls = calls.InFlight()
 
 
 class _Handler(BaseCallbackHandler):
-    """The boundary: waits when a model is about to be called, and hears what the call used."""
+    """The boundary: waits before a model is called, and learns what the call used."""
 
     raise_error = True
 
     @property
     def run_inline(self) -> bool:  # type: ignore[override]
-        """In the task of the run, and before any tracer starts its clock.
+        """Whether it runs in the task of the run, before any tracer starts its clock.
 
-        But not for models without chat, where LangChain would leave out the handlers that are not
-        inline.
+        Not for models without chat, because LangChain would then leave out the other handlers.
         """
         return _asked_by() != "on_llm_start"
 
     @property
     def on_chat_model_start(self) -> Any:
-        """LangChain tells of a chat model that is about to be called."""
+        """A chat model is about to be called."""
         return self._begin_async if _asked_by() in _ASYNCHRONOUS else self._begin
 
     @property
     def on_llm_start(self) -> Any:
-        """The same of a model without chat."""
+        """A model without chat is about to be called."""
         return self._begin_async if _asked_by() in _ASYNCHRONOUS else self._begin
 
     @property
@@ -125,10 +124,10 @@ _ASYNCHRONOUS = ("ahandle_event", "_ahandle_event_for_handler")
 
 
 def _asked_by() -> str:
-    """The function of LangChain that looks at an attribute of the handler.
+    """The function of LangChain that reads an attribute of the handler.
 
-    A running loop would not tell the half: `model.invoke` can be called on a loop's thread, and
-    has to get our error there instead of a wait.
+    A running loop does not tell the two halves apart: `model.invoke` can be called on a loop's
+    thread, and has to raise our error there.
     """
     frame = sys._getframe(2)
     while frame.f_code.co_name == "<listcomp>" and frame.f_back is not None:  # up to Python 3.11
@@ -141,7 +140,7 @@ def _what(serialized: dict[str, Any] | None) -> str:
 
 
 def _reader(said: Said) -> Callable[[], Prompt]:
-    """Measures what is about to be said: batches of messages, or texts."""
+    """Measures a prompt: batches of messages, or texts."""
 
     def read() -> Prompt:
         size = 0
@@ -168,7 +167,7 @@ class RateLimiter(BaseRateLimiter):
     """The boundary as LangChain's `rate_limiter=` of a model. Made by `Governor.rate_limiter`."""
 
     def __init__(self, governor: Governing) -> None:
-        install()  # which tells when a call ends; a limiter alone only sees it begin
+        install()  # because a limiter sees a call begin but not end
         self._governor = governor
 
     def acquire(self, *, blocking: bool = True) -> bool:
@@ -203,7 +202,7 @@ def middleware(governor: Governing) -> Any:
     install()
 
     class ConcurMiddleware(AgentMiddleware):
-        """Each model call of the agent, with what its other middleware does to it, is one step."""
+        """Each model call of the agent, with the other middleware around it, is one step."""
 
         def wrap_model_call(self, request: Any, handler: Callable[[Any], R]) -> R:
             call = calls.begin_sync(

@@ -1,10 +1,10 @@
 """LangGraph: each run of a graph is an agent, each chat-model call in it a boundary.
 
-All ways to run a graph (`invoke`, `stream`, `batch`, `astream_events`, ...) end in `stream` or
-`astream`. A governed graph is a copy whose class is a subclass of its own class with these two
-overridden, so that `isinstance`, drawing, `get_state`, checkpointers, `with_config` and use as a
-subgraph stay as they are. The governor is kept on that subclass, because LangGraph copies a graph
-by passing its attributes to its class.
+All ways to run a graph (`invoke`, `stream`, `batch`, `astream_events`, ...) call `stream` or
+`astream`. A governed graph is a copy whose class is a subclass of the graph's class that overrides
+these two, so that `isinstance`, drawing, `get_state`, checkpointers, `with_config` and use as a
+subgraph keep working. The governor is kept on that subclass, because LangGraph copies a graph by
+passing its attributes to its class.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ logger = logging.getLogger("concur_agents")
 G = TypeVar("G")
 
 WARM_S = 120.0
-"""A thread resumed so soon after its interrupt goes before others: its prefix may be resident."""
+"""A thread resumed within this time [s] of its interrupt goes first: its prefix may be cached."""
 
 _MOST_THREADS = 10_000  # remembered
 
 
 def is_graph(thing: object) -> bool:
-    """Whether this is something that `wrap_graph` takes."""
+    """Whether `wrap_graph` takes it."""
     return isinstance(thing, Pregel | RemoteGraph)
 
 
@@ -54,12 +54,12 @@ def wrap_graph(
     """A governed copy of a graph, of the same type. See `Governor.wrap`.
 
     Args:
-        governor: whom its agents ask.
+        governor: decides about its agents.
         graph: a compiled graph, an `@entrypoint` function, or a `RemoteGraph` (of which only the
-            start can wait, since its calls are made elsewhere).
+            start can wait, because its calls are made elsewhere).
         key: the agent's id from the run's config; None: `thread_id`, else `run_id`, else made up.
         priority: of its agents; higher goes first.
-        detached: its runs take places of their own even inside of another agent.
+        detached: a run takes a place of its own, also inside another agent.
     """
     base: Any = type(graph)
     if hasattr(base, "_concur"):
@@ -77,7 +77,7 @@ def wrap_graph(
         "astream": _astream,
     }
     copied: Any = graph.copy({}) if isinstance(graph, RemoteGraph) else graph.copy()  # type: ignore[attr-defined]
-    # Of one base only, or the class of an object could not be changed to it.
+    # One base only, because the class of an object can be changed only to one of the same layout.
     copied.__class__ = type(base.__name__, (base,), members)
     return copied  # type: ignore[no-any-return]
 
@@ -91,7 +91,7 @@ class _Policy:
     priority: int
     detached: bool
     ended: OrderedDict[str, tuple[float, int | None]] = field(default_factory=OrderedDict)
-    """Thread -> when its last run ended [s], and the tokens of its last prompt."""
+    """Thread -> the end of its last run [s], and the tokens of its last prompt."""
 
     def agent_of(self, graph: Any, given: Any, config: Any) -> tuple[str | None, dict[str, Any]]:
         """The name and the options of the agent for a run."""
@@ -106,7 +106,7 @@ class _Policy:
             name = None if known is None else str(known)
         outer = self.governor.current_agent()
         if outer is not None and not self.detached:
-            # A sub-agent: a checkpointed parent hands its thread_id down to it.
+            # A sub-agent needs a name of its own, because it inherits its parent's thread_id.
             name = f"{outer.id}/{getattr(graph, 'name', None) or 'graph'}"
         options: dict[str, Any] = {"priority": self.priority, "detached": self.detached}
         ended_s, tokens = self.ended.get(name or "", (None, None))
@@ -126,7 +126,7 @@ class _Policy:
 
 
 def _stream(self: Any, input: Any, config: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
-    # A generator, as the base class has it: the agent arrives when somebody reads it.
+    # A generator, as in the base class, so the agent arrives when the caller reads the first item.
     policy: _Policy = self._concur
     name, asked = policy.agent_of(self, input, config)
     agent = open_agent_sync(policy.governor, name, **asked)
@@ -164,7 +164,7 @@ _warned_of: set[str] = set()
 
 
 def _warn_of_timeouts(graph: Any) -> None:
-    """Time limits that go on during a pause cannot be helped; idle ones can (see heartbeat.py)."""
+    """Warns of time limits that run during a pause; idle timeouts do not (see heartbeat.py)."""
     found = []
     if getattr(graph, "step_timeout", None) is not None:
         found.append("step_timeout")
@@ -177,7 +177,7 @@ def _warn_of_timeouts(graph: Any) -> None:
         _warned_of.add(label)
         logger.warning(
             "%s counts the time in which an agent is paused: %s in graph %r. Use idle_timeout, "
-            "which is kept alive during a pause, or a limit that allows for pauses (said once)",
+            "which does not run during a pause, or a limit that allows for pauses (logged once)",
             "This time limit" if len(found) == 1 else "Each of these time limits",
             ", ".join(found),
             label,

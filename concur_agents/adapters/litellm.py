@@ -1,10 +1,10 @@
-"""LiteLLM: each completion inside of an agent waits for its turn, by whichever route it goes.
+"""LiteLLM: each completion of an agent waits for its turn, whatever the provider.
 
-Some of LiteLLM's providers use openai's client and others one of its own, so the HTTP client is no
-seam for all of them; its callbacks are. They are given to `litellm.callbacks`, beside the user's.
+Some of LiteLLM's providers use openai's client and others LiteLLM's own, so the HTTP client is not
+a seam that they share; the callbacks are. Ours is added to `litellm.callbacks`, beside the user's.
 
-LiteLLM tells of the end of a call late, in a thread of its own, unless one listens where the answer
-has just come in; so that is where this listens, and the late word only counts for streams.
+LiteLLM logs the end of a call late, in a thread of its own. So the call ends in the hook that runs
+as the answer arrives, and the late log event counts for streams only.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _installing = threading.Lock()
 
 
 def install() -> None:
-    """Has every completion inside of an agent wait for its turn. Calling it again is free."""
+    """Makes every completion of an agent wait for its turn. Calling it again does nothing."""
     with _installing:
         if not any(isinstance(known, _Callback) for known in litellm.callbacks):
             litellm.callbacks.append(_Callback())
 
 
 class _Callback(CustomLogger):  # type: ignore[misc]
-    """Begins and ends calls as LiteLLM tells of them."""
+    """Begins and ends calls as LiteLLM reports them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._calls = calls.InFlight()
 
-    # Asynchronous completions; these hooks are awaited.
+    # Asynchronous completions: LiteLLM awaits these hooks.
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
         agent, name = current_agent(), _id(kwargs)
@@ -75,7 +75,7 @@ class _Callback(CustomLogger):  # type: ignore[misc]
     ) -> None:
         self._fail(kwargs, kwargs.get("exception"))
 
-    # Synchronous ones; these are called in the caller's thread, right before and after.
+    # Synchronous completions: LiteLLM calls these in the caller's thread, before and after.
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         agent, name = current_agent(), _id(kwargs)

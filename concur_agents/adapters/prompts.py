@@ -1,9 +1,9 @@
 """How large a prompt is, and what it begins with, before it is sent.
 
-The gate wants to know how much a step will add. Counting tokens would need the model's own
-tokeniser and a pass over the whole context at each step; instead the size in bytes is scaled by
-what earlier prompts of the same agent really took. After one step the error is that of the last
-turn alone, since an agent's context only grows at its end.
+The gate needs to know how much a step adds. Counting tokens would need the model's tokeniser and a
+pass over the whole context at each step. Instead, the size in bytes is scaled by the tokens that
+earlier prompts of the same agent had. After one step only the last turn is estimated, because an
+agent's context only grows at its end.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from concur_agents.core import Chain, Usage
 from concur_agents.runtime.agent import Agent
 
 TOKENS_PER_BYTE = 0.25
-"""Before anything is known: English and code have 3.5 to 4.5 bytes per token."""
+"""Before the first usage of an agent: English and code have 3.5 to 4.5 bytes per token."""
 
 _HEAD_BYTES = 1024
-"""A prompt that begins with the same bytes as the agent's former one has the same leading parts."""
+"""A prompt that begins with the same bytes as the agent's last one has the same leading parts."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,11 +29,11 @@ class Prompt:
     """A prompt about to be sent.
 
     Attributes:
-        unit: what its size was measured in; sizes of different units are not compared.
-        size: bytes (or characters) of it.
-        body: the JSON body it was read from; empty where there is none.
+        unit: how its size was measured; sizes of different units are not compared.
+        size: its size [bytes or characters].
+        body: the JSON body; empty if there is none.
         tokens: estimated tokens; None: not estimated yet.
-        chain: its leading parts, where they are known.
+        chain: its leading parts; None: unknown.
     """
 
     unit: str
@@ -45,7 +45,7 @@ class Prompt:
 
 @dataclass(slots=True)
 class _Known:
-    """What one agent's prompts have taught."""
+    """What one agent's prompts of one unit have shown."""
 
     size: int = 0
     tokens: int = 0
@@ -61,7 +61,7 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
     """Fills in the tokens and the leading parts of a prompt."""
     known = _of(agent, prompt.unit)
     grown = prompt.size - known.size
-    # Only growth is estimated. A prompt that shrank was compacted, so all of it is new.
+    # Only growth is estimated. If the prompt shrank, it was compacted, and all of it is new.
     if known.tokens and grown >= 0:
         tokens = known.tokens + grown * known.tokens_per_unit
     else:
@@ -78,7 +78,7 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
 
 
 def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
-    """The server has counted a prompt that was estimated."""
+    """Takes the server's count of a prompt, for later estimates."""
     if usage.prompt_tokens > 0 and prompt.size > 0:
         known = _of(agent, prompt.unit)
         known.size, known.tokens = prompt.size, usage.prompt_tokens
@@ -86,7 +86,7 @@ def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
 
 
 def last_tokens(agent: Agent) -> int | None:
-    """Tokens of the agent's latest prompt whose size the server has told; None: none yet."""
+    """Tokens of the agent's latest prompt, as the server counted it; None: no count yet."""
     return max((known.tokens for known in _known.get(agent, {}).values()), default=0) or None
 
 
@@ -101,7 +101,7 @@ def _of(agent: Agent, unit: str) -> _Known:
 
 
 def _leading_parts(body: bytes) -> tuple[tuple[str, int], ...]:
-    """What agents of one batch may have in common: tools and system prompt, then the task."""
+    """Parts that agents of one batch may share: tools and system prompt, then the task."""
     data: dict[str, Any] = json.loads(body)
     model = str(data.get("model", ""))
     messages = data.get("messages", data.get("input"))

@@ -1,10 +1,10 @@
-"""pydantic-ai: each run of an agent is an agent of ours.
+"""pydantic-ai: each run of an agent is a governed agent.
 
     agent = Agent(model, max_concurrency=limiter(gov))
 
 pydantic-ai asks such a limiter once per run. Give the model a governed client too (an
-`OpenAIProvider(openai_client=AsyncOpenAI(governor=gov, ...))`): then each of its calls is a
-boundary, where the agent can be paused; with the limiter alone only its start waits.
+`OpenAIProvider(openai_client=AsyncOpenAI(governor=gov, ...))`), so that the agent can be paused
+before each call. With the limiter alone only the start of a run waits.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Limiter(AbstractConcurrencyLimiter):
         self._open: dict[Agent, asyncio.Task[Any] | None] = {}
 
     async def acquire(self, source: str) -> None:
-        """Waits until the run may start. A run inside of another one shares its place."""
+        """Waits until the run may start. A run inside another run shares its place."""
         name = source.partition(":")[2] or source
         agent = await open_agent(self._governor, name, priority=self._priority)
         self._open[agent] = asyncio.current_task()
         _held.set((*_held.get(), agent))
-        # It needs no reset: an agent that has left is nobody's current one.
+        # Never reset, because an agent that has left is no longer current anywhere.
         current.set(agent)
 
     def release(self) -> None:
-        """The run is over; perhaps on another task, where a streamed answer was read to its end."""
+        """The run is over. This may be another task, which has read a streamed answer."""
         held = [agent for agent in _held.get() if agent in self._open]
         if held:
             agent = held[-1]

@@ -1,4 +1,4 @@
-"""`gov.wrap(thing)` and `@ca.governed(gov)`: finds the adapter for what it is given."""
+"""`gov.wrap(thing)` and `@ca.governed(gov)`: finds the adapter for a thing."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def governed(
     priority: int = 0,
     detached: bool = False,
 ) -> Callable[[T], T]:
-    """Makes what it decorates an agent: each call of the function, each run of the graph.
+    """Makes each call of a function, or each run of a graph, an agent.
 
         @ca.governed(gov)
-        async def solve(issue): ...          # each call waits until it is let in
+        async def solve(issue): ...          # each call is an agent, and waits to be let in
 
         @ca.governed(gov)
         def make_graph() -> CompiledStateGraph: ...      # the graph it returns is governed
 
-    For a function, plain, `async` or a generator of either kind; for an `@entrypoint`; for a
-    function that returns a graph. A plain function that returns a graph should say so by its
-    annotation, or building the graph takes (and gives back) a place.
+    It takes a function (plain, `async`, or a generator of either kind), an `@entrypoint`, or a
+    function that returns a graph. A plain function that returns a graph should have a return
+    annotation, because otherwise building the graph takes a place for a moment.
 
     Args:
-        governor: whom the agents ask.
-        key: the agent's id, from the arguments of the function (of the config, for a graph).
+        governor: decides about the agents.
+        key: the agent's id, from the arguments of the function (from the config, for a graph).
         priority: higher goes first.
-        detached: takes a place of its own even inside of another agent.
+        detached: takes a place of its own, also inside another agent.
     """
     options: dict[str, Any] = {"key": key, "priority": priority, "detached": detached}
 
@@ -78,10 +78,10 @@ def governed(
 
 
 def install(*names: str) -> None:
-    """Puts hooks into frameworks, so that their calls inside of an agent wait for their turn.
+    """Puts hooks into frameworks, so that their calls inside an agent wait for their turn.
 
-    Needed only where an agent is opened by hand and the framework is given no governed client.
-    Calling it again does nothing; it cannot be undone, and without an agent a hook does nothing.
+    Needed only if the code opens agents itself and gives the framework no governed client. Calling
+    it again does nothing. It cannot be undone, but outside agents a hook does nothing.
 
     Args:
         names: "langchain", "litellm".
@@ -120,7 +120,7 @@ def _govern_function(governor: Governing, fn: Callable[..., Any], options: dict[
         return None if key is None else str(key(*args, **kwargs))
 
     def finish(result: Any) -> Any:
-        # The key of a factory takes the factory's arguments, and none of a graph's config.
+        # Without the key, because that takes the factory's arguments and not a graph's config.
         return wrap(governor, result, **how) if _is_graph(result) else result
 
     if inspect.isasyncgenfunction(fn):
@@ -188,7 +188,7 @@ def _is_graph(thing: object) -> bool:
 
 
 def _says_graph(fn: Callable[..., Any]) -> bool:
-    """Whether a function says by its annotation that it returns a graph."""
+    """Whether a function's annotation says that it returns a graph."""
     said = getattr(fn, "__annotations__", {}).get("return")
     if said is None:
         return False
@@ -198,7 +198,7 @@ def _says_graph(fn: Callable[..., Any]) -> bool:
 
 
 def _install_hooks() -> None:
-    """Frameworks that the user has loaded get their hooks; the rest stays unloaded."""
+    """Puts hooks into the frameworks that are loaded, and loads no others."""
     if "langchain_core" in sys.modules:
         from concur_agents.adapters import langchain
 
@@ -210,5 +210,5 @@ def _no_options(options: dict[str, Any], thing: object) -> None:
     if given:
         raise ConfigError(
             f"{', '.join(given)} cannot be given for {type(thing).__name__}: a client has no "
-            "agents of its own, give it where the agent is opened"
+            "agents of its own; give it where the agent is opened"
         )

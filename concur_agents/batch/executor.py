@@ -3,8 +3,7 @@
     with gov.executor() as pool:                       # was: with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(solve, issue) for issue in issues]
 
-A task gets its thread when the governor lets its agent in, so a thousand tasks in the queue hold
-no thread.
+A task gets its thread when the governor lets its agent in, so queued tasks hold no threads.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ R = TypeVar("R")
 
 
 class GovernedExecutor(Executor):
-    """Made by `Governor.executor`.
+    """Runs each submitted task as an agent. Made by `Governor.executor`.
 
     Args:
         governor: lets the agents in.
-        max_workers: at most this many threads, whatever the governor would allow; None: no bound.
+        max_workers: at most this many threads, whatever the governor allows; None: no bound.
 
     Raises:
         ConfigError: `max_workers` is out of its range.
@@ -41,13 +40,13 @@ class GovernedExecutor(Executor):
         self._governor = governor
         self._max_workers = max_workers
         self._changed = threading.Condition(threading.RLock())
-        self._backlog: deque[_Task] = deque()  # beyond max_workers: they have not even arrived
+        self._backlog: deque[_Task] = deque()  # beyond max_workers: not arrived yet
         self._tasks: set[_Task] = set()  # arrived and not over
         self._shut = False
         self._here = _Here()
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Queues `fn(*args, **kwargs)` as an agent of its own; it runs in a copy of this context.
+        """Queues `fn(*args, **kwargs)` as an agent; it runs in a copy of this context.
 
         Raises:
             ClosedError: the executor has been shut down.
@@ -55,7 +54,7 @@ class GovernedExecutor(Executor):
         task = _Task(self, lambda: fn(*args, **kwargs))
         with self._changed:
             if self._shut:
-                raise ClosedError("this executor has been shut down and takes nothing new")
+                raise ClosedError("this executor has been shut down and takes no new tasks")
             if self._max_workers is not None and len(self._tasks) >= self._max_workers:
                 self._backlog.append(task)
                 return task.future
@@ -64,7 +63,7 @@ class GovernedExecutor(Executor):
         return task.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes nothing new. As that of `ThreadPoolExecutor`."""
+        """Takes no new tasks; otherwise as `ThreadPoolExecutor.shutdown`."""
         with self._changed:
             self._shut = True
             unwanted = [*self._backlog, *self._tasks] if cancel_futures else []
@@ -77,7 +76,7 @@ class GovernedExecutor(Executor):
     # For its tasks
 
     def start(self, task: _Task) -> None:
-        """A task has been let in: it gets the thread that is just becoming free, else a new one."""
+        """A task has been let in: it gets the thread that has just become free, or a new one."""
         if self._here.is_ending and self._here.following is None:
             self._here.following = task
             return
@@ -102,7 +101,7 @@ class GovernedExecutor(Executor):
             following.arrive(self._governor)
 
     def claim(self, task: _Task) -> bool:
-        """Whether a task may run: asked by its thread and by whoever cancels it, answered once."""
+        """Whether a task may run. Its thread and a cancelling thread ask; only the first gets yes."""
         with self._changed:
             if task.is_claimed:
                 return False
@@ -110,7 +109,7 @@ class GovernedExecutor(Executor):
         return task.future.set_running_or_notify_cancel()
 
     def _work(self, first: _Task) -> None:
-        """What a thread does: tasks, as long as the end of one is the beginning of another."""
+        """The body of a thread: runs tasks for as long as the end of one lets another one in."""
         here = self._here
         task: _Task | None = first
         while task is not None:
@@ -122,13 +121,13 @@ class GovernedExecutor(Executor):
 
 
 class _Here(threading.local):
-    """What a thread of the executor knows of itself."""
+    """The state of one thread of the executor."""
 
-    is_ending = False  # its task is over and its place is being passed on
+    is_ending = False  # its task is over and is leaving its place
     following: _Task | None = None
 
     def take(self) -> _Task | None:
-        """What it does next."""
+        """The task that it runs next; None: no task."""
         task, self.following = self.following, None
         return task
 
@@ -145,7 +144,7 @@ class _Task:
         self.future: Future[Any] = _Cancellable(self)
 
     def arrive(self, governor: Host) -> None:
-        """Joins the queue; its start follows at once or whenever the governor lets it in."""
+        """Joins the queue; the task starts when the governor lets its agent in."""
         agent = self._agent = self._context.run(governor.agent)
         try:
             is_in = agent.arrive(lambda: self._executor.start(self))
@@ -156,7 +155,7 @@ class _Task:
             self._executor.start(self)
 
     def run(self) -> Callable[[], None]:
-        """Does the work; returns what is to be done when the thread is ready for another task."""
+        """Does the work; returns the function to call once the thread can take another task."""
         if not self._executor.claim(self):
             return self.withdraw
         result, error = None, None
@@ -176,13 +175,13 @@ class _Task:
         return finish
 
     def withdraw(self) -> None:
-        """It was cancelled before it began."""
+        """The task was cancelled before it began."""
         self._executor.claim(self)
         self._leave()
         self._executor.over(self)
 
     def fail(self, error: BaseException) -> None:
-        """It could not even begin."""
+        """The task could not begin."""
         self._leave()
         if self._executor.claim(self):
             self.future.set_exception(error)
@@ -199,14 +198,14 @@ class _Task:
 
 
 class _Cancellable(Future[Any]):
-    """A future whose cancelling takes its agent out of the queue."""
+    """A future that takes its agent out of the queue when it is cancelled."""
 
     def __init__(self, task: _Task) -> None:
         super().__init__()
         self._task = task
 
     def cancel(self) -> bool:
-        """As that of any future."""
+        """As `Future.cancel`."""
         was_cancelled = self.cancelled()
         is_cancelled = super().cancel()
         if is_cancelled and not was_cancelled:

@@ -1,14 +1,14 @@
-"""The journal of a batch: one JSON line per agent that has ended, so that nothing is done twice.
+"""The journal of a batch: one JSON line per agent that has ended, so that no agent runs twice.
 
-The first line says whose file it is, each further one how one agent ended:
+The first line marks the file as a journal; each further line says how one agent ended:
 
     {"concur_journal": 1}
     {"key": "issue-17", "status": "ok", "value": {"patch": "..."}, "steps": 31, ...}
     {"key": "issue-18", "status": "error", "error": "TimeoutError('...')", ...}
 
-A line is written in one piece before anybody is told of the result, so a crash of this process,
-even `kill -9`, loses nothing that was finished. It is forced to the disk once a second and at the
-end: a power cut may cost the last second. A last line that a crash has torn is cut off on opening.
+A line is written in one piece before the caller gets the result, so a crash of this process, even
+`kill -9`, loses no finished agent. The file is forced to the disk once a second and at the end: a
+power cut may lose the last second. On opening, a last line that a crash has torn is cut off.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ logger = logging.getLogger("concur_agents")
 
 VERSION = 1
 FLUSH_S = 1.0
-"""The disk may lag behind by this much [s]."""
+"""The longest time [s] until a line is forced to the disk."""
 
 
 class Journal:
     """Results by key, kept in a file. Use as a context manager.
 
     Args:
-        path: the file; made if it is not there.
-        dump: turns a result into what JSON can hold; None: it is that already. Mind that JSON
-            turns tuples into lists.
-        load: the way back.
+        path: the file; created if it does not exist.
+        dump: turns a result into a JSON value; None: results are JSON values. JSON turns tuples
+            into lists.
+        load: turns that value into the result again.
 
     Raises:
         JournalError: the file is not a journal, is broken in the middle, or is in use.
@@ -62,8 +62,8 @@ class Journal:
         self._size = 0  # bytes of whole lines
         self._finished: dict[str, Any] = {}
         try:
-            # Unbuffered: what has been written is with the operating system, and nothing is left
-            # over that could fail to be written later.
+            # Unbuffered, so that a line is with the operating system once it is written, and no
+            # rest of it can fail to be written later.
             self._file = io.FileIO(self.path, "a+")
         except OSError as error:
             raise JournalError(
@@ -84,7 +84,7 @@ class Journal:
         return len(self._finished)
 
     def value(self, key: str) -> Any:
-        """The result kept for a key that has finished."""
+        """The result of a finished key."""
         value = self._finished[key]
         return value if self._load is None else self._load(value)
 
@@ -97,10 +97,10 @@ class Journal:
         error: BaseException | None = None,
         stats: AgentStats | None = None,
     ) -> None:
-        """Notes how an agent ended. On return the line is with the operating system.
+        """Writes how an agent ended. On return the line is with the operating system.
 
-        A result that JSON cannot hold is not kept: said once in the log, and the agent will run
-        again next time.
+        A result that JSON cannot hold is not kept, and its agent runs again next time; the first
+        one is logged.
 
         Raises:
             JournalError: the file cannot be written.
@@ -117,12 +117,12 @@ class Journal:
             if status == "ok" and self._dump is not None:
                 line["value"] = self._dump(value)
             text = json.dumps(line)
-        except Exception as caught:  # dump is the user's own
+        except Exception as caught:  # because `dump` is the user's own
             if not self._complained:
                 self._complained = True
                 logger.error(
-                    "the result of %r cannot be kept in the journal and its agent would run "
-                    "again: give AgentPool a `dump` that turns it into JSON (%s; said once)",
+                    "the result of %r cannot be kept in the journal, and its agent would run "
+                    "again: give AgentPool a `dump` that turns it into JSON (%s; logged once)",
                     key,
                     caught,
                 )
@@ -133,10 +133,10 @@ class Journal:
             self._finished[key] = line["value"]
 
     def close(self) -> None:
-        """Forces everything to the disk; calling it again does nothing.
+        """Forces everything to the disk and closes the file; calling it again does nothing.
 
         Raises:
-            JournalError: that failed.
+            JournalError: the file cannot be written.
         """
         if not self._file.closed:
             try:
@@ -146,7 +146,7 @@ class Journal:
             finally:
                 self._file.close()
 
-    def __enter__(self) -> Journal:  # noqa: PYI034  (nobody derives from it)
+    def __enter__(self) -> Journal:  # noqa: PYI034  (it has no subclasses)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,14 +155,14 @@ class Journal:
     def _lock(self) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows: two processes on one journal go unnoticed there
+        except ImportError:  # Windows: two processes on one journal are not noticed there
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise JournalError(
                 f"another process or pool is writing the journal {self.path}: wait for it, or "
-                "give this one a journal of its own"
+                "give this one another journal"
             ) from error
 
     def _read(self) -> None:
@@ -182,11 +182,11 @@ class Journal:
         if self._file.tell() > self._size:
             logger.warning(
                 "the last line of the journal %s was torn by a crash and is cut off; its agent "
-                "runs again",
+                "will run again",
                 self.path,
             )
             self._file.truncate(self._size)
-        elif not raw.endswith(b"\n"):  # whole, but for its end
+        elif not raw.endswith(b"\n"):  # the line is whole, but its newline is missing
             self._append("")
         if self._size == 0:
             self._append(header)
@@ -203,7 +203,7 @@ class Journal:
         if number == 1:
             return (
                 f"{self.path} is not a journal of an AgentPool (it begins with {shown!r}) and is "
-                "left as it is: give another path"
+                "left unchanged: give another path"
             )
         return (
             f"line {number} of the journal {self.path} is broken ({shown!r}): delete that line "
@@ -228,7 +228,7 @@ class Journal:
             if time.monotonic() - self._synced_s >= FLUSH_S:
                 self._sync()
         except (OSError, ValueError) as error:
-            with suppress(OSError, ValueError):  # half a line must not stand before a whole one
+            with suppress(OSError, ValueError):  # because half a line must not precede a whole one
                 self._file.truncate(self._size)
             raise self._write_error(error) from error
 

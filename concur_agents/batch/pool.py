@@ -4,10 +4,9 @@
         async for outcome in pool.as_completed(solve_issue, issues):
             print(outcome.key, outcome.status)
 
-The agents may be `async def` or plain functions; the latter run in a thread each, which they get
-when they are let in and not before. One that fails concerns nobody else. Items are pulled as they
-can be used, results are in the journal before anybody sees them, and Ctrl-C lets the running
-finish.
+Agents may be `async def` or plain functions; a plain one gets a thread when it is let in. An agent
+that fails does not affect the others. Items are pulled as agents can use them, a result is in the
+journal before the caller gets it, and Ctrl-C lets the running agents finish.
 """
 
 from __future__ import annotations
@@ -15,185 +14,67 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import signal
-import threading
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Sized,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
 from contextlib import aclosing, asynccontextmanager, suppress
-from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
 
+from concur_agents.batch.interrupts import Interrupts
 from concur_agents.batch.journal import Journal
+from concur_agents.batch.outcome import AgentTask, Outcome, Run, Status
 from concur_agents.batch.progress import Progress, Reporter, default_reporter
+from concur_agents.batch.running_time import running_time
+from concur_agents.batch.stream import Stream, cancel
+from concur_agents.batch.worker_thread import WorkerThread
 from concur_agents.errors import ClosedError, ConfigError, JournalError
-from concur_agents.governor import Governor
 from concur_agents.runtime.agent import Agent
-from concur_agents.runtime.session import AgentStats
-from concur_agents.runtime.waiter import running_loop
+from concur_agents.runtime.host import Host
 
 logger = logging.getLogger("concur_agents")
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Status: TypeAlias = Literal["ok", "error", "cancelled", "cached"]
-
 LOOK_AHEAD = 16
-"""Agents that stand ready in the queue: enough that a place never lies idle, and that the governor
-has some choice of whom to let in first."""
-
-BACKLOG = 256
-"""Outcomes that nobody has taken yet, beyond which no new agents are started."""
-
-SHORTEST_TIMER_S = 0.05
-"""How closely a running-time limit is kept while an agent stands still close to its end."""
+"""Agents that stand in the queue: enough that a free place is taken at once, and that the governor
+has a choice which agent to let in first."""
 
 REPORT_EVERY_S = 0.5
-"""How often [s] the progress is shown."""
+"""Time [s] between updates of the progress."""
 
 _NATURAL_KEYS = ("key", "id", "instance_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[T, R]):
-    """How one agent ended.
-
-    Attributes:
-        key: its name.
-        item: what it was given.
-        status: "ok", "error", "cancelled", or "cached": finished in an earlier run.
-        value: what it returned, if "ok" or "cached".
-        error: what it raised, if "error"; a `TimeoutError` if its running time was up.
-        stats: its times and tokens; None: it did not run.
-    """
-
-    key: str
-    item: T
-    status: Status
-    value: R | None = None
-    error: BaseException | None = None
-    stats: AgentStats | None = None
-
-    def result(self) -> R:
-        """What it returned.
-
-        Raises:
-            BaseException: what the agent raised; `asyncio.CancelledError` if it was cancelled.
-        """
-        if self.status == "cancelled":
-            raise asyncio.CancelledError(f"agent {self.key!r} was cancelled")
-        if self.error is not None:
-            raise self.error
-        return cast("R", self.value)
-
-
-class AgentTask(Generic[R]):
-    """An agent that was submitted. Await it for its result."""
-
-    def __init__(self, run: _Run, task: asyncio.Task[Outcome[Any, R]]) -> None:
-        self._run = run
-        self._task = task
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-        return self._run.key
-
-    @property
-    def status(self) -> str:
-        """'queued', 'reasoning', 'acting' or 'paused'; once it has ended, that of its outcome."""
-        if self._run.outcome is not None:
-            return self._run.outcome.status
-        return (self._run.agent and self._run.agent.state) or "queued"
-
-    def done(self) -> bool:
-        """Whether it has ended."""
-        return self._task.done()
-
-    def cancel(self) -> None:
-        """Ends it. One in a thread ends at its next boundary."""
-        self._task.cancel()
-
-    async def outcome(self) -> Outcome[Any, R]:
-        """Waits for its end, whatever that is."""
-        await asyncio.wait([self._task])
-        assert self._run.outcome is not None
-        return self._run.outcome
-
-    def __await__(self) -> Generator[Any, None, R]:
-        outcome = yield from self._task.__await__()
-        return outcome.result()
-
-    def __repr__(self) -> str:
-        return f"<AgentTask {self.key!r} {self.status}>"
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """One agent of the pool on its way."""
-
-    key: str
-    item: Any
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    priority: int = 0
-    index: int = 0
-    agent: Agent | None = None
-    stage: Literal["queued", "in", "over"] = "queued"
-    task: asyncio.Task[Outcome[Any, Any]] | None = None
-    outcome: Outcome[Any, Any] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """One batch that is being fed and harvested."""
-
-    ended: asyncio.Queue[tuple[_Run, Outcome[Any, Any]] | None]
-    room: asyncio.Event  # it may be worth looking whether another agent could start
-    runs: set[_Run]
-    feed: asyncio.Task[None] | None = None
 
 
 class AgentPool:
     """Runs agents under a governor; an async context manager, structured like a task group.
 
-    On leaving the block it waits for what was submitted; if the block raises, it cancels it.
+    On leaving the block it waits for all agents; if the block raises, it cancels them.
 
     Args:
         governor: lets them in. It stays open after the pool.
-        journal: file that remembers finished agents; None: nothing is remembered.
+        journal: file that keeps the results of finished agents; None: nothing is kept.
         key: names an item; needed with a journal unless items are strings, numbers or have a
             `key`, `id` or `instance_id`.
         timeout_s: longest running time [s] of an agent; its queue and pauses do not count.
+            None: no limit.
         on_error: "collect" errors as outcomes, or "raise" the first one and cancel the rest.
         progress: True: a bar (or plain lines) on stderr; or a reporter of your own.
-        look_ahead: agents that may stand in the queue at once; items beyond are not even pulled.
-        interrupts: the first Ctrl-C drains (starts nobody new, lets the running finish), the
-            second cancels. Only in the main thread.
-        dump: turns a result into what JSON can hold, for the journal.
-        load: the way back.
+        look_ahead: agents that may stand in the queue at once; no further items are pulled.
+        interrupts: the first Ctrl-C drains (no new agents start, the running ones finish), the
+            second one cancels. Only in the main thread.
+        dump: turns a result into a JSON value, for the journal.
+        load: turns that value into the result again.
 
     Raises:
         ConfigError: an option is out of its range.
-        JournalError: the journal is not one, is broken, or is in use.
+        JournalError: the file is not a journal, is broken, or is in use.
     """
 
     def __init__(
         self,
-        governor: Governor,
+        governor: Host,
         *,
         journal: str | Path | None = None,
         key: Callable[[Any], str] | None = None,
@@ -219,24 +100,21 @@ class AgentPool:
         self._raises = on_error == "raise"
         self._progress = progress
         self._look_ahead = look_ahead
-        self._interrupts = interrupts
+        self._interrupts = Interrupts(self._interrupt, self._is_busy) if interrupts else None
         self._journal: Journal | None = None
         self._journal_error: JournalError | None = None
         self._state: Literal["new", "open", "draining", "closed"] = "new"
         self.interrupted = False
         """Whether Ctrl-C ended the batch early."""
-        self._interrupts_seen = 0
-        self._old_handler: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._reporting: asyncio.Task[None] | None = None
-        self._runs: set[_Run] = set()
-        self._streams: set[_Stream] = set()
+        self._runs: set[Run] = set()
+        self._streams: set[Stream] = set()
         self._made_up = 0
         self._queued = 0
         self._counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "cached": 0}
         self._total: int | None = 0
 
-    # What users call
+    # For users
 
     def submit(
         self,
@@ -247,25 +125,25 @@ class AgentPool:
         priority: int = 0,
         **kwargs: Any,
     ) -> AgentTask[R]:
-        """Starts one agent. If `fn` has a parameter `agent`, it is handed the agent.
+        """Starts one agent. If `fn` has a parameter `agent`, it gets the agent there.
 
         Args:
             fn: the agent, `async def` or plain.
-            *args: what it is given.
+            *args: its arguments.
             key: its name; None: made from the first argument, else made up.
             priority: higher goes first.
-            **kwargs: what else it is given.
+            **kwargs: its keyword arguments.
 
         Raises:
-            ClosedError: the pool is not open, or drains.
-            ConfigError: with a journal: there is no key.
+            ClosedError: the pool is not open, or is draining.
+            ConfigError: there is a journal and no key.
         """
         self._check_open()
         item = args[0] if len(args) == 1 and not kwargs else args
         name = key if key is not None else self._name(item)
         if self._total is not None:
             self._total += 1
-        run = _Run(name, item, fn, args, kwargs, priority)
+        run = Run(name, item, fn, args, kwargs, priority)
         return AgentTask(run, self._start(run))
 
     async def as_completed(
@@ -273,16 +151,16 @@ class AgentPool:
         fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
         items: Iterable[T] | AsyncIterable[T],
     ) -> AsyncIterator[Outcome[T, R]]:
-        """Runs `fn(item)` for each item and yields how each ended, as they end.
+        """Runs `fn(item)` for each item and yields the outcomes as the agents end.
 
         Items are pulled one by one as places come free. Leaving the loop early cancels the rest.
 
         Raises:
-            BaseException: with `on_error="raise"` the first error; and whatever `items` raises,
-                after those that are running have ended.
+            BaseException: the first error, with `on_error="raise"`; and whatever `items` raises,
+                after the running agents have ended.
         """
-        async with aclosing(self._harvest(fn, items)) as harvest:
-            async for _, outcome in harvest:
+        async with self._stream(fn, items) as outcomes:
+            async for _, outcome in outcomes:
                 yield outcome
 
     async def map(
@@ -295,10 +173,10 @@ class AgentPool:
         """Runs `fn(item)` for each item and returns the results in the order of the items.
 
         An agent that fails does not stop the others: its error is raised when all have ended
-        (with `on_error="raise"`: at once), or stands in the list if `return_exceptions`.
+        (at once, with `on_error="raise"`), or is put in the list if `return_exceptions`.
         """
         results: list[Any] = []
-        for outcome in await self._in_order(fn, items):
+        for outcome in await self.in_order(fn, items):
             try:
                 results.append(outcome.result())
             except (Exception, asyncio.CancelledError) as error:
@@ -307,8 +185,22 @@ class AgentPool:
                 results.append(error)
         return results
 
+    async def in_order(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        items: Iterable[T] | AsyncIterable[T],
+    ) -> list[Outcome[T, R]]:
+        """Runs `fn(item)` for each item and returns the outcomes in the order of the items.
+
+        Raises:
+            BaseException: as `as_completed`.
+        """
+        async with self._stream(fn, items) as outcomes:
+            ended = {index: outcome async for index, outcome in outcomes}
+        return [ended[index] for index in sorted(ended)]
+
     async def drain(self) -> None:
-        """Starts nobody new, drops those in the queue, and waits for the running to finish."""
+        """Starts no new agents, drops the queued ones, and waits for the running ones to finish."""
         self._begin_drain()
         await self._wait()
 
@@ -330,7 +222,7 @@ class AgentPool:
     def __repr__(self) -> str:
         return f"<AgentPool {self._state}: {self.progress()}>"
 
-    # Its life
+    # Open and closed
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
@@ -338,11 +230,11 @@ class AgentPool:
         if self._journal_path is not None:
             self._journal = Journal(self._journal_path, dump=self._dump, load=self._load)
         self._state = "open"
-        self._loop = asyncio.get_running_loop()
         if self._progress is not False:
             reporter = default_reporter() if self._progress is True else self._progress
             self._reporting = asyncio.ensure_future(self._report(reporter))
-        self._mind_ctrl_c()
+        if self._interrupts is not None:
+            self._interrupts.install()
         return self
 
     async def __aexit__(
@@ -352,24 +244,26 @@ class AgentPool:
         trace: TracebackType | None,
     ) -> None:
         try:
-            for stream in list(self._streams):  # a loop over as_completed was left early
-                await self._stop(stream)
+            for stream in list(self._streams):  # the caller left a loop over as_completed early
+                self._streams.discard(stream)
+                await stream.stop()
             if error is None:
                 await self._wait()
         finally:
             self._state = "closed"
-            await _cancel(self._runs)
+            await cancel(self._runs)
             if self._reporting is not None:
                 self._reporting.cancel()
                 with suppress(asyncio.CancelledError):
                     await self._reporting
-            self._forget_ctrl_c()
+            if self._interrupts is not None:
+                self._interrupts.remove()
             if self._journal is not None:
                 try:
                     self._journal.close()
                 except JournalError as trouble:
                     self._journal_error = self._journal_error or trouble
-        if self._interrupts_seen > 1:
+        if self._interrupts is not None and self._interrupts.seen > 1:
             raise KeyboardInterrupt
         if self._journal_error is not None and error is None:
             raise self._journal_error
@@ -378,14 +272,13 @@ class AgentPool:
         if self._state == "new":
             raise ClosedError("the pool is not open yet: use it inside `async with AgentPool(...)`")
         if self._state != "open":
-            raise ClosedError(f"the pool is {self._state} and starts nobody new")
+            raise ClosedError(f"the pool is {self._state} and starts no new agents")
 
     def _begin_drain(self) -> None:
         if self._state == "open":
             self._state = "draining"
         for stream in self._streams:
-            if stream.feed is not None:
-                stream.feed.cancel()
+            stream.drain()
         for run in self._runs:
             if run.stage == "queued" and run.task is not None:
                 run.task.cancel()
@@ -403,36 +296,20 @@ class AgentPool:
             finally:
                 reporter.update(self.progress())
                 reporter.close()
-        except Exception:  # a reporter may be the user's own
-            logger.exception("the progress is not shown any more, since its reporter failed")
+        except Exception:  # because the reporter may be the user's own
+            logger.exception("the reporter failed, and the progress is no longer shown")
 
     # Ctrl-C
 
-    def _mind_ctrl_c(self) -> None:
-        if self._interrupts and threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGINT, self._on_ctrl_c)
+    def _is_busy(self) -> bool:
+        return bool(self._runs or self._streams)
 
-    def _forget_ctrl_c(self) -> None:
-        # None: the handler was not installed from Python, and cannot be put back from there
-        if self._old_handler is not None:
-            signal.signal(signal.SIGINT, self._old_handler)
-            self._old_handler = None
-
-    def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
-        """In the main thread, between any two of its instructions."""
-        self._interrupts_seen += 1
-        if self._interrupts_seen > 2 or not (self._runs or self._streams):
-            if callable(self._old_handler):
-                self._old_handler(number, frame)
-        elif self._loop is not None:
-            self._loop.call_soon_threadsafe(self._interrupt)
-
-    def _interrupt(self) -> None:
+    def _interrupt(self, number: int) -> None:
         self.interrupted = True
-        if self._interrupts_seen == 1:
+        if number == 1:
             running = sum(run.stage == "in" for run in self._runs)
             logger.warning(
-                "Ctrl-C: no new agents start, and the %d that run are finished; press it again to "
+                "Ctrl-C: no new agents start, and the %d running agents finish; press it again to "
                 "cancel them",
                 running,
             )
@@ -446,67 +323,31 @@ class AgentPool:
 
     # A batch
 
-    async def _harvest(
+    @asynccontextmanager
+    async def _stream(
         self, fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any]
-    ) -> AsyncGenerator[tuple[_Run, Outcome[Any, Any]]]:
+    ) -> AsyncIterator[AsyncIterator[tuple[int, Outcome[Any, Any]]]]:
+        """The outcomes of `fn(item)` for each item, with the item's number, as the agents end."""
+
+        def start(item: Any, index: int) -> Run:
+            run = Run(self._name(item), item, fn, (item,), {}, index=index)
+            self._start(run)
+            return run
+
+        def is_full() -> bool:
+            return self._queued >= self._look_ahead
+
         self._check_open()
         if self._total is not None:
             self._total = self._total + len(items) if isinstance(items, Sized) else None
-        stream = _Stream(asyncio.Queue(), asyncio.Event(), set())
-        feed = stream.feed = asyncio.ensure_future(self._feed(fn, items, stream))
-        feed.add_done_callback(lambda _: stream.ended.put_nowait(None))
+        stream = Stream(items, start, is_full, raises=self._raises)
         self._streams.add(stream)
         try:
-            while stream.runs or not feed.done() or not stream.ended.empty():
-                ended = await stream.ended.get()
-                stream.room.set()
-                if ended is None:
-                    continue
-                if self._raises and ended[1].error is not None:
-                    raise ended[1].error
-                yield ended
-            if not feed.cancelled() and (error := feed.exception()) is not None:
-                raise error
+            async with aclosing(stream.outcomes()) as outcomes:
+                yield outcomes
         finally:
-            await self._stop(stream)
-
-    async def _in_order(
-        self, fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any]
-    ) -> list[Outcome[Any, Any]]:
-        ended: dict[int, Outcome[Any, Any]] = {}
-        async with aclosing(self._harvest(fn, items)) as harvest:
-            async for run, outcome in harvest:
-                ended[run.index] = outcome
-        return [ended[index] for index in sorted(ended)]
-
-    async def _feed(
-        self, fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any], stream: _Stream
-    ) -> None:
-        """Starts an agent per item, and pulls the next item only when it could be of use."""
-
-        def end(run: _Run, _: object) -> None:
-            stream.runs.discard(run)
-            assert run.outcome is not None
-            stream.ended.put_nowait((run, run.outcome))
-
-        index = 0
-        async with aclosing(_each(items)) as source:
-            async for item in source:
-                run = _Run(self._name(item), item, fn, (item,), {}, index=index)
-                index += 1
-                stream.runs.add(run)
-                self._start(run).add_done_callback(partial(end, run))
-                await asyncio.sleep(0)  # it takes its place now, or joins the queue
-                while self._queued >= self._look_ahead or stream.ended.qsize() >= BACKLOG:
-                    stream.room.clear()
-                    await stream.room.wait()
-
-    async def _stop(self, stream: _Stream) -> None:
-        self._streams.discard(stream)
-        if stream.feed is not None:
-            stream.feed.cancel()
-            await asyncio.wait([stream.feed])
-        await _cancel(stream.runs)
+            self._streams.discard(stream)
+            await stream.stop()
 
     def _name(self, item: Any) -> str:
         if self._key is not None:
@@ -524,28 +365,28 @@ class AgentPool:
                 return str(value)
         if self._journal is not None:
             raise ConfigError(
-                f"the journal needs a name for {item!r:.100}, to know it again next time: give "
-                "AgentPool a key, such as key=lambda item: item.url"
+                f"the journal needs a key for {item!r:.100}, to find its result in the next run: "
+                "give AgentPool a key, such as key=lambda item: item.url"
             )
         self._made_up += 1
         return f"agent-{self._made_up}"
 
     # One agent
 
-    def _start(self, run: _Run) -> asyncio.Task[Outcome[Any, Any]]:
+    def _start(self, run: Run) -> asyncio.Task[Outcome[Any, Any]]:
         self._runs.add(run)
         self._queued += 1
         task = run.task = asyncio.ensure_future(self._live(run))
         task.add_done_callback(partial(self._end, run))
         return task
 
-    def _end(self, run: _Run, task: asyncio.Task[Outcome[Any, Any]]) -> None:
+    def _end(self, run: Run, task: asyncio.Task[Outcome[Any, Any]]) -> None:
         self._runs.discard(run)
         if run.outcome is None:  # cancelled before its first line
             self._conclude(run, "cancelled")
 
-    async def _live(self, run: _Run) -> Outcome[Any, Any]:
-        """From the queue to the journal. Raises nothing that an agent could raise."""
+    async def _live(self, run: Run) -> Outcome[Any, Any]:
+        """Runs one agent, from the queue to the journal. Never raises what the agent raises."""
         try:
             if self._journal is not None and run.key in self._journal:
                 return self._conclude(run, "cached", value=self._journal.value(run.key))
@@ -557,34 +398,34 @@ class AgentPool:
         else:
             return self._conclude(run, "ok", value=value)
 
-    async def _run(self, run: _Run) -> Any:
+    async def _run(self, run: Run) -> Any:
         agent = run.agent = self.governor.agent(run.key, priority=run.priority)
         call = _call_of(run, agent)
         await agent.open()
-        thread: _Thread | None = None
+        thread: WorkerThread | None = None
         try:
             self._move(run, "in")
             with agent.active():
-                async with _running_time(agent, self._timeout_s):
+                async with running_time(agent, self._timeout_s):
                     if _is_async(run.fn):
                         return await call()
-                    thread = _Thread(agent, call)
+                    thread = WorkerThread(agent, call)
                     value = await thread.result()
                     return await value if inspect.isawaitable(value) else value
         finally:
             if thread is None or not thread.abandoned:
                 agent.close()
 
-    def _move(self, run: _Run, stage: Literal["in", "over"]) -> None:
+    def _move(self, run: Run, stage: Literal["in", "over"]) -> None:
         if run.stage == "queued":
             self._queued -= 1
         run.stage = stage
         for stream in self._streams:
-            stream.room.set()
+            stream.look()
 
     def _conclude(
         self,
-        run: _Run,
+        run: Run,
         status: Status,
         *,
         value: Any = None,
@@ -599,174 +440,27 @@ class AgentPool:
             except JournalError as trouble:
                 if self._journal_error is None:
                     self._journal_error = trouble
-                    logger.error("%s; the batch goes on, and its results are not kept", trouble)
+                    logger.error("%s; the batch goes on, but its results are not kept", trouble)
         run.outcome = Outcome(run.key, run.item, status, value, error, stats)
         return run.outcome
 
 
-def run_agents(
-    fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
-    items: Iterable[T],
-    *,
-    governor: Governor | None = None,
-    url: str | None = None,
-    limit: float | None = None,
-    **options: Any,
-) -> list[Outcome[T, R]]:
-    """Runs `fn(item)` for each item under a governor, from synchronous code.
-
-        outcomes = run_agents(solve, issues, url="http://localhost:8000", journal="runs.jsonl")
-
-    Args:
-        fn: the agent, `async def` or plain.
-        items: what to give them, one each.
-        governor: an existing one; None: one is made from `url` or `limit` and closed at the end.
-        url: see `Governor`.
-        limit: see `Governor`.
-        **options: those of `AgentPool`.
-
-    Returns:
-        How each ended, in the order of the items. After Ctrl-C: of those that were started.
-
-    Raises:
-        ConfigError: an event loop runs in this thread; or options contradict each other.
-    """
-    if running_loop() is not None:
-        raise ConfigError(
-            "run_agents starts an event loop of its own and one runs here already: use "
-            "`async with AgentPool(...)` instead"
-        )
-    if governor is not None and (url is not None or limit is not None):
-        raise ConfigError("give a governor, or the url or limit to make one from, but not both")
-
-    async def main(governor: Governor) -> list[Outcome[T, R]]:
-        async with AgentPool(governor, **options) as pool:
-            return await pool._in_order(fn, items)
-
-    if governor is not None:
-        return asyncio.run(main(governor))
-    with Governor(url, limit=limit) as made:
-        return asyncio.run(main(made))
-
-
-class _Thread:
-    """An agent's function in a thread of its own, with the context it would have had here."""
-
-    def __init__(self, agent: Agent, call: Callable[[], Any]) -> None:
-        self._agent = agent
-        self._call = call
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[Any] = self._loop.create_future()
-        self._lock = threading.Lock()
-        self._over = False
-        self.abandoned = False
-        """Nobody waits for it any more: it ends at its next boundary, and leaves by itself."""
-        # A daemon, so that an abandoned one cannot hold up the exit of the interpreter.
-        threading.Thread(
-            target=copy_context().run, args=(self._run,), name=f"agent {agent.id}", daemon=True
-        ).start()
-
-    async def result(self) -> Any:
-        """What the function returned or raised. Cancelled: expels the agent and goes."""
-        try:
-            return await self._future
-        except asyncio.CancelledError:
-            with self._lock:
-                self.abandoned = not self._over
-            if self.abandoned:
-                self._agent.expel()
-            raise
-
-    def _run(self) -> None:
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            value = self._call()
-        except BaseException as caught:
-            error = caught
-        with self._lock:
-            self._over = True
-            abandoned = self.abandoned
-        if abandoned:
-            self._agent.close()
-            return
-        with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
-            self._loop.call_soon_threadsafe(self._finish, value, error)
-
-    def _finish(self, value: Any, error: BaseException | None) -> None:
-        if self._future.done():
-            return
-        if error is None:
-            self._future.set_result(value)
-        elif isinstance(error, Exception | asyncio.CancelledError):
-            self._future.set_exception(error)
-        else:  # SystemExit and the like would end the loop and everybody else's agents with it
-            self._future.set_exception(RuntimeError(f"the agent's thread raised {error!r}"))
-
-
-@asynccontextmanager
-async def _running_time(agent: Agent, limit_s: float | None) -> AsyncIterator[None]:
-    """Ends the block when the agent has run for so long; its queue and pauses do not count."""
-    if limit_s is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle | None = None
-    scope = asyncio.timeout(None)
-
-    def check() -> None:
-        nonlocal timer
-        left_s = limit_s - agent.stats.running_s
-        if left_s <= 0:
-            scope.reschedule(loop.time())
-        else:  # if it stands still meanwhile, there will be as much left then
-            timer = loop.call_later(max(left_s, SHORTEST_TIMER_S), check)
-
-    try:
-        async with scope:
-            check()
-            yield
-    except TimeoutError as error:
-        if not scope.expired():
-            raise  # the agent's own
-        raise TimeoutError(
-            f"agent {agent.id!r} ran for more than {limit_s:g} s (queue and pauses not counted)"
-        ) from error
-    finally:
-        if timer is not None:
-            timer.cancel()
-
-
-async def _cancel(runs: Iterable[_Run]) -> None:
-    tasks = [run.task for run in runs if run.task is not None]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
-
-
-def _call_of(run: _Run, agent: Agent) -> Callable[[], Any]:
+def _call_of(run: Run, agent: Agent) -> Callable[[], Any]:
     kwargs = run.kwargs
     if _wants_agent(run):
         kwargs = {**kwargs, "agent": agent}
     return partial(run.fn, *run.args, **kwargs)
 
 
-def _wants_agent(run: _Run) -> bool:
-    """Whether the function has a parameter `agent` that the caller has left free."""
+def _wants_agent(run: Run) -> bool:
+    """Whether the function has a parameter `agent` without an argument."""
     try:
         signature = inspect.signature(run.fn)
         taken = signature.bind_partial(*run.args, **run.kwargs).arguments
-    except (TypeError, ValueError):  # a builtin without signature; or a wrong call, which will say
+    except (
+        TypeError,
+        ValueError,
+    ):  # a builtin without signature; or a wrong call, which raises
         return False
     return "agent" in signature.parameters and "agent" not in taken
 

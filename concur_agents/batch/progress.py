@@ -1,4 +1,4 @@
-"""How far a batch has come, for somebody who looks at a terminal."""
+"""How far a batch has come, shown on a terminal or as log lines."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 PLAIN_EVERY_S = 10.0
-"""Without a terminal: a line at most this often."""
+"""Without a terminal: the shortest time [s] between two lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a pool stands.
+    """The agents of a pool, counted by what they do.
 
     Attributes:
-        total: agents to come in all; None: not known, or endless.
-        ok: finished well.
-        errors: failed.
-        cancelled: cancelled, or dropped by draining.
-        cached: taken from the journal.
-        running: have a place and make use of it.
+        total: all agents of the batch; None: unknown, or endless.
+        ok: have finished.
+        errors: have failed.
+        cancelled: were cancelled, or dropped by draining.
+        cached: were taken from the journal.
+        running: have a place and run.
         paused: wait at a boundary.
-        queued: have not been let in yet.
+        queued: wait to be let in.
     """
 
     total: int | None = None
@@ -38,7 +38,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """All that have ended, in whatever way."""
+        """Agents that have ended, in any way."""
         return self.ok + self.errors + self.cancelled + self.cached
 
     def __str__(self) -> str:
@@ -52,14 +52,14 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """Shows the progress of a pool. Called in the pool's event loop, so it must be quick."""
+    """Shows the progress of a pool. It runs on the pool's event loop, so it must be quick."""
 
     def update(self, progress: Progress) -> object:
-        """Something has changed, or some time has passed."""
+        """Takes the newest counts."""
         ...
 
     def close(self) -> object:
-        """The batch is over."""
+        """Ends: the batch is over."""
         ...
 
 
@@ -72,7 +72,7 @@ def default_reporter(stream: TextIO | None = None) -> Reporter:
 
 
 class PlainReporter:
-    """A line now and then, and one at the end."""
+    """Prints a line now and then, and one at the end."""
 
     def __init__(self, stream: TextIO, every_s: float = PLAIN_EVERY_S) -> None:
         self._stream = stream
@@ -82,13 +82,13 @@ class PlainReporter:
         self._shown: Progress | None = None
 
     def update(self, progress: Progress) -> None:
-        """Something has changed, or some time has passed."""
+        """Takes the newest counts."""
         self._last = progress
         if time.monotonic() >= self._next_s:
             self._show()
 
     def close(self) -> None:
-        """The batch is over."""
+        """Ends: the batch is over."""
         self._show()
 
     def _show(self) -> None:
@@ -99,7 +99,7 @@ class PlainReporter:
 
 
 class BarReporter:
-    """A bar that stays at the bottom of a terminal. Needs rich."""
+    """Shows a bar at the bottom of a terminal. Needs rich."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
@@ -117,7 +117,7 @@ class BarReporter:
         self._bar.start()
 
     def update(self, progress: Progress) -> None:
-        """Something has changed, or some time has passed."""
+        """Takes the newest counts."""
         self._bar.update(
             self._task,
             total=progress.total,
@@ -126,5 +126,5 @@ class BarReporter:
         )
 
     def close(self) -> None:
-        """The batch is over."""
+        """Ends: the batch is over."""
         self._bar.stop()

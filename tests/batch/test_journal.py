@@ -177,7 +177,7 @@ def test_dump_and_load_carry_any_type(tmp_path):
 
 def test_items_without_a_name_need_a_key_when_there_is_a_journal(tmp_path):
     path = tmp_path / "runs.jsonl"
-    with pytest.raises(ConfigError, match=r"needs a name for \{'x': 1\}.*give AgentPool a key"):
+    with pytest.raises(ConfigError, match=r"needs a key for \{'x': 1\}.*give AgentPool a key"):
         batch(path, [{"x": 1}])
     outcomes, _ = batch(path, [{"x": 1}], key=lambda item: f"x{item['x']}")
     assert outcomes["x1"].status == "ok"

@@ -540,7 +540,7 @@ def test_the_first_ctrl_c_finishes_what_runs_and_keeps_it(tmp_path):
     lines, errors = press_ctrl_c(1, tmp_path / "runs.jsonl")
     assert {"0 ok", "1 ok", "interrupted True"} <= set(lines)
     assert "KeyboardInterrupt" not in lines
-    assert "the 2 that run are finished" in errors
+    assert "the 2 running agents finish" in errors
     kept = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()[1:]]
     assert {line["key"] for line in kept if line["status"] == "ok"} == {"0", "1"}
 
@@ -609,7 +609,7 @@ def test_a_reporter_that_fails_stops_no_agent(caplog):
             assert await pool.map(work, ["a"]) == ["a done"]
 
     run(main())
-    assert "its reporter failed" in caplog.text
+    assert "the reporter failed" in caplog.text
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then():
