@@ -1,9 +1,9 @@
 """Governed HTTP clients: the seam that all OpenAI-compatible libraries share.
 
 A governed client is a *view* of a client: an object of a subclass that shares everything with it
-(connections, proxies, certificates, cookies) and overrides only `send`. At that point the request is
-built but not sent, so no client timeout runs while the agent waits. Plain and streamed answers both
-pass there, with the usage that makes footprints exact.
+(connections, proxies, certificates, cookies) and overrides only `send`. There the request is built
+but not sent, so no client timeout runs while the agent waits. Plain and streamed answers both pass
+there, with the usage that makes footprints exact.
 
 It works for `httpx` and for `httpx2`, which openai uses from 3.0 on.
 """
@@ -223,7 +223,7 @@ def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
         for (
             name,
             value,
-        ) in response.headers.raw:  # because a look-up by name costs ten times as much
+        ) in response.headers.raw:  # a look-up by name costs ten times as much
             if name.lower() == b"content-encoding":
                 encoding = value.decode("latin-1").lower()
             elif name.lower() == b"content-type":

@@ -101,7 +101,7 @@ class GovernedExecutor(Executor):
             following.arrive(self._governor)
 
     def claim(self, task: _Task) -> bool:
-        """Whether a task may run. Its thread and a cancelling thread ask; only the first gets yes."""
+        """Whether a task may run: its thread or a cancelling one asks, and the first gets a yes."""
         with self._changed:
             if task.is_claimed:
                 return False
