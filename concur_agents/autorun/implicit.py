@@ -1,6 +1,14 @@
-"""A governor for programs that know nothing of agents: tasks and threads are taken for them.
+"""A governor for programs without agents of ours: it takes tasks and threads for agents.
 
-See `concur_agents.autorun.running` for the rules.
+The rules:
+
+- An asyncio task that calls a model is an agent until the task is done.
+- Without a task, each piece of work of a `ThreadPoolExecutor` is an agent, and each other thread is
+  one until it ends. So a worker that takes one issue after another from a queue is one agent, with
+  a context that shrinks from time to time.
+- A task that calls a model and then starts tasks that call one, or a main thread that waits for its
+  workers, gives its place back until its own next call, so that a parent never blocks its children.
+- An agent that makes no call for `IDLE_S` gives its place to one that waits.
 """
 
 from __future__ import annotations
@@ -24,27 +32,27 @@ logger = logging.getLogger("concur_agents")
 
 
 IDLE_S = 10.0
-"""An implicit agent that has made no call for so long gives its place to one that waits.
+"""An implicit agent that makes no call for this time [s] gives its place to one that waits.
 
-It may be in a long tool, or be a worker that waits for work that will never come while those who
-have some wait for its place: nobody has said which. At its next call it asks for a place again.
+It may run a long tool, or be a worker that waits for work while an agent that has work waits for
+its place; the governor cannot tell which. At its next call it asks for a place again.
 """
 
 
 class ImplicitAgent(Agent):
-    """An agent that lives as long as the task, piece of work or thread it stands for."""
+    """An agent that lives as long as its task, its piece of work or its thread."""
 
     _is_over = False
     last_call_s = 0.0
-    """When it last had anything to do with a call [s]."""
+    """When it was made, or its last call ended [s]."""
 
     def close(self) -> None:
-        """Nothing: whoever made a call does not know where the agent ends."""
+        """Does nothing before the end, because an adapter closes the agent after each call."""
         if self._is_over:
             super().close()
 
     def end(self) -> None:
-        """The task or thread has ended."""
+        """The task or thread has ended, and the agent leaves."""
         self._is_over = True
         self.close()
 
@@ -77,8 +85,8 @@ class ImplicitAgent(Agent):
         if isinstance(governor, ImplicitGovernor) and not governor.complained:
             governor.complained = True
             logger.warning(
-                "a synchronous client is used on an event loop's thread, where waiting would stop "
-                "everything: its calls pass ungoverned when it is not their turn (said once)"
+                "a synchronous client is used on an event loop's thread, where a wait would stop "
+                "the loop: its calls pass ungoverned if they would have to wait (logged once)"
             )
 
 
@@ -96,7 +104,7 @@ class ImplicitStep(Step):
 
 
 class ImplicitGovernor(Governor):
-    """Takes each task, and outside of tasks each thread, that calls a model for an agent."""
+    """Takes each task that calls a model for an agent; without a task, each thread."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.complained = False
@@ -106,7 +114,7 @@ class ImplicitGovernor(Governor):
         self._naming = threading.Lock()
         self._given: Counter[str] = Counter()
         self._of_main: ImplicitAgent | None = None
-        # Inherited by the tasks that a task starts: the last agent further up.
+        # The agent of the task that started this one, or of one further up; tasks inherit it.
         self._above: ContextVar[ImplicitAgent | None] = ContextVar("concur_above", default=None)
         super().__init__(*args, **options)
 
@@ -121,12 +129,12 @@ class ImplicitGovernor(Governor):
         """See `Governor.agent`. Without any argument: one for this task or thread."""
         if id is None and detached is None and not priority and prompt_tokens is None:
             return self._implicit()
-        # Nested only in an agent that somebody has opened; a task is nobody's parent.
+        # Nested only in an agent that the program has opened, because a task is no parent.
         alone = bool(detached) or super().current_agent() is None
         return super().agent(id, priority=priority, prompt_tokens=prompt_tokens, detached=alone)
 
     def current_agent(self) -> Agent | None:
-        """See `Governor.current_agent`; else the one of this task or thread."""
+        """See `Governor.current_agent`; if there is none, the agent of this task or thread."""
         explicit = super().current_agent()
         if explicit is not None:
             return explicit
@@ -139,14 +147,14 @@ class ImplicitGovernor(Governor):
         return None if found is None or found.left else found
 
     def end_work(self) -> None:
-        """A piece of work of a thread pool is over, and with it the agent that it was."""
+        """A piece of work of a thread pool is over, and its agent leaves."""
         holder = getattr(self._by_thread, "holder", None)
         if holder is not None:
             del self._by_thread.holder
             holder.agent.end()
 
     def beat(self) -> float | None:
-        """See `Governor.beat`; idle agents give way here."""
+        """See `Governor.beat`; idle agents give their places back here."""
         rest_s = super().beat()
         view = self.snapshot()
         if not view.paused + view.queued:
@@ -154,7 +162,7 @@ class ImplicitGovernor(Governor):
         late_s = view.at_s - IDLE_S
         for agent in list(self._all):
             if agent.state == "acting" and agent.last_call_s <= late_s:
-                agent.suspended().__enter__()  # it comes back by itself, at its next call
+                agent.suspended().__enter__()  # its next call ends this
         return min(IDLE_S / 10, math.inf if rest_s is None else rest_s)
 
     def _implicit(self) -> ImplicitAgent:
@@ -177,13 +185,13 @@ class ImplicitGovernor(Governor):
         return agent
 
     def _give_way(self, agent: ImplicitAgent) -> None:
-        """Whoever conducts this task or thread gives its place back until its own next call."""
-        for conductor in (self._above.get(), self._of_main):
-            if conductor is not None and conductor is not agent and not conductor.left:
-                conductor.suspended().__enter__()  # it comes back by itself, at its next boundary
+        """The agent that started this task or thread gives its place back until its next call."""
+        for parent in (self._above.get(), self._of_main):
+            if parent is not None and parent is not agent and not parent.left:
+                parent.suspended().__enter__()  # its next call ends this
 
     def _free_name(self, name: str) -> str:
-        """Names of threads come again and again; an agent's should not."""
+        """The name, with a number if an agent has had it: names of threads are reused."""
         with self._naming:
             self._given[name] += 1
             number = self._given[name]
@@ -191,7 +199,7 @@ class ImplicitGovernor(Governor):
 
 
 class _Holder:
-    """Kept by a thread; goes with it."""
+    """Ends a thread's agent: it is collected with the thread's local variables."""
 
     def __init__(self, agent: ImplicitAgent) -> None:
         self.agent = agent

@@ -1,4 +1,4 @@
-"""`concur run -- CMD ...`: a program's agents are governed without a change to its code."""
+"""`concur run -- CMD ...`: governs the agents of a program without a change to its code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import concur_agents
-from concur_agents.autorun.running import PARENT
+from concur_agents.autorun.hooks import PARENT
 from concur_agents.cli.dashboard import strip
 from concur_agents.cli.footer import Footer
 from concur_agents.cli.options import with_governor_options
@@ -35,11 +35,13 @@ from concur_agents.runtime.config import Setting, environment, governor_options
 BOOTSTRAP = Path(concur_agents.__file__).parent / "autorun" / "_bootstrap"
 
 LOOK_S = 0.2
+"""Time [s] between looks whether the program has ended."""
 
 DRAW_S = 0.5
+"""Time [s] between updates of the rows on a terminal."""
 
 ROWS = 10
-"""At the bottom of a terminal."""
+"""Rows at the bottom of a terminal."""
 
 NO_CALL = "no call to a model yet"
 
@@ -49,23 +51,23 @@ def run_command(
     found: dict[str, Setting],
     command: list[str] = typer.Argument(help="The program and its arguments, after --."),
     live: bool = typer.Option(
-        True, help="On a terminal: show where things stand below the program's own words."
+        True, help="On a terminal: show the state of the agents below the program's output."
     ),
     every: float = typer.Option(
         10.0,
         min=0,
-        help="Without a terminal, or --no-live: time between status lines [s]; 0: none.",
+        help="Without a terminal, or with --no-live: time between status lines [s]; 0: none.",
     ),
 ) -> None:
-    """Run a program with a governor in it: no change to its code.
+    """Run a program with a governor in it, without a change to its code.
 
-    Governed are the calls of `openai` clients and LangGraph graphs in every Python process below
-    it. Each run of a graph, each asyncio task and each thread that calls a model is an agent. With
-    --record the decisions are kept. What it shows, and a summary, go to stderr. The exit code is
-    the program's; 2: it could not be started.
+    It governs the calls of `openai` clients and LangGraph graphs in every Python process of the
+    program. Each run of a graph, each asyncio task and each thread that calls a model is an agent.
+    --record keeps the decisions. The state and a summary go to stderr. The exit code is the
+    program's; 2: it could not be started.
     """
     options = governor_options(found) | {"record": None, "socket": None}
-    Governor(**options).close()  # what is wrong with the options is said before anything starts
+    Governor(**options).close()  # so that wrong options are reported before the program starts
     folder = Path(tempfile.mkdtemp(prefix="concur-run-"))
     try:
         kept = found["record"].value
@@ -104,7 +106,7 @@ def _run(
         process.send_signal(number)
 
     former = signal.signal(signal.SIGTERM, pass_on)
-    # Ctrl-C reaches the program by itself; this one stays to give the summary.
+    # Ctrl-C reaches the program too; this process ignores it, to print the summary.
     former_int = signal.signal(signal.SIGINT, signal.SIG_IGN)
     every_s = DRAW_S if footer is not None else every_s
     next_s = time.monotonic() + every_s
@@ -129,7 +131,7 @@ def _run(
 
 
 class _Watchers:
-    """Follows the recordings of all processes."""
+    """Follows the recordings of all processes of the program."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -139,7 +141,7 @@ class _Watchers:
         self._screens: dict[Path, tuple[Screen, Iterator[Line | None]]] = {}
 
     def read(self) -> None:
-        """Takes in what has been written since."""
+        """Reads the new lines of all recordings."""
         for path in sorted(self._path.parent.glob(self._pattern)):
             if path not in self._screens and path.stat().st_mtime >= self._begun_s - 1:
                 try:
@@ -155,11 +157,11 @@ class _Watchers:
                 screen.take(line)
 
     def status(self) -> str:
-        """One line."""
+        """The state of all processes in one line."""
         return " | ".join(_status(screen.frame()) for screen in self._living()) or NO_CALL
 
     def picture(self, width: int) -> RenderableType:
-        """A few rows: the process with the most agents, and a word on each other one."""
+        """A few rows: the process with the most agents, and a line for each other one."""
         screens = self._living()
         if not screens:
             return Text(f"concur: {NO_CALL}", "dim")
@@ -175,15 +177,15 @@ class _Watchers:
         screens = [screen for screen, _ in self._screens.values()]
         return [screen for screen in screens if not screen.closed] or screens[-1:]
 
-    def stories(self) -> list[tuple[Path, Timeline]]:
-        """Of each process."""
+    def timelines(self) -> list[tuple[Path, Timeline]]:
+        """The recording and the timeline of each process."""
         return [(path, screen.builder.timeline()) for path, (screen, _) in self._screens.items()]
 
 
 def _status(frame: Frame) -> str:
     states = ("reasoning", "acting", "paused", "queued")
-    told = [f"{getattr(frame, name)} {name}" for name in states if getattr(frame, name)]
-    text = ", ".join(told) or "no agents"
+    counts = [f"{getattr(frame, name)} {name}" for name in states if getattr(frame, name)]
+    text = ", ".join(counts) or "no agents"
     if frame.capacity_tokens:
         text += f"; pressure {frame.pressure_tokens / frame.capacity_tokens:.0%} of the KV pool"
     if frame.hit_deficit is not None:
@@ -193,29 +195,29 @@ def _status(frame: Frame) -> str:
 
 def _summarise(watchers: _Watchers, *, kept: bool) -> None:
     watchers.read()
-    stories = watchers.stories()
-    if not stories:
+    timelines = watchers.timelines()
+    if not timelines:
         _say(
             "no call was governed: the program made none through openai or LangGraph in a Python "
-            "that sees PYTHONPATH"
+            "process that reads PYTHONPATH"
         )
-    for path, timeline in stories:
+    for path, timeline in timelines:
         roots = [lane for lane in timeline.lanes.values() if lane.parent is None]
         waits = spread(lane.seconds("queued", "paused") for lane in roots)
         steps = sum(lane.steps for lane in roots)
-        told = [lane for lane in roots if lane.cached_tokens is not None and lane.prompt_tokens]
+        known = [lane for lane in roots if lane.cached_tokens is not None and lane.prompt_tokens]
         text = (
             f"{len(roots)} agents, {steps} steps in {timeline.end_s - timeline.start_s:.0f} s "
             f"under {timeline.header.law['name']}; {timeline.pauses} pauses; wait per agent: "
             f"median {waits.median_s:.1f} s, worst {waits.worst_s:.1f} s"
         )
-        if told:
-            cached = sum(lane.cached_tokens or 0 for lane in told)
-            text += f"; {cached / sum(lane.prompt_tokens for lane in told):.0%} of prompts cached"
+        if known:
+            cached = sum(lane.cached_tokens or 0 for lane in known)
+            text += f"; {cached / sum(lane.prompt_tokens for lane in known):.0%} of prompts cached"
         _say(text)
         if kept:
-            _say(f"look at it with: concur report {path}, or: concur explain {path}")
-    if stories and not kept:
+            _say(f"to read it: concur report {path}, or: concur explain {path}")
+    if timelines and not kept:
         _say("--record run.jsonl keeps the decisions, for: concur report, concur explain")
 
 

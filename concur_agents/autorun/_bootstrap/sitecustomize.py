@@ -1,6 +1,7 @@
 """Python runs this when it starts, because `concur run` put this folder on PYTHONPATH.
 
-It must stay cheap (every Python process below `concur run` comes by) and must never stop a program.
+It must be fast, because every Python process below `concur run` runs it, and must never stop a
+program.
 """
 
 import os
@@ -8,11 +9,11 @@ import sys
 
 
 def _run_the_next_one() -> None:
-    """The sitecustomize that this one hides, if there is one."""
+    """Runs the sitecustomize that this one hides, if there is one."""
     import importlib.machinery
     import importlib.util
 
-    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  (pathlib takes time)
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  (pathlib is slow to import)
     path = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]  # noqa: PTH100
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", path)
     if spec is not None and spec.loader is not None:
@@ -21,7 +22,7 @@ def _run_the_next_one() -> None:
 
 def _govern() -> None:
     try:
-        from concur_agents.autorun.running import hook
+        from concur_agents.autorun.hooks import hook
     except ImportError as error:
         sys.stderr.write(
             f"concur run: {sys.executable} has no concur-agents ({error}); this process runs "

@@ -1,19 +1,10 @@
-"""What `concur run` puts into a program: a governor, and hooks where agents are found.
+"""The hooks that `concur run` puts into a program: they govern openai and LangGraph on import.
 
-Nothing of the program is changed. When it imports `openai`, its clients become governed ones; when
-it imports LangGraph, each graph that is compiled is wrapped. Nobody has told where an agent begins
-and ends, so it is inferred:
+When the program imports `openai`, the clients that it makes are governed. When it imports
+LangGraph, each graph that it compiles is wrapped, and each run of a graph is an agent. Where other
+agents begin and end is inferred, by the rules in `implicit.py`.
 
-- each run of a graph is an agent;
-- elsewhere each asyncio task that calls a model is one, until the task is done; so is each piece of
-  work of a `ThreadPoolExecutor`, and each other thread until it ends. A worker that solves one
-  issue after another from a queue is one agent, with a context that shrinks now and then.
-- A task that has called a model itself and then starts others that do, or a main thread that waits
-  for its workers, is taken for a conductor: its place is given back until its own next call. So a
-  parent never keeps its children from running. Whoever makes no call for a while gives its place to
-  those that wait, too.
-
-Imported by every Python process below `concur run`: keep what is imported up here small.
+Every Python process below `concur run` imports this file, so its own imports must be few.
 """
 
 from __future__ import annotations
@@ -31,21 +22,21 @@ if TYPE_CHECKING:
     from concur_agents.autorun.implicit import ImplicitGovernor
 
 PARENT = "CONCUR_RUN_PARENT"
-"""Variable that holds the process id of `concur run`."""
+"""The environment variable with the process id of `concur run`."""
 
 
 def hook() -> None:
-    """Watches the imports of this process for what can be governed."""
+    """Installs the hooks: now for modules that are loaded, for others when they are."""
     for name, change in _CHANGES.items():
-        if name in sys.modules:  # Python's own start may load it
+        if name in sys.modules:  # because Python's own start may load it
             change(sys.modules[name])
     sys.meta_path.insert(0, _Finder())
 
 
 def governor() -> ImplicitGovernor | None:
-    """The governor of this process, made at the first call as the environment says.
+    """The governor of this process, made from the environment at the first call.
 
-    None: that failed, which is said once; the program goes on ungoverned.
+    None: that failed. The reason is printed once, and the program runs ungoverned.
     """
     with _making:
         if not _made:
@@ -70,7 +61,7 @@ def _make() -> ImplicitGovernor:
         if not path or path == "auto" or "{pid}" in path:
             continue
         if str(os.getppid()) != os.environ.get(PARENT):
-            # A second process must not take the first one's file.
+            # A process below the first one, which must not write to the same file.
             stem, dot, suffix = path.rpartition(".")
             options[name] = f"{stem}-{{pid}}.{suffix}" if dot else path + "-{pid}"
     if not os.environ.get("CONCUR_UNGOVERNED"):
@@ -79,12 +70,12 @@ def _make() -> ImplicitGovernor:
 
 
 def _say(text: str) -> None:
-    """To the user of `concur run`; the program may have set up its logs in any way."""
+    """Prints a line on stderr, because the program may configure its logs in any way."""
     sys.stderr.write(f"concur run: {text}\n")
 
 
 class _Finder:
-    """Finds modules as ever, and has some of them changed once they are loaded."""
+    """Finds the modules in `_CHANGES` as before, and changes them once they are loaded."""
 
     def __init__(self) -> None:
         self._busy = threading.local()
@@ -110,14 +101,14 @@ def _change_after_loading(loader: Any, change: Callable[[ModuleType], None]) -> 
     load = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
-        del loader.exec_module  # the loader is as it was
+        del loader.exec_module  # restores the loader
         load(module)
         try:
             change(module)
         except Exception as error:
             _say(f"{module.__name__} is not governed: {error}")
 
-    loader.exec_module = exec_module  # on this loader, which belongs to this module alone
+    loader.exec_module = exec_module  # on this loader only, which no other module has
 
 
 def _change_openai(openai: Any) -> None:
@@ -180,4 +171,4 @@ _CHANGES: dict[str, Callable[[Any], None]] = {
     "openai": _change_openai,
     "langgraph.graph.state": _change_langgraph,
 }
-"""Module -> what is done to it once it is loaded."""
+"""Module -> the change that is made once it is loaded."""
