@@ -1,6 +1,5 @@
 """`concur run`: programs that know nothing of us, whole, against a server that counts."""
 
-import asyncio
 import io
 import json
 import os
@@ -20,13 +19,10 @@ import pytest
 from rich.console import Console
 
 from concur_agents import Governor
-from concur_agents.adapters import call as calls
-from concur_agents.autorun.implicit import IDLE_S, ImplicitGovernor
 from concur_agents.cli.app import main
 from concur_agents.cli.footer import Footer
 from concur_agents.cli.run import _Watchers
 from concur_agents.recording import RecordedCall, Recording, replay
-from concur_agents.testing import run as run_virtual
 
 
 class Server:
@@ -207,44 +203,6 @@ with ThreadPoolExecutor(8) as pool:
     assert ran.returncode == 0, ran.stderr
     assert (server.calls, server.most) == (20, 2)
     assert "concur: 10 agents, 20 steps" in ran.stderr
-
-
-def test_a_worker_that_waits_for_work_gives_its_place_to_one_that_has_some():
-    """Workers at a queue: those who hold the places wait for those who hold the work."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        governor = ImplicitGovernor(limit=1, ungoverned="agent", clock=loop.time, background=False)
-        todo: asyncio.Queue[int] = asyncio.Queue()
-        done = []
-
-        async def worker():
-            while True:
-                item = await todo.get()
-                call = await calls.begin(governor, "a call")
-                await asyncio.sleep(1)
-                call.end()
-                done.append(item)
-                todo.task_done()
-
-        async def beat():
-            while True:
-                await asyncio.sleep(governor.beat() or 1.0)
-
-        tasks = [asyncio.ensure_future(worker()) for _ in range(3)]
-        beating = asyncio.ensure_future(beat())
-        for item in range(9):
-            todo.put_nowait(item)
-        await todo.join()
-        for task in (*tasks, beating):
-            task.cancel()
-        await asyncio.gather(*tasks, beating, return_exceptions=True)
-        assert sorted(done) == list(range(9))
-        assert governor.snapshot().active == 0, "cancelled tasks are gone"
-        governor.close()
-        return loop.time()
-
-    assert run_virtual(main()) < 9 + 3 * IDLE_S
 
 
 @pytest.mark.slow
@@ -441,7 +399,7 @@ def test_of_several_processes_the_largest_is_shown_and_the_others_are_named(tmp_
     assert shown.count("no call to a model yet") == 1
     assert "another process: 1 acting" in shown
     assert "2 acting" in shown.partition("another process")[0]
-    assert len(watchers.stories()) == 2
+    assert len(watchers.timelines()) == 2
     assert "closed" in shown
 
 
