@@ -80,10 +80,10 @@ class Call:
         if self.over:
             return
         self.over = True
-        told = read_usage(usage)
-        if told is not None and self._prompt is not None:
-            prompts.learn(self.agent, self._prompt, told)
-        self.agent.done(told, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
+        used = read_usage(usage)
+        if used is not None and self._prompt is not None:
+            prompts.learn(self.agent, self._prompt, used)
+        self.agent.done(used, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
         if self._is_owner:
             self.agent.close()
 

@@ -113,11 +113,11 @@ class _Handler(BaseCallbackHandler):
             if call is not None:
                 _calls.add(run_id, call, in_task=True)
 
-    def _end(self, told: object, /, *, run_id: UUID, **_: Any) -> None:
-        _calls.end(run_id, _usage(told) if isinstance(told, LLMResult) else None)
+    def _end(self, result: object, /, *, run_id: UUID, **_: Any) -> None:
+        _calls.end(run_id, _usage(result) if isinstance(result, LLMResult) else None)
 
-    async def _end_async(self, told: object, /, *, run_id: UUID, **_: Any) -> None:
-        self._end(told, run_id=run_id)
+    async def _end_async(self, result: object, /, *, run_id: UUID, **_: Any) -> None:
+        self._end(result, run_id=run_id)
 
 
 _ASYNCHRONOUS = ("ahandle_event", "_ahandle_event_for_handler")
@@ -157,9 +157,9 @@ def _reader(said: Said) -> Callable[[], Prompt]:
 def _usage(response: LLMResult) -> object:
     for generations in response.generations:
         for generation in generations:
-            told = getattr(getattr(generation, "message", None), "usage_metadata", None)
-            if told:
-                return told
+            usage = getattr(getattr(generation, "message", None), "usage_metadata", None)
+            if usage:
+                return usage
     return read_usage((response.llm_output or {}).get("token_usage"))
 
 

@@ -1,4 +1,4 @@
-"""A small endpoint without a socket: answers every call shape, with the usage it was told to."""
+"""A small endpoint without a socket: answers every call shape, always with the same usage."""
 
 import importlib
 import json

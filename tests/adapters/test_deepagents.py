@@ -38,8 +38,8 @@ async def test_sub_agents_share_the_place_of_their_agent_at_limit_one(
             http_async_client=http,
         )
         graph = gov.wrap(create_deep_agent(model=model))
-        told: Any = {"messages": [("user", TASK)]}
-        reply = await graph.ainvoke(told, {"configurable": {"thread_id": "boss"}})
+        given: Any = {"messages": [("user", TASK)]}
+        reply = await graph.ainvoke(given, {"configurable": {"thread_id": "boss"}})
     assert reply["messages"][-1].content
     assert server.stats.calls == 4, "the boss twice, and each of its two sub-agents once"
     ended = [event for event in events if event.kind == "step_ended"]

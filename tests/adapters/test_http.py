@@ -36,7 +36,7 @@ def asynchronous(gov: Governor, endpoint: Any, **options: Any) -> AsyncOpenAI:
 
 
 async def paused_behind_another(gov: Governor, mine: Any) -> asyncio.Event:
-    """Has `mine`, at limit 1, stand behind an agent that keeps its place until told otherwise.
+    """Has `mine`, at limit 1, stand behind an agent that keeps its place until the event is set.
 
     `mine` gives its place back first, so that the other gets it.
     """
@@ -182,7 +182,7 @@ def test_what_is_no_llm_call_is_not_gated(gov: Governor, endpoint: Any, steps: l
     assert not steps
 
 
-class TestCallsOfNobody:
+class TestCallsWithoutAnAgent:
     def test_pass_with_one_warning(self, endpoint: Any, caplog: pytest.LogCaptureFixture) -> None:
         client = sync(Governor(limit=1), endpoint)
         with caplog.at_level(logging.WARNING, "concur_agents"):
@@ -309,9 +309,9 @@ class TestPromptSizes:
         chains: list[Any] = []
         begin_step = gov._monitor.sessions.regulator.begin_step
 
-        def spy(agent: str, now: float, **told: Any) -> Any:
-            chains.append(told["prefix"])
-            return begin_step(agent, now, **told)
+        def spy(agent: str, now: float, **options: Any) -> Any:
+            chains.append(options["prefix"])
+            return begin_step(agent, now, **options)
 
         gov._monitor.sessions.regulator.begin_step = spy  # type: ignore[method-assign]
         client = sync(gov, endpoint)

@@ -124,7 +124,7 @@ async def test_inspects_own_agents_are_solvers_too(
 
 
 def test_asyncio_is_still_its_own_self() -> None:
-    """What Inspect does to it cost us loops that nobody closed, in whatever tests came next."""
+    """What Inspect does to it left event loops open, which failed later tests."""
     assert not hasattr(asyncio, "_nest_patched")
 
 

@@ -1,4 +1,4 @@
-"""LangChain models inside of agents wait for their turn, by hook, client, limiter or middleware."""
+"""LangChain models inside agents wait for their turn, by hook, client, limiter or middleware."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ from concur_agents.errors import GateError
 from concur_agents.governor import Governor
 from concur_agents.runtime.events import Event
 
-TOLD = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
+USED = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def chat_model(gov: Governor | None, endpoint: Any, **options: Any) -> ChatOpenA
     )
 
 
-async def someone_else_has_the_place(gov: Governor, mine: Any) -> asyncio.Event:
+async def another_has_the_place(gov: Governor, mine: Any) -> asyncio.Event:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def other() -> None:
@@ -69,18 +69,18 @@ class TestChatOpenAI:
         with gov.agent("a"):
             assert model.invoke("hi").content
             model.batch(["hi", "hi"])
-        assert [step.usage for step in steps] == [TOLD] * 3
+        assert [step.usage for step in steps] == [USED] * 3
 
     async def test_async(
         self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
     ) -> None:
-        """LangChain makes the call in another task than the one it told us in."""
+        """LangChain makes the call in another task than the one that runs our hook."""
         model = self.model(client, gov, endpoint)
         async with gov.agent("a") as agent:
             assert (await model.ainvoke("hi")).content
             assert agent.state == "acting"
             await model.abatch(["hi", "hi"])
-        assert [step.usage for step in steps] == [TOLD] * 3
+        assert [step.usage for step in steps] == [USED] * 3
 
     async def test_streams(
         self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
@@ -91,7 +91,7 @@ class TestChatOpenAI:
             chunks = [chunk async for chunk in model.astream("hi")]
             assert agent.state == "acting"
         assert "".join(str(chunk.content) for chunk in chunks).startswith("the")
-        assert [step.usage for step in steps] == [TOLD if client == "governed" else None]
+        assert [step.usage for step in steps] == [USED if client == "governed" else None]
 
     def test_the_responses_api(
         self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
@@ -99,7 +99,7 @@ class TestChatOpenAI:
         model = self.model(client, gov, endpoint, use_responses_api=True)
         with gov.agent("a"):
             model.invoke("hi")
-        assert [step.usage for step in steps] == [TOLD]
+        assert [step.usage for step in steps] == [USED]
 
     def test_errors(self, client: str, gov: Governor, endpoint: Any, steps: list[Event]) -> None:
         endpoint.refuse = [(500, {}, {"error": {"message": "no"}})]
@@ -119,12 +119,12 @@ class TestChatOpenAI:
         with gov.agent("a") as agent:
             assert model.invoke("hi").content
             assert agent.stats.prompt_tokens == 100
-        assert [step.usage for step in steps] == [TOLD]
+        assert [step.usage for step in steps] == [USED]
 
     async def test_a_cancelled_call_is_over(
         self, client: str, gov: Governor, endpoint: Any, steps: list[Event]
     ) -> None:
-        """LangChain tells no handler of a cancelled run; the agent would look busy for ever."""
+        """LangChain reports a cancelled run to no handler; the agent would look busy for ever."""
         started = asyncio.Event()
 
         async def hang(request: Any) -> Any:
@@ -147,7 +147,7 @@ class TestChatOpenAI:
         gov = Governor(limit=1)
         model = self.model(client, gov, endpoint)
         async with gov.agent("mine") as mine:
-            leave = await someone_else_has_the_place(gov, mine)
+            leave = await another_has_the_place(gov, mine)
             call = asyncio.create_task(model.ainvoke("hi"))
             await asyncio.sleep(0.01)
             assert not endpoint.requests
@@ -164,7 +164,7 @@ class TestChatOpenAI:
         gov = Governor(limit=1)
         model = self.model(client, gov, endpoint)
         async with gov.agent("mine") as mine:
-            leave = await someone_else_has_the_place(gov, mine)
+            leave = await another_has_the_place(gov, mine)
             with pytest.raises(GateError, match="to_thread"):
                 model.invoke("hi")
             leave.set()
@@ -237,7 +237,7 @@ async def test_a_rate_limiter_is_a_gate_and_no_second_step(
     async with gov.agent("a"):
         await model.ainvoke("hi")
         await asyncio.to_thread(model.invoke, "hi")
-    assert [step.usage for step in steps] == [TOLD, TOLD]
+    assert [step.usage for step in steps] == [USED, USED]
 
 
 async def test_a_rate_limiter_waits_for_the_turn() -> None:
@@ -245,7 +245,7 @@ async def test_a_rate_limiter_waits_for_the_turn() -> None:
     limiter = gov.rate_limiter()
     async with gov.agent("mine") as mine:
         assert limiter.acquire(blocking=False)
-        leave = await someone_else_has_the_place(gov, mine)
+        leave = await another_has_the_place(gov, mine)
         assert not await limiter.aacquire(blocking=False)
         wait = asyncio.create_task(limiter.aacquire())
         await asyncio.sleep(0.01)
@@ -262,11 +262,11 @@ async def test_the_middleware_makes_each_model_call_one_step(
     from langchain.agents import create_agent
 
     agent = create_agent(chat_model(gov, endpoint), tools=[], middleware=[gov.middleware()])
-    told: Any = {"messages": [{"role": "user", "content": "hi"}]}
+    given: Any = {"messages": [{"role": "user", "content": "hi"}]}
     async with gov.agent("a"):
         if asynchronous:
-            reply = await agent.ainvoke(told)
+            reply = await agent.ainvoke(given)
         else:
-            reply = await asyncio.to_thread(agent.invoke, told)
+            reply = await asyncio.to_thread(agent.invoke, given)
     assert reply["messages"][-1].content
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]

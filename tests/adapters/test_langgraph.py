@@ -287,8 +287,8 @@ class TestSharing:
         builder.add_node("branch", abranch if asynchronous else branch)  # type: ignore[call-overload]
         builder.add_conditional_edges(START, lambda _: [Send("branch", {"n": n}) for n in range(5)])
         graph = gov.wrap(builder.compile())
-        told: Any = {"replies": []}
-        reply = await graph.ainvoke(told) if asynchronous else graph.invoke(told)
+        given: Any = {"replies": []}
+        reply = await graph.ainvoke(given) if asynchronous else graph.invoke(given)
         assert reply["replies"] == ["hello"] * 5
         assert len(steps) == 5
 
@@ -312,7 +312,7 @@ class TestSharing:
             return {"messages": [AIMessage(ask.invoke("what?"))]}
 
         async def anode(state: MessagesState) -> dict[str, Any]:
-            # A synchronous tool inside of an asynchronous run goes to a thread.
+            # A synchronous tool inside an asynchronous run goes to a thread.
             await ask.ainvoke("what?")
             return {"messages": [AIMessage(await aask.ainvoke("what?"))]}
 

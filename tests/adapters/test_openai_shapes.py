@@ -22,7 +22,7 @@ from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = 'the "usage": {"prompt_tokens": 9} of it'
-TOLD = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
+USED = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
 
 
 class Answer(BaseModel):
@@ -305,7 +305,7 @@ def test_each_sync_call_is_one_step_with_its_usage(
     with gov.agent("a") as agent:
         shape(client)
         assert agent.state == "acting"
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -323,7 +323,7 @@ async def test_each_async_call_is_one_step_with_its_usage(
     async with gov.agent("a") as agent:
         await shape(client)
         assert agent.state == "acting"
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
 
 
 def test_azure_clients_are_governed_too(gov: Governor, endpoint: Any, steps: list[Event]) -> None:
@@ -339,7 +339,7 @@ def test_azure_clients_are_governed_too(gov: Governor, endpoint: Any, steps: lis
         chat_stream(client)
         with_options(client)
     assert isinstance(client, openai.AzureOpenAI)
-    assert [step.usage for step in steps] == [TOLD, TOLD, TOLD]
+    assert [step.usage for step in steps] == [USED, USED, USED]
 
 
 async def test_async_azure_clients_are_governed_too(
@@ -356,7 +356,7 @@ async def test_async_azure_clients_are_governed_too(
         await achat(client)
         await achat_stream(client)
         await awith_options(client)
-    assert [step.usage for step in steps] == [TOLD, TOLD, TOLD]
+    assert [step.usage for step in steps] == [USED, USED, USED]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -378,7 +378,7 @@ def test_wrapped_azure_clients_too(
         with gov.agent("a"):
             chat(gov.wrap(openai.AzureOpenAI(http_client=http, **given)))
     assert endpoint.requests[0].url.path == "/openai/deployments/m/chat/completions"
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
 
 
 def test_copies_ask_the_same_governor_and_keep_their_class(gov: Governor, endpoint: Any) -> None:

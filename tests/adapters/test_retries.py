@@ -17,7 +17,7 @@ from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 GIVEN: dict[str, Any] = {"base_url": "http://engine/v1", "api_key": "-"}
-TOLD = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
+USED = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=64)
 BROKEN = (500, {"retry-after-ms": "1"}, {"error": {"message": "broken"}})
 BUSY = (429, {"retry-after-ms": "1"}, {"error": {"message": "busy"}})
 
@@ -68,7 +68,7 @@ def test_the_retries_of_a_sync_client_are_part_of_its_step(
             list(answer)
         assert agent.state == "acting"
     assert len(endpoint.requests) == 3
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
     assert [event.kind for event in pauses] == ["step_began"]
 
 
@@ -86,7 +86,7 @@ async def test_the_retries_of_an_async_client_are_part_of_its_step(
             assert [chunk async for chunk in answer]
         assert agent.state == "acting"
     assert len(endpoint.requests) == 3
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
     assert [event.kind for event in pauses] == ["step_began"]
 
 
@@ -117,7 +117,7 @@ def test_a_connection_that_breaks_is_tried_again_in_the_same_step(
     client = OpenAI(governor=gov, http_client=http, max_retries=1, **GIVEN)
     with gov.agent("a"):
         assert client.chat.completions.create(**ASK).choices
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
 
 
 async def test_cancelled_between_two_tries_the_step_is_over(
@@ -139,7 +139,7 @@ async def test_cancelled_between_two_tries_the_step_is_over(
     assert len(steps) == 1
 
 
-def test_nobodys_call_is_one_agent_with_all_its_tries(endpoint: Any) -> None:
+def test_a_call_without_an_agent_is_one_agent_with_all_its_tries(endpoint: Any) -> None:
     gov = Governor(limit=1, ungoverned="agent")
     endpoint.refuse = [BROKEN]
     assert sync_client("wrap", gov, endpoint).chat.completions.create(**ASK).choices
@@ -163,14 +163,14 @@ def test_a_field_that_is_refused_is_left_out_within_the_step(
 def test_a_retry_of_the_users_is_part_of_the_step_he_says_it_is(
     gov: Governor, endpoint: Any, steps: list[Event]
 ) -> None:
-    """Nobody else can know that two calls are one; `agent.step()` around them says so."""
+    """Only the user knows that two calls are one; `agent.step()` around them says so."""
     endpoint.refuse = [BROKEN, BROKEN]
     client = sync_client("subclass", gov, endpoint, max_retries=0)
     again = tenacity.retry(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_none())
     with gov.agent("a") as agent, agent.step():
         assert again(client.chat.completions.create)(**ASK).choices
     assert len(endpoint.requests) == 3
-    assert [step.usage for step in steps] == [TOLD]
+    assert [step.usage for step in steps] == [USED]
 
 
 def test_an_http_client_alone_cannot_tell_a_retry_from_a_call(
@@ -181,12 +181,12 @@ def test_an_http_client_alone_cannot_tell_a_retry_from_a_call(
     http = http_client(gov, "sync", transport=endpoint.transport())
     with gov.agent("a"):
         assert openai.OpenAI(http_client=http, **GIVEN).chat.completions.create(**ASK).choices
-    assert [step.usage for step in steps] == [None, TOLD]
+    assert [step.usage for step in steps] == [None, USED]
 
 
 class TestWhatTheLawIsTold:
     @pytest.fixture
-    def told(self, gov: Governor, tmp_path: Path) -> Any:
+    def calls(self, gov: Governor, tmp_path: Path) -> Any:
         path = tmp_path / "run.jsonl"
         stop = gov.record(path)
 
@@ -202,37 +202,37 @@ class TestWhatTheLawIsTold:
         return calls
 
     def test_a_refusal_at_once_and_the_answer_in_the_same_step(
-        self, gov: Governor, endpoint: Any, told: Any
+        self, gov: Governor, endpoint: Any, calls: Any
     ) -> None:
-        """Told at the end, it would be late by a Retry-After, and the usage would be lost."""
+        """Reported at the end, it would be late by a Retry-After, and the usage would be lost."""
         endpoint.refuse = [BUSY]
         with gov.agent("a"):
             sync_client("subclass", gov, endpoint).chat.completions.create(**ASK)
-        assert told() == [
+        assert calls() == [
             ("begin_step", False, None),
             ("retry_step", True, None),
             ("retry_step", False, None),
-            ("end_step", False, TOLD),
+            ("end_step", False, USED),
         ]
 
     def test_a_refusal_that_is_the_end_of_an_http_call(
-        self, gov: Governor, endpoint: Any, told: Any
+        self, gov: Governor, endpoint: Any, calls: Any
     ) -> None:
         endpoint.refuse = [BUSY]
         http = http_client(gov, "sync", transport=endpoint.transport())
         with gov.agent("a"):
             http.post("http://engine/v1/chat/completions", json=ASK)
-        assert told() == [("begin_step", False, None), ("end_step", True, None)]
+        assert calls() == [("begin_step", False, None), ("end_step", True, None)]
 
-    def test_a_refusal_inside_of_a_step_of_the_users(
-        self, gov: Governor, endpoint: Any, told: Any
+    def test_a_refusal_inside_a_step_of_the_users(
+        self, gov: Governor, endpoint: Any, calls: Any
     ) -> None:
         """It was lost on its way through the enclosing step."""
         endpoint.refuse = [BUSY]
         client = sync_client("subclass", gov, endpoint)
         with gov.agent("a") as agent, agent.step():
             client.chat.completions.create(**ASK)
-        assert [(name, overloaded) for name, overloaded, _ in told()] == [
+        assert [(name, overloaded) for name, overloaded, _ in calls()] == [
             ("begin_step", False),
             ("retry_step", True),
             ("retry_step", False),

@@ -19,7 +19,7 @@ CTRL_C = """
     import asyncio, os, signal, sys, threading, time
     import concur_agents as ca
 
-    def press():                        # when two agents have begun, and again if told to
+    def press():                        # when two agents have begun, and again if asked
         while len(begun) < 2:
             time.sleep(0.005)
         for _ in range(int(sys.argv[1])):

@@ -117,7 +117,7 @@ def test_an_empty_or_just_begun_file_is_a_new_journal(tmp_path, content):
         ('{"concur_journal": 99}\n', "not a journal"),
     ],
 )
-def test_a_file_that_is_not_ours_or_is_broken_is_refused_and_left_as_it_is(tmp_path, content, says):
+def test_a_file_that_is_not_ours_or_is_broken_is_refused_and_not_changed(tmp_path, content, says):
     path = tmp_path / "results.csv"
     path.write_text(content)
     with pytest.raises(JournalError, match=says):
@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_loses_no_outcome_and_comes_out_at_the_end(tmp_path)
     assert seen == ["a", "b", "c"]
 
 
-def test_killed_in_the_middle_nothing_that_anybody_was_told_of_is_lost(tmp_path):
+def test_killed_in_the_middle_no_result_that_was_delivered_is_lost(tmp_path):
     path = tmp_path / "runs.jsonl"
     script = """
         import asyncio, sys
@@ -227,14 +227,14 @@ def test_killed_in_the_middle_nothing_that_anybody_was_told_of_is_lost(tmp_path)
         stdout=subprocess.PIPE,
         text=True,
     )
-    told = [process.stdout.readline().strip() for _ in range(50)]
+    delivered = [process.stdout.readline().strip() for _ in range(50)]
     process.send_signal(signal.SIGKILL)
-    told += process.stdout.read().split("\n")[:-1]
+    delivered += process.stdout.read().split("\n")[:-1]
     process.wait()
     process.stdout.close()
     with Journal(path) as journal:
-        assert len(told) >= 50
-        assert all(key in journal for key in told)
+        assert len(delivered) >= 50
+        assert all(key in journal for key in delivered)
 
 
 def test_stats_are_written_beside_the_value(tmp_path):

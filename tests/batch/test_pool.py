@@ -26,7 +26,7 @@ async def collect(pool, fn, items):
 # Batches
 
 
-def test_a_batch_comes_out_as_it_ends_and_one_failure_concerns_nobody_else():
+def test_a_batch_comes_out_as_it_ends_and_one_failure_does_not_affect_the_others():
     async def main():
         async with virtual_governor(limit=2) as gov, AgentPool(gov) as pool:
             outcomes = await collect(pool, work, ["a", "bad", "c", "d"])
@@ -248,7 +248,7 @@ def test_an_agent_that_asks_for_its_handle_gets_it_and_others_find_it():
     run(main())
 
 
-def test_a_duplicate_key_is_that_agents_error_and_nobody_elses():
+def test_a_duplicate_key_is_the_error_of_that_agent_alone():
     async def main():
         async with virtual_governor(limit=2) as gov, AgentPool(gov) as pool:
             one, two = pool.submit(work, "same"), pool.submit(work, "same")
@@ -262,7 +262,7 @@ def test_a_duplicate_key_is_that_agents_error_and_nobody_elses():
 # Draining
 
 
-def test_draining_finishes_the_running_and_starts_nobody():
+def test_draining_finishes_the_running_agents_and_starts_no_others():
     async def main():
         async with virtual_governor(limit=2) as gov, AgentPool(gov) as pool:
             batch = asyncio.ensure_future(collect(pool, work, list("abcdefgh")))

@@ -23,7 +23,7 @@ async def collect(pool, fn, items):
     return {o.key: o async for o in pool.as_completed(fn, items)}
 
 
-def test_progress_counts_everybody_once():
+def test_progress_counts_each_agent_once():
     async def main():
         async with virtual_governor(limit=2) as gov:
 

@@ -127,7 +127,7 @@ def test_a_cancelled_agent_that_waits_in_a_thread_wakes_up_and_goes():
     asyncio.run(main())
 
 
-def test_system_exit_in_one_agents_thread_is_its_error_and_ends_nobody_else():
+def test_system_exit_in_one_agents_thread_is_its_error_and_ends_no_other_agent():
     async def main():
         with Governor(limit=2) as gov:
             async with AgentPool(gov) as pool:

@@ -26,7 +26,7 @@ from concur_agents.recording import RecordedCall, Recording, replay
 
 
 class Server:
-    """An OpenAI-compatible answerer that counts calls in flight and tells who calls."""
+    """An OpenAI-compatible server that counts the calls in flight and names the callers."""
 
     def __init__(self):
         self.most = self.now = self.calls = 0
