@@ -14,7 +14,6 @@ from typing import ClassVar
 import pytest
 from hypothesis import settings
 
-from concur_agents import Governor
 from concur_agents.core import Law, LawState, Limit, Regulator, Snapshot, make_law
 from concur_agents.recording import Recording, RecordingRegulator, record
 from concur_agents.sim.profile import load_profile
@@ -64,21 +63,6 @@ def timetable() -> Callable[..., Timetable]:
         )
 
     return make
-
-
-def assert_nobody_left_behind(governor: Governor) -> None:
-    view = governor.snapshot()
-    assert (view.active, view.reasoning, view.acting, view.paused, view.queued) == (0, 0, 0, 0, 0)
-    assert view.pressure_tokens == pytest.approx(0)
-    assert governor._monitor.sessions.waiting == 0
-    assert not governor._monitor.sessions.by_id
-    assert not governor._monitor.sessions.regulator._accounts
-
-
-@pytest.fixture
-def nobody_left() -> Callable[[Governor], None]:
-    """Fails if an agent, a waiter or a claim stayed behind."""
-    return assert_nobody_left_behind
 
 
 SMALL_POOL = 3000
