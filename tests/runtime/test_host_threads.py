@@ -461,7 +461,7 @@ def test_the_interpreter_exits_with_a_poller_running_and_agents_waiting(daemon):
         import threading, time
         import concur_agents as ca
         from concur_agents.core import Reading
-        from concur_agents.testing import ScriptedProbe, assert_idle
+        from concur_agents.testing import ScriptedProbe
         probe = ScriptedProbe(lambda s: Reading(at_s=s, kv_usage=0.1), time.monotonic)
         gov = ca.Governor(probe=probe, law=ca.make_law("cache_aimd", start=1), poll_interval_s=0.01)
 
