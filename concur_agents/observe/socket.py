@@ -50,16 +50,19 @@ EVERY_S = 1.0
 TRAIL = 300
 """Points that are kept."""
 
+_LONGEST_FOLDER = 80
+"""Bytes in the path of `own_folder`: macOS bounds the path of a socket to 103, Linux to 107."""
+
 PATIENCE_S = 10.0
 """For a watcher that does not read, and for a governor that does not answer [s]."""
 
 
 def own_folder() -> Path:
-    """Where sockets named `AUTO` are."""
+    """Where sockets named `AUTO` are: in a short folder, because the path of a socket is bounded."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "concur-agents"
-    return Path(tempfile.gettempdir()) / f"concur-agents-{os.getuid()}"
+    name = f"concur-agents-{os.getuid()}"
+    folder = Path(runtime) / "concur-agents" if runtime else Path(tempfile.gettempdir()) / name
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name
 
 
 def sockets() -> list[Path]:
