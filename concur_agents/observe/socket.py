@@ -58,7 +58,7 @@ PATIENCE_S = 10.0
 
 
 def own_folder() -> Path:
-    """Where sockets named `AUTO` are: in a short folder, because the path of a socket is bounded."""
+    """Where sockets named `AUTO` are; its path is short, because that of a socket is bounded."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     name = f"concur-agents-{os.getuid()}"
     folder = Path(runtime) / "concur-agents" if runtime else Path(tempfile.gettempdir()) / name

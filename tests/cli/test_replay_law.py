@@ -83,9 +83,7 @@ def test_without_any_bound_nobody_waits(batch):
     assert found.other.over_capacity_s > found.recorded.over_capacity_s
 
 
-def test_the_table_names_both_laws_and_says_what_open_loop_means(
-    batch, capsys, monkeypatch
-):
+def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")  # the heads of its columns are read as one line
     code, said = concur(capsys, "replay-law", batch.path, "--law", "fixed", "--set", "agents=4")
     words = " ".join(said.split())
