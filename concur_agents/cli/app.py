@@ -7,6 +7,7 @@ Trouble of the expected kinds (`ConcurError`, a missing extra) is one line on st
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; leaves by SystemExit: 0 done, 1 the command said no, 2 trouble."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal and log can show a "×"
     words = list(sys.argv[1:] if arguments is None else arguments)
     words, debug = _take_debug(words)
     wanted = next((word for word in words if not word.startswith("-")), None)
