@@ -77,5 +77,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "excluded from the built site" not in ran.stderr, "found here: pictures nobody could see"
+    assert "excluded from the built site" not in ran.stderr, (
+        "found here: pictures that are on no page"
+    )
     assert (tmp_path / "api" / "index.html").stat().st_size > 10_000

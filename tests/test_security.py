@@ -1,4 +1,4 @@
-"""What listens, to whom, and what is written down."""
+"""What listens, who can connect, and what is written down."""
 
 import ast
 import asyncio
@@ -216,7 +216,7 @@ def _traced(governor):
 
 
 def test_a_key_does_not_reach_the_arguments_of_another_process():
-    """Whoever may list processes may read their arguments."""
+    """A user who may list processes may read their arguments."""
     pytest.importorskip("uvicorn")
     from concur_agents.sim.server import EmbeddedServer
 
@@ -229,7 +229,7 @@ def test_a_key_does_not_reach_the_arguments_of_another_process():
 
 
 def test_a_governor_at_work_listens_nowhere():
-    """It connects to its endpoint, and nobody can connect to it."""
+    """It connects to its endpoint, and nothing can connect to it."""
     if not Path("/proc/self/net/tcp").exists():
         pytest.skip("needs /proc")
     with socket.create_server(("127.0.0.1", 0)) as endpoint:

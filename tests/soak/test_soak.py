@@ -3,7 +3,7 @@
 64 agents of a pool, most of them coroutines and some in threads, talk through the drop-in clients
 to an engine whose KV pool holds about eight of them. Requests fail with 500 and 429, connections
 break before and in the middle of an answer, the metrics page is away for a while, agents raise and
-are cancelled. Everybody ends as they should, and nothing is left.
+are cancelled. Every agent ends as it should, and nothing is left.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def issues(seed: int) -> list[Issue]:
 
 
 class Flaky:
-    """In front of the engine: fails as it is told to by the request, and can lose its metrics."""
+    """In front of the engine: fails as the request asks, and can lose its metrics."""
 
     def __init__(self) -> None:
         self.engine: Any = None
@@ -127,7 +127,7 @@ class Flaky:
 
 
 class Agents:
-    """The agents, as somebody could have written them who knows little of us."""
+    """The agents, as a user could write them who knows little of this library."""
 
     def __init__(self, governor: ca.Governor, server: EmbeddedServer) -> None:
         at: dict[str, Any] = {"base_url": f"{server.url}/v1", "api_key": "-", "max_retries": 2}
@@ -278,7 +278,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             await agents.close()
             await settled(lambda: not server.stats.in_flight)
 
-            # Everybody ended as they should.
+            # Every agent ended as it should.
             expected = {"ok": "ok", "cancelled": "cancelled"}
             assert {key: outcome.status for key, outcome in outcomes.items()} == {
                 key: expected.get(fate, "error") for key, fate in fates.items()
