@@ -78,6 +78,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "excluded from the built site" not in ran.stderr, (
-        "found here: pictures that are on no page"
+        "found: pictures that are on no page"
     )
     assert (tmp_path / "api" / "index.html").stat().st_size > 10_000
