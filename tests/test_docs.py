@@ -77,7 +77,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "excluded from the built site" not in ran.stderr, (
-        "found: pictures that are on no page"
-    )
+    assert "excluded from the built site" not in ran.stderr, "found: pictures that are on no page"
     assert (tmp_path / "api" / "index.html").stat().st_size > 10_000
