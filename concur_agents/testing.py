@@ -1,4 +1,4 @@
-"""For tests of code that has a governor in it: a clock that jumps instead of an hour of sleeping.
+"""For tests of code that has a governor in it: time that jumps, scripted engines, checks.
 
     def test_my_agents_share_two_places():
         async def main():
@@ -6,8 +6,8 @@
                 await asyncio.gather(*(my_agent(governor) for _ in range(20)))
         run(main())
 
-Time in here is virtual: `asyncio.sleep(3600)` takes no time, and the same program gives the same
-story each time. What runs in threads is outside of it, since nobody can know when a thread is done.
+Time is virtual: `asyncio.sleep(3600)` takes no time, and the same program runs the same way each
+time. Threads are outside of it, because an event loop cannot see when a thread is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class ManualClock:
-    """A clock that stands still until it is told otherwise. Pass it as `clock=`."""
+    """A clock [s] that moves only by `advance`. Pass it as `clock=`."""
 
     def __init__(self, now_s: float = 0.0) -> None:
         self.now_s = now_s
@@ -36,12 +36,12 @@ class ManualClock:
         return self.now_s
 
     def advance(self, by_s: float) -> None:
-        """Lets time pass."""
+        """Moves the clock on [s]."""
         self.now_s += by_s
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Where an event loop sleeps; this one moves the clock instead."""
+    """Moves the clock where an event loop would sleep."""
 
     def __init__(self, patience_s: float) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class _JumpingSelector(selectors.SelectSelector):
         ready = super().select(0)
         if ready:
             return ready
-        if timeout is None:  # no timer is set: only another thread could call
+        if timeout is None:  # no timer is set: only another thread can wake the loop
             ready = super().select(self._patience_s)
             if not ready:
                 raise RuntimeError(
-                    "dead-lock: every task waits, no timer is set, and no thread has called for "
-                    f"{self._patience_s} s of real time"
+                    "dead-lock: every task waits, no timer is set, and no thread has woken the "
+                    f"loop for {self._patience_s} s of real time"
                 )
             return ready
         self.now_s += max(timeout, 0.0)
@@ -68,8 +68,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop whose clock jumps to the next timer instead of sleeping.
 
     Args:
-        patience_s: how long [s, real] to wait for other threads when nothing else can happen,
-            before that is called a dead-lock.
+        patience_s: how long to wait for other threads when every task waits and no timer is set,
+            before that counts as a dead-lock [s of real time].
     """
 
     def __init__(self, patience_s: float = 0.5) -> None:
@@ -84,17 +84,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, in virtual time."""
+    """`asyncio.run` in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 class ScriptedProbe:
-    """An engine that says what the script says, one line per reading, the last one for ever.
+    """An engine that returns scripted readings, one after the other; the last one repeats.
 
     Args:
-        script: readings; or None for a reading that fails; or a function of the time [s].
-        clock: the host's clock [s].
+        script: the readings, None for one that fails; or a function from the time [s] to one.
+        clock: the governor's clock [s].
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class ScriptedProbe:
         self._script = script if callable(script) else None
         self._clock = clock
         self.reads = 0
-        """How often it has been read."""
+        """How often it was read."""
 
     def read(self) -> Reading:
-        """The next line of the script.
+        """The next reading.
 
         Raises:
-            ProbeError: the script says None.
+            ProbeError: the script has None here.
         """
         if self._lines is None:
             assert self._script is not None
@@ -125,12 +125,47 @@ class ScriptedProbe:
         return reading
 
 
+def assert_idle(governor: Governor) -> None:
+    """Fails if an agent, a call, a waiter or a claim is still in a governor.
+
+    A closed governor counts agents and waiters only: it has stopped keeping books.
+
+    Raises:
+        AssertionError: something is left; the message says what, and which agents.
+    """
+    snapshot = governor.snapshot()
+    left: dict[str, float] = {"alive": snapshot.alive, "waiters": snapshot.waiters}
+    agents: list[str] = []
+    if not snapshot.closed:
+        agents = [f"{agent.agent} ({agent.state})" for agent in governor.agents()]
+        left |= {name: getattr(snapshot, name) for name in _ZERO_WHEN_IDLE}
+        left["agents"] = len(agents)
+    # Sums of claims that come and go end within rounding of 0.
+    wrong = [f"{name}={value:g}" for name, value in left.items() if abs(value) > 1e-6]
+    if wrong:
+        named = f": {', '.join(agents[:5])}{', ...' if len(agents) > 5 else ''}" if agents else ""
+        raise AssertionError(f"the governor is not idle, {' '.join(wrong)}{named}")
+
+
+_ZERO_WHEN_IDLE = (
+    "active",
+    "reasoning",
+    "acting",
+    "paused",
+    "queued",
+    "suspended",
+    "pressure_tokens",
+    "footprint_tokens",
+    "longest_wait_s",
+)
+
+
 @asynccontextmanager
 async def virtual_governor(*args: Any, **options: Any) -> AsyncIterator[Governor]:
-    """A `Governor` that lives in the running loop's time, with no thread of its own.
+    """A `Governor` on the running loop's time, without a thread.
 
-    Takes the arguments of `Governor`, save `clock` and `background`. A bug of the governor itself
-    comes out at the end of the block.
+    Takes the arguments of `Governor` except `clock` and `background`. A bug of the governor itself
+    is raised at the end of the block.
     """
     loop = asyncio.get_running_loop()
     async with Governor(*args, clock=loop.time, background=False, **options) as governor:

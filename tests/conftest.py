@@ -5,6 +5,7 @@ Other fixtures live beside the tests that use them.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from typing import ClassVar
 import pytest
 from hypothesis import settings
 
-from concur_agents import Governor
 from concur_agents.core import Law, LawState, Limit, Regulator, Snapshot, make_law
 from concur_agents.recording import Recording, RecordingRegulator, record
+from concur_agents.runtime.config import NOT_OURS
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
@@ -26,6 +27,17 @@ from concur_agents.sim.workload import plans_from_traces
 # Derandomised: a red run on one machine is the same red run on the next.
 settings.register_profile("concur", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("concur")
+
+# A developer's shell may hold options of governors, keys and addresses of clients, a proxy that
+# cannot reach loopback, and a wish for colours in the words that tests read.
+for name in list(os.environ):
+    if (
+        (name.startswith("CONCUR_") and not name.startswith(NOT_OURS))
+        or name.startswith("OPENAI_")
+        or name.lower() in ("http_proxy", "https_proxy", "all_proxy")
+        or name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+    ):
+        del os.environ[name]
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that; some
 # tests are about Ctrl-C.
@@ -64,21 +76,6 @@ def timetable() -> Callable[..., Timetable]:
         )
 
     return make
-
-
-def assert_nobody_left_behind(governor: Governor) -> None:
-    view = governor.snapshot()
-    assert (view.active, view.reasoning, view.acting, view.paused, view.queued) == (0, 0, 0, 0, 0)
-    assert view.pressure_tokens == pytest.approx(0)
-    assert governor._monitor.sessions.waiting == 0
-    assert not governor._monitor.sessions.by_id
-    assert not governor._monitor.sessions.regulator._accounts
-
-
-@pytest.fixture
-def nobody_left() -> Callable[[Governor], None]:
-    """Fails if an agent, a waiter or a claim stayed behind."""
-    return assert_nobody_left_behind
 
 
 SMALL_POOL = 3000

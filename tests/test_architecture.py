@@ -207,7 +207,7 @@ def rings(edges):
 
 
 def test_no_two_files_import_each_other_in_a_ring():
-    """A ring has no top: nobody can read one of its files without the others."""
+    """A ring has no top: none of its files can be read without the others."""
     named = [[file.relative_to(PACKAGE).as_posix() for file in ring] for ring in rings(graph())]
     assert not named
 
@@ -240,10 +240,11 @@ LOADED_BY_ALL = {
 
 
 def test_all_but_the_homes_of_extras_load_with_what_is_always_installed():
-    """Whoever installs the package alone must be able to import and use it.
+    """A user who installs the package without extras must be able to import and use it.
 
-    Followed from file to file over the imports at their top; a file that is about one extra (an
-    adapter, the CLI, the server) may import it there, but nobody may need that file at his top.
+    Followed from file to file over the imports at their top. A file that is about one extra (an
+    adapter, the CLI, the server) may import it there, but no other file may need that one at its
+    top.
     """
     for start in files():
         where = start.relative_to(PACKAGE).as_posix()

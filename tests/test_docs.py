@@ -21,7 +21,8 @@ CODE = re.compile(r"(?ms)^```.*?^```|`[^`\n]*`")
 def anchors(page):
     found = set()
     for title in re.findall(
-        r"(?m)^#+ (.*)$", CODE.sub(lambda m: m.group(0).strip("`"), page.read_text())
+        r"(?m)^#+ (.*)$",
+        CODE.sub(lambda m: m.group(0).strip("`"), page.read_text("utf-8")),
     ):
         slug = re.sub(r"[^\w\s-]", "", title.lower()).strip()
         found.add(re.sub(r"[\s]+", "-", slug))
@@ -31,7 +32,7 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_every_link_leads_somewhere(page):
     broken = []
-    for target in LINK.findall(CODE.sub("", page.read_text())):
+    for target in LINK.findall(CODE.sub("", page.read_text("utf-8"))):
         if "://" in target or target.startswith("mailto:"):
             continue
         path, _, anchor = target.partition("#")
@@ -42,18 +43,19 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_the_site_has_every_page_once():
-    listed = re.findall(r"(?m)^ +- .*?: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"(?m)^ +- .*?: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"))
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
 def test_every_command_that_the_docs_name_exists():
     for page in [*PAGES, ROOT / "README.md"]:
-        named = set(re.findall(r"(?m)(?:`|^|\$ )concur ([a-z-]+)", page.read_text()))
+        named = set(re.findall(r"(?m)(?:`|^|\$ )concur ([a-z-]+)", page.read_text("utf-8")))
         assert named - set(COMMANDS) - {"run"} == set(), page.name
 
 
 @pytest.mark.parametrize(
-    "code", re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "testing.md").read_text())
+    "code",
+    re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "testing.md").read_text("utf-8")),
 )
 def test_the_examples_of_the_page_on_testing_run(code):
     names = {}
@@ -75,5 +77,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "excluded from the built site" not in ran.stderr, "found here: pictures nobody could see"
+    assert "excluded from the built site" not in ran.stderr, "found: pictures that are on no page"
     assert (tmp_path / "api" / "index.html").stat().st_size > 10_000

@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def pins(lock: Path) -> dict[str, set[str]]:
     """Package -> the versions pinned (several where they differ by platform or Python)."""
     found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"(?m)^([a-z0-9][\w.-]*)==([^\s;]+)", lock.read_text()):
+    for name, version in re.findall(r"(?m)^([a-z0-9][\w.-]*)==([^\s;]+)", lock.read_text("utf-8")):
         found.setdefault(name, set()).add(version)
     return found
 
@@ -69,7 +69,7 @@ def pins(lock: Path) -> dict[str, set[str]]:
 def test_the_version_is_the_same_in_code_metadata_and_changelog() -> None:
     version = concur_agents.__version__
     assert importlib.metadata.version("concur-agents") == version
-    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_importing_needs_only_the_core_dependencies_and_prints_nothing() -> None:
@@ -136,7 +136,7 @@ def test_this_environment_has_the_frameworks_it_is_there_to_test() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_every_pin_of_a_lock_has_hashes_and_no_address(lock: Path) -> None:
-    text = lock.read_text()
+    text = lock.read_text("utf-8")
     pinned = re.findall(r"(?m)^[a-z0-9][^\n]*==[^\n]*$", text)
     assert pinned
     assert all(line.endswith("\\") for line in pinned)

@@ -216,7 +216,7 @@ def _traced(governor):
 
 
 def test_a_key_does_not_reach_the_arguments_of_another_process():
-    """Whoever may list processes may read their arguments."""
+    """A user who may list processes may read their arguments."""
     pytest.importorskip("uvicorn")
     from concur_agents.sim.server import EmbeddedServer
 

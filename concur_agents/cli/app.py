@@ -7,6 +7,7 @@ wrong option; `--debug` anywhere before `--` shows the traceback instead.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: 0: done; 1: the answer of the command is no; 2: an error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal and log can show a "×"
     words = list(sys.argv[1:] if arguments is None else arguments)
     words, debug = _take_debug(words)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -72,6 +75,7 @@ def _make_app(wanted: str | None) -> typer.Typer:
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 

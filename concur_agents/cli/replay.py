@@ -252,7 +252,3 @@ def _facts(
             max(sum(step.tool_s for step in plan.steps) for plan in plans), 1
         ),
     }
-
-
-if __name__ == "__main__":
-    typer.run(replay_command)

@@ -8,13 +8,16 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+_LONGEST_FOLDER = 80
+"""Bytes in the path of `own_folder`: macOS bounds the path of a socket to 103, Linux to 107."""
+
 
 def own_folder() -> Path:
-    """The user's own folder for sockets named "auto"."""
+    """The user's own folder for sockets named "auto"; its path is short."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "concur-agents"
-    return Path(tempfile.gettempdir()) / f"concur-agents-{os.getuid()}"
+    name = f"concur-agents-{os.getuid()}"
+    folder = Path(runtime) / "concur-agents" if runtime else Path(tempfile.gettempdir()) / name
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name
 
 
 def sockets() -> list[Path]:

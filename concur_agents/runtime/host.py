@@ -296,6 +296,8 @@ class Host:
             poll_error=engine_poller.error,
             blind_s=engine_poller.blind_s(view.at_s),
             closed=self._monitor.sessions.passing,
+            alive=len(self._monitor.sessions.by_id),
+            waiters=self._monitor.sessions.waiting,
             shadow=self._recording.shadow,
         )
 

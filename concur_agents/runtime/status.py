@@ -22,6 +22,8 @@ class GovernorSnapshot(View):
         blind_s: time [s] since the last good reading, or since the first attempt; 0: no endpoint.
         closed: everybody passes, because the governor was closed, broke, or belongs to a parent
             process.
+        alive: agents that have entered and not left, waiting or not.
+        waiters: threads and tasks that wait for their turn.
         shadow: the law that decides beside the one in force, and where it stands; None: none.
     """
 
@@ -33,4 +35,6 @@ class GovernorSnapshot(View):
     poll_error: str | None
     blind_s: float
     closed: bool
+    alive: int
+    waiters: int
     shadow: Shadow | None = None

@@ -47,7 +47,7 @@ while [ $# -ge 2 ]; do
     rc=1
   else
     # shellcheck disable=SC2086
-    python3 -m concur_agents.cli.replay "http://127.0.0.1:$PORT" $2 --deadline "$left" --out "$OUT/$1.json" || rc=1
+    python3 -m concur_agents.cli.app replay "http://127.0.0.1:$PORT" $2 --deadline "$left" --out "$OUT/$1.json" || rc=1
   fi
   shift 2
 done

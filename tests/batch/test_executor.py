@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Executor, as_completed, wait
 import pytest
 
 import concur_agents as ca
+from concur_agents.testing import assert_idle
 
 
 def test_each_task_is_an_agent_and_gets_its_thread_when_it_is_let_in():
@@ -77,7 +78,7 @@ def test_a_cancelled_task_leaves_the_queue_and_the_next_one_goes(max_workers):
         assert third.result(10) == "3"
         with pytest.raises(CancelledError):
             second.result()
-    assert not gov._monitor.sessions.by_id
+    assert_idle(gov)
 
 
 def test_shutdown_can_cancel_what_has_not_begun():
@@ -93,7 +94,7 @@ def test_shutdown_can_cancel_what_has_not_begun():
         assert [future.cancelled() for future in futures] == [False, True, True, True, True]
         with pytest.raises(ca.ClosedError, match="shut down"):
             pool.submit(str, 1)
-        assert not gov._monitor.sessions.by_id
+        assert_idle(gov)
 
 
 def test_tasks_submitted_by_an_agent_share_its_place_and_cannot_dead_lock_it():

@@ -43,7 +43,8 @@ def test_a_recording_with_another_decision_is_noticed(batch, tmp_path, capsys):
     assert "this version decides differently" in said
 
 
-def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys):
+def test_the_table_names_both_laws_and_says_what_open_loop_means(batch, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # the heads of its columns are read as one line
     code, said = concur(capsys, "replay-law", batch.path, "--law", "fixed", "--set", "agents=4")
     words = " ".join(said.split())
     assert code == 0

@@ -22,7 +22,7 @@ from concur_agents.observe.socket_path import sockets
 @pytest.fixture
 def folder():
     """A folder of one's own with a short name: the path of a socket has about 100 characters."""
-    with tempfile.TemporaryDirectory(prefix="c") as name:
+    with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as name:
         yield Path(name)
 
 
@@ -33,6 +33,19 @@ def test_nothing_listens_unless_asked_for(monkeypatch, folder):
         assert threading.active_count() == before
         assert sockets() == []
         assert not (folder / "concur-agents").exists()
+
+
+def test_in_a_folder_too_long_for_a_socket_auto_takes_a_short_one(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        monkeypatch.setenv(name, str(long))
+        monkeypatch.setattr(tempfile, "tempdir", None)  # or a former TMPDIR is remembered
+        with Governor(limit=1, socket="auto"):
+            mine = [path for path in sockets() if path.name.startswith(f"{os.getpid()}-")]
+            assert [path.parent for path in mine] == [Path(f"/tmp/concur-agents-{os.getuid()}")]
+        assert not mine[0].exists()
 
 
 def test_only_the_owner_can_reach_the_socket_and_it_goes_with_the_governor(folder):

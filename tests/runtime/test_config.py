@@ -135,7 +135,7 @@ def test_a_governor_is_made_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("CONCUR_RECORD", str(tmp_path / "{pid}.jsonl"))
     monkeypatch.setenv("CONCUR_SOCKET", "auto")
     with (
-        TemporaryDirectory(prefix="c") as folder,
+        TemporaryDirectory(prefix="c", dir="/tmp") as folder,
         monkeypatch.context() as elsewhere,
     ):
         elsewhere.setenv("XDG_RUNTIME_DIR", folder)

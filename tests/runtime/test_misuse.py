@@ -12,11 +12,11 @@ import pytest
 
 import concur_agents as ca
 from concur_agents.core import Usage
-from concur_agents.testing import run, virtual_governor
+from concur_agents.testing import assert_idle, run, virtual_governor
 
 
 @pytest.mark.parametrize("tokens", ["9000", -1, math.nan, math.inf, object()])
-def test_a_prompt_size_that_is_none(tokens, nobody_left):
+def test_a_prompt_size_that_is_none(tokens):
     async def main():
         async with virtual_governor(limit=1) as gov:
             with pytest.raises(ca.ConfigError, match="prompt_tokens must be"):
@@ -27,7 +27,7 @@ def test_a_prompt_size_that_is_none(tokens, nobody_left):
                 with pytest.raises(ca.ConfigError, match="prompt_tokens must be"):
                     await agent.gate(prompt_tokens=tokens)
             assert not gov.snapshot().closed
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -47,14 +47,14 @@ def test_a_prompt_size_that_is_none(tokens, nobody_left):
         [("a", 500), ("a", 600)],
     ],
 )
-def test_a_prefix_that_is_none(prefix, nobody_left):
+def test_a_prefix_that_is_none(prefix):
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("a") as agent:
                 with pytest.raises(ca.ConfigError, match="prefix must be"):
                     agent.step(prefix=prefix)
             assert not gov.snapshot().closed
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -100,7 +100,7 @@ def test_a_tool_without_a_name():
     run(main())
 
 
-def test_a_retry_after_that_is_none_is_no_time(nobody_left):
+def test_a_retry_after_that_is_none_is_no_time():
     """`done` never raises: it stands in `finally` blocks."""
 
     async def main():
@@ -115,6 +115,6 @@ def test_a_retry_after_that_is_none_is_no_time(nobody_left):
             evidence = gov._monitor.sessions.regulator._sizes.evidence
             assert (evidence.overloads, evidence.retry_after_s) == (8, 0.0)
             assert not gov.snapshot().closed
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())

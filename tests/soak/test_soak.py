@@ -3,7 +3,7 @@
 64 agents of a pool, most of them coroutines and some in threads, talk through the drop-in clients
 to an engine whose KV pool holds about eight of them. Requests fail with 500 and 429, connections
 break before and in the middle of an answer, the metrics page is away for a while, agents raise and
-are cancelled. Everybody ends as they should, and nothing is left.
+are cancelled. Every agent ends as it should, and nothing is left.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from concur_agents.openai import AsyncOpenAI, OpenAI
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.text import text_of_tokens
+from concur_agents.testing import assert_idle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -75,7 +76,7 @@ def issues(seed: int) -> list[Issue]:
 
 
 class Flaky:
-    """In front of the engine: fails as it is told to by the request, and can lose its metrics."""
+    """In front of the engine: fails as the request asks, and can lose its metrics."""
 
     def __init__(self) -> None:
         self.engine: Any = None
@@ -126,7 +127,7 @@ class Flaky:
 
 
 class Agents:
-    """The agents, as somebody could have written them who knows little of us."""
+    """The agents, as a user could write them who knows little of this library."""
 
     def __init__(self, governor: ca.Governor, server: EmbeddedServer) -> None:
         at: dict[str, Any] = {"base_url": f"{server.url}/v1", "api_key": "-", "max_retries": 2}
@@ -277,7 +278,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             await agents.close()
             await settled(lambda: not server.stats.in_flight)
 
-            # Everybody ended as they should.
+            # Every agent ended as it should.
             expected = {"ok": "ok", "cancelled": "cancelled"}
             assert {key: outcome.status for key, outcome in outcomes.items()} == {
                 key: expected.get(fate, "error") for key, fate in fates.items()
@@ -303,14 +304,8 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
             assert server.stats.max_agents_in_flight < AGENTS / 2, "it was governed"
 
             # Nothing is left.
-            view = governor.snapshot()
-            assert (view.active, view.paused, view.queued, view.suspended) == (0, 0, 0, 0)
-            assert (view.footprint_tokens, view.longest_wait_s) == (0.0, 0.0)
-            assert view.pressure_tokens == pytest.approx(0.0)
-            assert not view.closed, "no bug of ours came up"
-            assert not governor._monitor.sessions.by_id
-            assert governor._monitor.sessions.waiting == 0
-            assert not governor._monitor.sessions.regulator._accounts
+            assert not governor.snapshot().closed, "no bug of ours came up"
+            assert_idle(governor)
             assert sum(server.stats.in_flight_by_agent.values()) == 0
     assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
     await settled(lambda: not ours() - there_before)

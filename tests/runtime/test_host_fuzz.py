@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from concur_agents.core import Limit, Usage
-from concur_agents.testing import run, virtual_governor
+from concur_agents.testing import assert_idle, run, virtual_governor
 
 
 class Lives:
@@ -88,20 +88,20 @@ async def drive(governor, seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_never_more_families_call_than_there_are_places(seed, nobody_left):
+def test_never_more_families_call_than_there_are_places(seed):
     async def main():
         async with virtual_governor(
             limit=3, max_wait_s=random.Random(seed).choice([None, 4])
         ) as gov:
             lives = await drive(gov, seed)
             assert lives.peak == 3
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_under_a_limit_that_jumps_and_fades_nobody_is_stranded(seed, timetable, nobody_left):
+def test_under_a_limit_that_jumps_and_fades_nobody_is_stranded(seed, timetable):
     rng = random.Random(seed)
     rows = [
         (
@@ -119,6 +119,6 @@ def test_under_a_limit_that_jumps_and_fades_nobody_is_stranded(seed, timetable, 
         law = timetable(*rows)
         async with virtual_governor(law=law, poll_interval_s=rng.choice([0.5, 5.0])) as gov:
             await drive(gov, seed)
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())

@@ -11,7 +11,7 @@ import pytest
 
 import concur_agents as ca
 from concur_agents.core import Limit, Reading, Usage
-from concur_agents.testing import ManualClock, ScriptedProbe, run, virtual_governor
+from concur_agents.testing import ManualClock, ScriptedProbe, assert_idle, run, virtual_governor
 
 
 async def live(governor, name, *, steps=2, step_s=1.0, tool_s=1.0, **options):
@@ -34,7 +34,7 @@ def record(governor, *kinds):
 # Entry and leaving
 
 
-def test_agents_beyond_the_limit_wait_until_one_leaves(nobody_left):
+def test_agents_beyond_the_limit_wait_until_one_leaves():
     async def main():
         async with virtual_governor(limit=2) as gov:
             stats = await asyncio.gather(*(live(gov, f"a{i}") for i in range(6)))
@@ -42,7 +42,7 @@ def test_agents_beyond_the_limit_wait_until_one_leaves(nobody_left):
             assert [s.running_s for s in stats] == [4] * 6
             assert {s.steps for s in stats} == {2}
             assert stats[0].prompt_tokens == 200
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -64,7 +64,7 @@ def test_a_place_is_held_for_life_and_not_per_call():
     run(main())
 
 
-def test_an_agent_that_raises_passes_its_place_on_and_its_error_is_unchanged(nobody_left):
+def test_an_agent_that_raises_passes_its_place_on_and_its_error_is_unchanged():
     async def main():
         async with virtual_governor(limit=1) as gov:
             error = KeyError("mine")
@@ -78,12 +78,12 @@ def test_an_agent_that_raises_passes_its_place_on_and_its_error_is_unchanged(nob
             with pytest.raises(KeyError) as caught:
                 await task
             assert caught.value is error
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_two_living_agents_cannot_have_one_id_and_the_first_is_not_disturbed(nobody_left):
+def test_two_living_agents_cannot_have_one_id_and_the_first_is_not_disturbed():
     async def main():
         async with virtual_governor(limit=2) as gov:
             async with gov.agent("issue-17") as agent:
@@ -93,7 +93,7 @@ def test_two_living_agents_cannot_have_one_id_and_the_first_is_not_disturbed(nob
                 assert agent.state == "acting"
             async with gov.agent("issue-17"):  # after it has left, the id is free
                 pass
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -141,9 +141,7 @@ def test_higher_priority_goes_first():
 # Pausing
 
 
-def test_when_the_limit_falls_agents_pause_at_their_boundaries_and_come_back(
-    timetable, nobody_left
-):
+def test_when_the_limit_falls_agents_pause_at_their_boundaries_and_come_back(timetable):
     async def main():
         async with virtual_governor(law=timetable((0, 4), (10, 1), (30, 4))) as gov:
             events = record(gov, "paused", "resumed")
@@ -171,7 +169,7 @@ def test_when_the_limit_falls_agents_pause_at_their_boundaries_and_come_back(
             assert len(paused) >= 3
             assert all(s.paused_s > 10 for s in paused[:2])
             assert all(s.running_s == pytest.approx(22.5) for s in stats)
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -229,7 +227,7 @@ def test_max_wait_lets_the_overdue_agent_take_the_place_of_one_at_its_boundary(l
     run(main())
 
 
-def test_off_gives_the_place_to_somebody_else_meanwhile(nobody_left):
+def test_off_gives_the_place_to_somebody_else_meanwhile():
     async def main():
         async with virtual_governor(limit=1) as gov:
             events = record(
@@ -257,12 +255,12 @@ def test_off_gives_the_place_to_somebody_else_meanwhile(nobody_left):
                 ("resumed", "long", 21),
                 ("left", "long", 22),
             ]
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_off_with_a_call_in_flight_gives_the_place_back_when_that_call_ends(nobody_left):
+def test_off_with_a_call_in_flight_gives_the_place_back_when_that_call_ends():
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("a") as agent:
@@ -273,12 +271,12 @@ def test_off_with_a_call_in_flight_gives_the_place_back_when_that_call_ends(nobo
                     assert gov.snapshot().active == 0
                     assert (gov.snapshot().suspended, agent.state) == (1, "suspended")
                 assert agent.state == "acting"
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_after_off_it_is_the_same_agent_and_goes_before_new_ones(nobody_left):
+def test_after_off_it_is_the_same_agent_and_goes_before_new_ones():
     """Found by reading: it left and arrived anew, behind all who had come meanwhile."""
 
     async def main():
@@ -304,12 +302,12 @@ def test_after_off_it_is_the_same_agent_and_goes_before_new_ones(nobody_left):
             await asyncio.gather(with_long_tool(), at(1, "second"), at(2, "third"))
             assert order == ["long", "second", "long", "third"]
             assert gov.snapshot().done_total == 3
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_an_agent_nested_in_one_that_is_off_never_waits_for_its_parent(nobody_left):
+def test_an_agent_nested_in_one_that_is_off_never_waits_for_its_parent():
     """A place of its own would be out of reach: its parent is open, and waits for it."""
 
     async def main():
@@ -323,19 +321,19 @@ def test_an_agent_nested_in_one_that_is_off_never_waits_for_its_parent(nobody_le
                     assert gov.snapshot().active == 1
                 assert (gov.snapshot().active, parent.state) == (0, "suspended")
             await other
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_an_agent_that_leaves_while_off_leaves_nothing_behind(nobody_left):
+def test_an_agent_that_leaves_while_off_leaves_nothing_behind():
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("a") as agent:
                 suspended = agent.suspended()
                 await suspended.__aenter__()
             await suspended.__aexit__()
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -380,7 +378,7 @@ def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable):
 # Cancellation
 
 
-def test_cancelled_in_the_queue_it_is_forgotten(nobody_left):
+def test_cancelled_in_the_queue_it_is_forgotten():
     async def main():
         async with virtual_governor(limit=1) as gov:
             holder = asyncio.ensure_future(live(gov, "holder", steps=5))
@@ -390,12 +388,12 @@ def test_cancelled_in_the_queue_it_is_forgotten(nobody_left):
             await asyncio.sleep(0)
             assert gov.snapshot().queued == 0
             await holder
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_granted_and_cancelled_in_the_same_tick_the_place_goes_to_the_next(nobody_left):
+def test_granted_and_cancelled_in_the_same_tick_the_place_goes_to_the_next():
     async def main():
         async with virtual_governor(limit=1) as gov:
             released = asyncio.Event()
@@ -416,7 +414,7 @@ def test_granted_and_cancelled_in_the_same_tick_the_place_goes_to_the_next(nobod
             await asyncio.gather(*tasks, return_exceptions=True)
             assert tasks[1].cancelled()
             assert tasks[2].result().steps == 2
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -445,9 +443,7 @@ def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failur
     run(main())
 
 
-def test_a_paused_call_that_is_cut_by_a_timeout_leaves_its_agent_paused_and_alive(
-    timetable, nobody_left
-):
+def test_a_paused_call_that_is_cut_by_a_timeout_leaves_its_agent_paused_and_alive(timetable):
     async def main():
         async with virtual_governor(law=timetable((0, 2), (5, 1), (60, 2))) as gov:
 
@@ -467,7 +463,7 @@ def test_a_paused_call_that_is_cut_by_a_timeout_leaves_its_agent_paused_and_aliv
             assert 49 < paused_s < 52
             other.cancel()
             await asyncio.gather(other, return_exceptions=True)
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -492,7 +488,7 @@ def test_let_in_while_nobody_asks_any_more_an_agent_is_acting(timetable):
 
 
 @pytest.mark.parametrize("cut_s", [x / 4 for x in range(60)])
-def test_cancelled_at_any_await_the_place_goes_on_and_nothing_stays(cut_s, timetable, nobody_left):
+def test_cancelled_at_any_await_the_place_goes_on_and_nothing_stays(cut_s, timetable):
     """Entry, boundary, call, tool, nested agent, off: at each of them, and in the same tick."""
 
     async def main():
@@ -522,12 +518,12 @@ def test_cancelled_at_any_await_the_place_goes_on_and_nothing_stays(cut_s, timet
             for other in others:
                 assert (await other).steps == 3
             await asyncio.gather(task, return_exceptions=True)
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_ten_thousand_agents_that_finish_fail_and_are_cancelled_leave_no_trace(nobody_left):
+def test_ten_thousand_agents_that_finish_fail_and_are_cancelled_leave_no_trace():
     async def main():
         rng = random.Random(7)
         async with virtual_governor(limit=100) as gov:
@@ -547,7 +543,7 @@ def test_ten_thousand_agents_that_finish_fail_and_are_cancelled_leave_no_trace(n
                 for task in rng.sample(tasks, 50):
                     task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            nobody_left(gov)
+            assert_idle(gov)
             # Those cancelled before their first line never arrived; all others have left.
             assert 9_000 < gov.snapshot().done_total <= 10_000
 
@@ -557,7 +553,7 @@ def test_ten_thousand_agents_that_finish_fail_and_are_cancelled_leave_no_trace(n
 # Families
 
 
-def test_parallel_calls_of_one_agent_share_its_place(nobody_left):
+def test_parallel_calls_of_one_agent_share_its_place():
     async def main():
         async with virtual_governor(limit=1) as gov, gov.agent("a") as agent:
 
@@ -573,7 +569,7 @@ def test_parallel_calls_of_one_agent_share_its_place(nobody_left):
     run(main())
 
 
-def test_all_branches_of_a_paused_agent_wait_and_go_on_together(timetable, nobody_left):
+def test_all_branches_of_a_paused_agent_wait_and_go_on_together(timetable):
     async def main():
         async with virtual_governor(law=timetable((0, 2), (5, 1), (20, 2))) as gov:
             went = []
@@ -590,12 +586,12 @@ def test_all_branches_of_a_paused_agent_wait_and_go_on_together(timetable, nobod
                 assert went[0] >= 20
                 assert agent.stats.pauses == 1
                 assert agent.state == "acting"
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_one_branch_cancelled_the_others_still_get_their_turn(timetable, nobody_left):
+def test_one_branch_cancelled_the_others_still_get_their_turn(timetable):
     async def main():
         async with virtual_governor(law=timetable((0, 2), (5, 1), (20, 2))) as gov:
 
@@ -611,12 +607,12 @@ def test_one_branch_cancelled_the_others_still_get_their_turn(timetable, nobody_
                 tasks[0].cancel()
                 assert await asyncio.gather(*tasks[1:]) == [True, True]
                 assert agent.state == "acting"
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_a_nested_agent_shares_its_parents_place_even_at_limit_one(nobody_left):
+def test_a_nested_agent_shares_its_parents_place_even_at_limit_one():
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("parent"):
@@ -627,24 +623,24 @@ def test_a_nested_agent_shares_its_parents_place_even_at_limit_one(nobody_left):
                     assert gov.snapshot().active == 1
                 assert ca.current_agent().id == "parent"
             assert ca.current_agent() is None
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_a_nested_agent_that_leaves_in_the_middle_of_a_call_does_not_pin_its_parent(nobody_left):
+def test_a_nested_agent_that_leaves_in_the_middle_of_a_call_does_not_pin_its_parent():
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("parent") as parent:
                 async with gov.agent("child") as child:
                     await child.gate()
                 assert parent.state == "acting"
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_a_step_that_its_agent_leaves_open_has_ended_for_those_who_watch(nobody_left):
+def test_a_step_that_its_agent_leaves_open_has_ended_for_those_who_watch():
     """Found by reading: a step began and never ended, and a span of it was never closed."""
 
     async def main():
@@ -655,12 +651,12 @@ def test_a_step_that_its_agent_leaves_open_has_ended_for_those_who_watch(nobody_
             step.end()
             assert [e.kind for e in events] == ["step_began", "step_ended", "left"]
             assert agent.stats.steps == 1
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
 
-def test_a_detached_agent_takes_a_place_of_its_own(nobody_left):
+def test_a_detached_agent_takes_a_place_of_its_own():
     async def main():
         async with virtual_governor(limit=1) as gov:
             async with gov.agent("parent"):
@@ -668,7 +664,7 @@ def test_a_detached_agent_takes_a_place_of_its_own(nobody_left):
                 await asyncio.sleep(1)
                 assert gov.snapshot().queued == 1
             await task
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -689,7 +685,7 @@ def test_two_governors_nest_without_mixing_up_their_agents():
     run(main())
 
 
-def test_a_task_that_outlives_its_agent_is_nobodys_and_is_not_held_up(nobody_left):
+def test_a_task_that_outlives_its_agent_is_nobodys_and_is_not_held_up():
     async def main():
         async with virtual_governor(limit=1) as gov:
             seen = []
@@ -705,7 +701,7 @@ def test_a_task_that_outlives_its_agent_is_nobodys_and_is_not_held_up(nobody_lef
             async with gov.agent("b"):
                 await task
             assert seen == [None]
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 
@@ -986,7 +982,7 @@ def test_check_tells_before_the_start_whether_the_engine_can_be_read():
 # Failing open
 
 
-def test_closing_lets_everybody_through_and_refuses_new_agents(nobody_left):
+def test_closing_lets_everybody_through_and_refuses_new_agents():
     async def main():
         async with virtual_governor(limit=1) as gov:
             tasks = [asyncio.ensure_future(live(gov, f"a{i}")) for i in range(3)]
@@ -1000,7 +996,7 @@ def test_closing_lets_everybody_through_and_refuses_new_agents(nobody_left):
                 async with gov.agent("late"):
                     pass
             assert gov.snapshot().closed
-            assert not gov._monitor.sessions.by_id
+            assert_idle(gov)
 
     run(main())
 
@@ -1041,7 +1037,7 @@ def test_the_users_error_is_not_hidden_by_a_bug_of_ours(timetable):
         run(main())
 
 
-def test_an_abandoned_agent_leaves_when_it_is_collected(nobody_left):
+def test_an_abandoned_agent_leaves_when_it_is_collected():
     async def main():
         async with virtual_governor(limit=1) as gov:
             agent = gov.agent("abandoned")
@@ -1053,7 +1049,7 @@ def test_an_abandoned_agent_leaves_when_it_is_collected(nobody_left):
             del agent
             gc.collect()
             assert (await task).steps == 2
-            nobody_left(gov)
+            assert_idle(gov)
 
     run(main())
 

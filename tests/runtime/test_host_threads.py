@@ -18,7 +18,7 @@ import pytest
 
 import concur_agents as ca
 from concur_agents.core import Reading
-from concur_agents.testing import ScriptedProbe
+from concur_agents.testing import ScriptedProbe, assert_idle
 
 
 class Counter:
@@ -52,7 +52,7 @@ def in_thread(fn, *args):
     return thread
 
 
-def test_threads_and_two_event_loops_share_one_limit(nobody_left):
+def test_threads_and_two_event_loops_share_one_limit():
     """An asyncio primitive inside the governor would be bound to one of the loops."""
     gov = ca.Governor(limit=3)
     counter = Counter()
@@ -83,13 +83,11 @@ def test_threads_and_two_event_loops_share_one_limit(nobody_left):
         assert not thread.is_alive()
     assert counter.entries == 180
     assert counter.peak <= 3
-    nobody_left(gov)
+    assert_idle(gov)
     gov.close()
 
 
-def test_limits_that_jump_about_under_threads_never_over_admit_or_strand_anybody(
-    timetable, nobody_left
-):
+def test_limits_that_jump_about_under_threads_never_over_admit_or_strand_anybody(timetable):
     rows = [(t / 100, 1 + (t * 7) % 5) for t in range(0, 100, 5)]
     start_s = time.monotonic()
     gov = ca.Governor(
@@ -111,11 +109,11 @@ def test_limits_that_jump_about_under_threads_never_over_admit_or_strand_anybody
         assert not thread.is_alive()
     assert counter.entries == 300
     assert counter.peak <= 5
-    nobody_left(gov)
+    assert_idle(gov)
     gov.close()
 
 
-def test_a_sync_wait_on_an_event_loop_thread_raises_and_stops_nobody(nobody_left):
+def test_a_sync_wait_on_an_event_loop_thread_raises_and_stops_nobody():
     async def main():
         gov = ca.Governor(limit=1)
         async with gov.agent("a"):
@@ -126,13 +124,13 @@ def test_a_sync_wait_on_an_event_loop_thread_raises_and_stops_nobody(nobody_left
                 pass
         with gov.agent("c") as agent:  # no need to wait: fine
             agent.checkpoint_sync()
-        nobody_left(gov)
+        assert_idle(gov)
         gov.close()
 
     asyncio.run(main())
 
 
-def test_a_sync_gate_on_a_loop_thread_leaves_the_agent_paused_and_not_lost(timetable, nobody_left):
+def test_a_sync_gate_on_a_loop_thread_leaves_the_agent_paused_and_not_lost(timetable):
     async def main():
         now = 0.0
         gov = ca.Governor(
@@ -148,13 +146,13 @@ def test_a_sync_gate_on_a_loop_thread_leaves_the_agent_paused_and_not_lost(timet
             assert agent.state == "acting"
             agent.gate_sync()
             assert agent.state == "reasoning"
-        nobody_left(gov)
+        assert_idle(gov)
 
     asyncio.run(main())
 
 
 def test_agents_paused_in_asyncios_few_threads_do_not_keep_them_from_those_they_wait_for(
-    timetable, nobody_left, caplog
+    timetable, caplog
 ):
     """Synchronous nodes and tools of asynchronous agents run there. Found so: two threads, both
     of agents that are paused, and an active one that waits for a thread, all of them for ever.
@@ -191,7 +189,7 @@ def test_agents_paused_in_asyncios_few_threads_do_not_keep_them_from_those_they_
         assert ended == 0, "nobody needs their threads yet, so they wait like anybody"
         first.set()
         await asyncio.gather(*lives)
-        nobody_left(gov)
+        assert_idle(gov)
         gov.close()
 
     with caplog.at_level("WARNING", "concur_agents"):
@@ -298,7 +296,7 @@ def test_the_own_thread_lets_in_whom_time_lets_in_long_before_the_next_reading()
     gov.close()
 
 
-def test_an_agent_dropped_while_the_lock_is_held_leaves_and_does_not_dead_lock(nobody_left):
+def test_an_agent_dropped_while_the_lock_is_held_leaves_and_does_not_dead_lock():
     """The collector may strike anywhere, also inside our own lock."""
     gov = ca.Governor(limit=1)
     agent = gov.agent("dropped")
@@ -310,10 +308,10 @@ def test_an_agent_dropped_while_the_lock_is_held_leaves_and_does_not_dead_lock(n
         return ()
 
     gov._monitor.decide(under_the_lock)
-    nobody_left(gov)
+    assert_idle(gov)
 
 
-def test_an_agent_dropped_in_the_first_moment_of_the_lock_does_not_dead_lock(nobody_left):
+def test_an_agent_dropped_in_the_first_moment_of_the_lock_does_not_dead_lock():
     """Found by reading: from Python 3.12 on the collector strikes at calls, the clock's included,
     and that one was made before the lock knew who held it.
     """
@@ -331,10 +329,10 @@ def test_an_agent_dropped_in_the_first_moment_of_the_lock_does_not_dead_lock(nob
     in_thread(lambda: gov._monitor.decide(lambda _: ())).join(10)
     assert not dropped
     assert not gov._monitor._lock.locked()
-    nobody_left(gov)
+    assert_idle(gov)
 
 
-def test_an_agent_dropped_while_another_is_refused_leaves_at_once(nobody_left):
+def test_an_agent_dropped_while_another_is_refused_leaves_at_once():
     """Found by reading: it stayed until the next decision, whenever that was."""
     gov = ca.Governor(limit=1)
     agent = gov.agent("dropped")
@@ -347,10 +345,10 @@ def test_an_agent_dropped_while_another_is_refused_leaves_at_once(nobody_left):
 
     with pytest.raises(ca.ConfigError, match="no"):
         gov._monitor.decide(refuse)
-    nobody_left(gov)
+    assert_idle(gov)
 
 
-def test_an_agent_dropped_while_somebody_looks_leaves_at_once(nobody_left):
+def test_an_agent_dropped_while_somebody_looks_leaves_at_once():
     """Found by reading, as the one before."""
     gov = ca.Governor(limit=1)
     agent = gov.agent("dropped")
@@ -361,10 +359,10 @@ def test_an_agent_dropped_while_somebody_looks_leaves_at_once(nobody_left):
         agent = None
 
     gov._monitor.look(look)
-    nobody_left(gov)
+    assert_idle(gov)
 
 
-def test_a_waiter_whose_loop_was_closed_is_passed_over(nobody_left):
+def test_a_waiter_whose_loop_was_closed_is_passed_over():
     gov = ca.Governor(limit=1)
     holder = gov.agent("holder")
     holder.open_sync()
@@ -384,12 +382,12 @@ def test_a_waiter_whose_loop_was_closed_is_passed_over(nobody_left):
     holder.close()
     thread.join(10)
     assert entered.is_set()
-    nobody_left(gov)
+    assert_idle(gov)
     del task
     gov.close()
 
 
-def test_ctrl_c_in_a_thread_that_waits_gives_its_turn_up(nobody_left):
+def test_ctrl_c_in_a_thread_that_waits_gives_its_turn_up():
     gov = ca.Governor(limit=1)
     with gov.agent("holder"):
         agent = gov.agent("waiter", detached=True)
@@ -400,7 +398,7 @@ def test_ctrl_c_in_a_thread_that_waits_gives_its_turn_up(nobody_left):
             agent.open_sync()
         timer.join()
         assert agent.left
-    nobody_left(gov)
+    assert_idle(gov)
     gov.close()
 
 

@@ -1,0 +1,40 @@
+"""The `concur` command itself: what it says about a wrong option, on any terminal."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from concur_agents.cli.app import main
+
+CONCUR = [sys.executable, "-m", "concur_agents.cli.app"]
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_a_wrong_option_is_said_in_one_line_however_narrow_the_terminal(columns, tmp_path):
+    file = tmp_path / ("x" * 100)
+    file.touch()
+    ran = subprocess.run(
+        [*CONCUR, "demo", "--out", str(file)],
+        env={**os.environ, "COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for '--out': ")
+    assert last.endswith(f"{str(file)!r} is a file.")
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    """A table with a multiplication sign ended in a UnicodeEncodeError on an ASCII locale."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    sys.stdout.write("2×3")
+    assert shown.getvalue().endswith(b"2?3")
