@@ -1,4 +1,4 @@
-"""Where the examples find an engine: the URL they are given, else a simulated one of their own.
+"""Where the examples find an engine: the URL on the command line, else a simulated engine.
 
 python examples/drop_in_client.py                            # simulated, needs no GPU
 python examples/drop_in_client.py http://localhost:8000      # yours
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import openai
 
 TASK = 'Look at two places, then say what you saw. CALL:look{"at": "1"}'
-"""The simulated model cannot read; it calls a tool when the text tells it so."""
+"""The simulated model cannot read; it calls a tool when the text says so."""
 
 
 def look(at: str) -> str:
-    """Looks at a place, and says what is to be seen there."""
+    """Looks at a place, and reports what is there."""
     return 'a river, and a sign: CALL:look{"at": "2"}' if at == "1" else "a house"
 
 

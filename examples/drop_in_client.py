@@ -9,10 +9,10 @@ from concur_agents.openai import AsyncOpenAI  # was: from openai import AsyncOpe
 
 
 async def solve(gov: ca.Governor, client: AsyncOpenAI, model: str, issue: str) -> str:
-    async with gov.agent(issue) as agent:  # waits here until it is let in
+    async with gov.agent(issue) as agent:  # waits here until the agent is let in
         messages = [{"role": "user", "content": f"Think about {issue}."}]
         for _ in range(3):
-            # Waits here when it is someone else's turn.
+            # Waits here while the cache is full.
             reply = await client.chat.completions.create(
                 model=model, messages=messages, max_tokens=100
             )

@@ -21,9 +21,9 @@ async def main() -> None:
 
         graph = make_graph()
         gov.on_event(lambda event: print(event.kind, event.agent) if event.agent else None)
-        told = {"messages": [("user", TASK)]}
+        task = {"messages": [("user", TASK)]}
         runs = [
-            graph.ainvoke(told, {"configurable": {"thread_id": f"issue-{n}"}}) for n in range(4)
+            graph.ainvoke(task, {"configurable": {"thread_id": f"issue-{n}"}}) for n in range(4)
         ]
         for reply in await asyncio.gather(*runs):
             print(len(reply["messages"]), "messages")

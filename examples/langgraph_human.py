@@ -1,4 +1,4 @@
-"""A graph that asks a human: nobody holds a place while he thinks, and his answer goes first."""
+"""A graph that asks a human: it holds no place meanwhile, and the answer goes before new agents."""
 
 from _endpoint import endpoint
 from langchain_openai import ChatOpenAI

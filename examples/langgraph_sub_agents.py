@@ -17,7 +17,7 @@ async def main() -> None:
 
         @tool
         async def ask_expert(question: str) -> str:
-            """Asks somebody who knows."""
+            """Asks an expert."""
             reply = await expert.ainvoke({"messages": [("user", question)]})
             return str(reply["messages"][-1].content)
 

@@ -1,6 +1,6 @@
-"""A tool that takes long: the agent gives its place back meanwhile, and then goes before new ones.
+"""A long tool: the agent gives its place back meanwhile, and then goes before new agents.
 
-Short tools need nothing: an agent keeps its place, and its claim on the cache fades meanwhile.
+Short tools need nothing: an agent keeps its place, and its claim on the cache fades.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from minisweagent.models.litellm_model import LitellmModel
 
 import concur_agents as ca
 
-# The simulated model runs what the text tells it to; a real one finds out what to do.
+# The simulated model runs the command in the text; a real one finds out what to do.
 SUBMIT = 'CALL:bash{"command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"}'
 
 

@@ -33,7 +33,7 @@ async def main() -> None:
                 history.append({"role": "user", "content": ran.stdout})
             return ran.stdout.strip()
 
-        journal = Path(folder) / "runs.jsonl"  # run it again, and only what is missing runs
+        journal = Path(folder) / "runs.jsonl"  # run it again, and only unfinished issues run
         async with gov, client, ca.AgentPool(gov, journal=journal) as pool:
             issues = [f"issue-{n}" for n in range(6)]
             async for outcome in pool.as_completed(solve, issues):

@@ -1,4 +1,4 @@
-"""A law of your own: one frozen class that turns what it is shown into a limit."""
+"""A law of your own: one frozen class that turns a snapshot into a limit."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from concur_agents.openai import AsyncOpenAI
 
 
 @dataclass(frozen=True)
-class RoomForThemAll:
+class MeanFootprint:
     """As many agents as fit into a share of the pool at their mean footprint."""
 
-    name: ClassVar[str] = "room_for_them_all"
+    name: ClassVar[str] = "mean_footprint"
     formula: ClassVar[str] = "agents = share x capacity / mean footprint"
     needs_readings: ClassVar[bool] = True
 
@@ -38,7 +38,7 @@ class RoomForThemAll:
 async def main() -> None:
     with endpoint() as (url, model):
         async with (
-            ca.Governor(url, law=RoomForThemAll(share=0.5), poll_interval_s=0.05) as gov,
+            ca.Governor(url, law=MeanFootprint(share=0.5), poll_interval_s=0.05) as gov,
             AsyncOpenAI(governor=gov, base_url=f"{url}/v1", api_key="-") as client,
         ):
             gov.on_event(lambda e: print(e.reason) if e.kind == "limit_changed" else None)

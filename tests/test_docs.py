@@ -1,5 +1,6 @@
-"""The docs: every page is reached, every link leads somewhere, the examples of ours run."""
+"""The docs: every page is reached, every link leads somewhere, the code they show runs."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -13,6 +14,7 @@ from concur_agents.cli.app import COMMANDS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?ms)^```.*?^```|`[^`\n]*`")
@@ -29,7 +31,7 @@ def anchors(page):
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize("page", [*PAGES, *TOP], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page):
     broken = []
     for target in LINK.findall(CODE.sub("", page.read_text("utf-8"))):
@@ -47,8 +49,53 @@ def test_the_site_has_every_page_once():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
+def test_the_readme_fits_on_a_screen_or_two_and_begins_with_code():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.split()) <= 500
+    assert text[: text.index("```python")].count("\n") < 10
+    assert {"scripts/demo", "scripts/test"} <= set(text.split())
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TOP], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_prose_names_the_agent_the_thread_or_the_caller(page):
+    """A reader in a hurry, and one whose English is a second language, should not have to guess."""
+    vague = r"\b(nobody|somebody|whoever|whom|anybody|everybody)\b"
+    assert re.findall(vague, CODE.sub("", page.read_text("utf-8")), re.IGNORECASE) == []
+
+
+def shown_imports():
+    """(page, statement) of every import of ours in a block of Python or of a diff's new lines."""
+    for page in [*PAGES, *TOP]:
+        for kind, block in re.findall(
+            r"(?ms)^```(python|diff)\n(.*?)^```", page.read_text("utf-8")
+        ):
+            lines = block.splitlines()
+            if kind == "diff":
+                lines = [line[1:] for line in lines if not line.startswith("-")]
+            for line in lines:
+                if re.match(r"\s*(from concur_agents|import concur_agents)", line):
+                    yield page.relative_to(ROOT).as_posix(), line.strip()
+
+
+@pytest.mark.parametrize(("page", "statement"), sorted(set(shown_imports())))
+def test_every_import_that_the_docs_show_runs(page, statement):
+    try:
+        exec(statement, {})
+    except ImportError as error:
+        if (error.name or "").startswith("concur_agents") or error.name is None:
+            raise
+        pytest.skip(f"needs {error.name}")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TOP], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_python_that_the_docs_show_can_be_parsed(page):
+    for code in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text("utf-8")):
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+        compile(code, page.name, "exec", flags=flags)
+
+
 def test_every_command_that_the_docs_name_exists():
-    for page in [*PAGES, ROOT / "README.md"]:
+    for page in [*PAGES, *TOP]:
         named = set(re.findall(r"(?m)(?:`|^|\$ )concur ([a-z-]+)", page.read_text("utf-8")))
         assert named - set(COMMANDS) - {"run"} == set(), page.name
 
