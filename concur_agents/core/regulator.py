@@ -30,6 +30,7 @@ from concur_agents.core.types import (
     State,
     Usage,
     View,
+    is_plausible,
 )
 from concur_agents.core.why import Reason
 
@@ -147,7 +148,8 @@ class Regulator:
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
         account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
-        account.expected_prompt = prompt_tokens
+        if prompt_tokens is not None and is_plausible(prompt_tokens):
+            account.expected_prompt = prompt_tokens
         self._arrivals += 1
         self._accounts[agent] = account
         if parent is not None:
@@ -184,10 +186,11 @@ class Regulator:
         self._pass_time(now)
         if who is root:
             root.is_suspended = False
-            if prompt_tokens is not None:
+            if prompt_tokens is not None and is_plausible(prompt_tokens):
                 root.expected_prompt = prompt_tokens
             if prefix is not None and tuple(prefix) != root.chain:
-                sizes.share(root, prefix)
+                if all(is_plausible(tokens) for _, tokens in prefix):
+                    sizes.share(root, prefix)
         if not root.state.is_active:
             self._ask_back(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
@@ -236,7 +239,7 @@ class Regulator:
         who.root.has_sent = True
         if overloaded:
             self._meter.refused(retry_after_s)
-        elif usage is not None:
+        elif usage is not None and usage.is_plausible:
             self._meter.ended(usage, now - who.begun_s)
             self._sizes.end(who, usage)
         self._end(who, 1, now)
@@ -584,6 +587,8 @@ class Regulator:
         """When a stall will have to be assumed if nothing moves before [s]; None: never."""
         admission = self._admission
         if admission.reasoning or not len(admission.queue) or not admission.active:
+            return None
+        if admission.stall_head() is None:  # all who wait are new, and `max_open` are open
             return None
         least_s = STALL_S if admission.paused else NEW_STALL_S
         return self._meter.last_call_s + max(least_s, 2.0 * self._meter.longest_gap_s)
