@@ -116,6 +116,7 @@ class Regulator:
         self._admission.alone_until_s = math.inf if first_reading_s else None
         self._enforce(start_s)
         self._arrivals = self._done_total = self._pauses_total = 0
+        self._heard_s = start_s
         self._wake_s: float | None = None
         self._wake_stands = False
 
@@ -349,6 +350,8 @@ class Regulator:
             return Decision()
         self._pass_time(now)
         root = who.root
+        if root.in_flight:
+            self._meter.last_call_s = now
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -398,7 +401,8 @@ class Regulator:
         Cheap to ask again: the answer stands until the next call of another method.
         """
         if not self._wake_stands:
-            wakes = [self._admission.next_wake(now), self._stall_s()]
+            # From the last event on, not from `now`: when it was asked must not matter.
+            wakes = [self._admission.next_wake(self._heard_s), self._stall_s()]
             self._wake_s = min((wake for wake in wakes if wake is not None), default=None)
             self._wake_stands = True
         return self._wake_s
@@ -580,6 +584,7 @@ class Regulator:
                     self._accounts[agent].begin_calls(calls, now)
         if admitted:
             self._meter.last_call_s = now
+        admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
 
@@ -610,6 +615,7 @@ class Regulator:
 
     def _pass_time(self, now: float) -> None:
         self._wake_stands = False
+        self._heard_s = now
         alone_until_s = self._admission.alone_until_s
         if alone_until_s is not None and now >= alone_until_s:
             self._end_alone()

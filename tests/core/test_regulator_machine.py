@@ -19,11 +19,14 @@ from hypothesis.stateful import (
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, State, Usage
 from concur_agents.core.peak_forecast import _coarse
-from concur_agents.core.regulator import NEW_STALL_S, STALL_S
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
 SLACK = 1 + 1e-9
+DECIDES = (
+    *("arrive", "begin_step", "end_step", "retry_step", "withdraw_step"),
+    *("suspend", "resume", "leave", "tick", "advance"),
+)
 
 limits = st.builds(
     Limit,
@@ -97,12 +100,45 @@ class RegulatorMachine(RuleBasedStateMachine):
             max_open=max_open,
             first_reading_s=first_reading_s,
         )
+        for name in DECIDES:
+            setattr(self.regulator, name, self.followed(getattr(self.regulator, name)))
+        self.replayed = {}  # root agent -> State, from transitions alone
+        self.stalled = False  # the last decision let one in because nothing moved
         self.first_reading_s = first_reading_s
         self.alone_until_s = math.inf if first_reading_s else None  # None: that is over
         self.admission = self.regulator._admission
         self.families = []
         self.home = {}  # agent -> family
         self.names = count()
+
+    # -- transitions -----------------------------------------------------------------------------
+
+    def followed(self, call):
+        """`call`, whose answer's transitions are replayed and held against its list."""
+
+        def follow(*args, **options):
+            stalls = self.admission.stalls_total
+            decision = call(*args, **options)
+            self.stalled = self.admission.stalls_total > stalls
+            let_in = set()
+            for agent, before, after, reason in decision.transitions:
+                assert before is not after
+                assert self.replayed.pop(agent, None) is before, "a move from where it is not"
+                assert (reason is not None) is (after in (State.QUEUED, State.PAUSED))
+                assert reason is None or (reason.agent, reason.state) == (agent, after.value)
+                if after is not State.DONE:
+                    self.replayed[agent] = after
+                if after.is_active and not (before is not None and before.is_active):
+                    let_in.add(agent)
+            for agent in decision:
+                continues = agent in args[:1]
+                assert continues or self.place_of(agent) in let_in
+            return decision
+
+        return follow
+
+    def place_of(self, agent):
+        return self.home[agent].name if agent in self.home else agent
 
     # -- the book ------------------------------------------------------------------------------
 
@@ -129,9 +165,13 @@ class RegulatorMachine(RuleBasedStateMachine):
             family.waiting.clear()
         assert sorted(named) == sorted(woken)
         if newly:
-            assert self.admission.active <= self.places()
-            pressure = self.admission.pressure(self.now)
-            assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
+            assert self.admission.max_open is None or (
+                self.admission.open_agents <= self.admission.max_open
+            )
+            if not self.stalled:
+                assert self.admission.active <= self.places()
+                pressure = self.admission.pressure(self.now)
+                assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
 
     def settle(self, family):
         """A family whose root is off gives its place back as soon as nobody needs it."""
@@ -157,6 +197,8 @@ class RegulatorMachine(RuleBasedStateMachine):
     def arrive(self, asked):
         for prompt, priority, fresh in asked:
             agent = f"a{next(self.names)}" if fresh else "again"
+            if any(family.name == agent for family in self.families) and agent not in self.home:
+                continue  # it has left, and its children have its place and its name
             if agent in self.home:
                 with pytest.raises(ValueError, match="already here"):
                     self.regulator.arrive(agent, self.now)
@@ -165,6 +207,7 @@ class RegulatorMachine(RuleBasedStateMachine):
                 self.alone_until_s = self.now + self.first_reading_s
             family = SimpleNamespace(
                 root=agent,
+                name=agent,
                 members={agent: 0},
                 calls=Counter(),
                 waiting=Counter(),
@@ -177,9 +220,10 @@ class RegulatorMachine(RuleBasedStateMachine):
             )
             self.families.append(family)
             self.home[agent] = family
-            self.book(
-                self.regulator.arrive(agent, self.now, prompt_tokens=prompt, priority=priority)
+            woken = self.regulator.arrive(
+                agent, self.now, prompt_tokens=prompt, priority=priority
             )
+            self.book(woken)
 
     @precondition(lambda self: self.home)
     @rule(data=st.data())
@@ -378,13 +422,32 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert not {id(f) for f in active} & {id(f) for f in waiting}
 
     @invariant()
+    def transitions_alone_say_where_each_root_stands(self):
+        for family in self.families:
+            member = next(iter(family.members))
+            assert self.replayed[family.name].value == self.regulator.agent_state(member)
+        assert len(self.replayed) == len(self.families)
+
+    @invariant()
+    def no_agent_is_lost(self):
+        assert set(self.regulator.ids()) == set(self.home)
+        waiting = {family.name for family in self.families if not family.active and not family.out}
+        assert sorted(self.regulator.waiting()) == sorted(waiting)
+        if waiting and not self.admission.reasoning and self.admission.active:
+            wake_s = self.regulator.next_wake(self.now)  # a stall ends by itself
+            if wake_s is None:
+                assert not self.admission.may_open and not self.admission.paused
+            else:
+                assert wake_s > self.now
+
+    @invariant()
     def one_runs_alone_until_the_first_reading_but_not_for_long(self):
         if self.alone_until_s is None:
             assert self.regulator.reason == "start"
             assert self.admission.limit == self.regulator.state.limit
         else:
             assert self.regulator.reason == "first_reading"
-            assert self.admission.active <= 1
+            assert self.admission.active <= 1 + self.admission.stalls_total
             wake_s = self.regulator.next_wake(self.now)
             if len(self.admission.queue):
                 assert self.now < wake_s <= self.alone_until_s
