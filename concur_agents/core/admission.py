@@ -94,11 +94,11 @@ class Admission:
         if self.active > 1 and (
             self.active > self.places or not self.claims.fits(self.limit.tokens - charged, now)
         ):
-            self.take_out(account)
+            self._put_back(account, before)
             return False
         # An agent that has just been let in runs a step before it makes room for an overdue one.
         if had_begun and self.max_wait_s is not None and self._overdue(now) is not None:
-            self.take_out(account)
+            self._put_back(account, before)
             return False
         self.moves.append(Transition(account.agent, before, State.REASONING))
         return True
@@ -153,15 +153,16 @@ class Admission:
         """
         admitted: list[Account] = []
         while stalled or not (self.bound and self.active >= self.places):
-            # 1. An agent that has waited past `max_wait_s` goes first.
-            head = None if self.max_wait_s is None else self._overdue(now)
-            overdue = head is not None
-            # 2. Else the first of the queue, new ones left out while enough agents are open.
+            # 1. Where nothing moves, a paused one: it may hold what the active ones wait for.
+            head = self.stall_head() if stalled else None
+            # 2. Else an agent that has waited past `max_wait_s`.
+            overdue = False
+            if head is None and self.max_wait_s is not None:
+                head = self._overdue(now)
+                overdue = head is not None
+            # 3. Else the first of the queue, new ones left out while enough agents are open.
             if head is None:
                 head = self._next()
-            # 3. Where nothing moves, a paused one: it may hold what the active ones wait for.
-            if stalled:
-                head = self.queue.oldest(admitted_ever=True) or head
             if head is None:
                 break
             if self.active and not stalled and not self._has_room(head, overdue, now):
@@ -259,6 +260,11 @@ class Admission:
             limit_tokens=limit,
         )
 
+    def stall_head(self) -> Account | None:
+        """The agent to let in where nothing moves: a paused one first; None: none may be opened."""
+        oldest = self.queue.oldest(admitted_ever=True)
+        return oldest or self.queue.head(new_allowed=self.may_open)
+
     def goes_before(self, other: Account, account: Account) -> bool:
         """Whether `other` goes first of two that wait."""
         keys = [self.order(who, who.has_context and self.is_warm(who)) for who in (other, account)]
@@ -279,6 +285,11 @@ class Admission:
         before, account.state = account.state, after
         if before is not after:
             self.moves.append(Transition(account.agent, before, after))
+
+    def _put_back(self, account: Account, before: State) -> None:
+        """Take `account` out as if it had not begun to reason."""
+        self.take_out(account)
+        account.state = before
 
     def _reason(self, account: Account, need: float) -> None:
         if not account.claim.held:

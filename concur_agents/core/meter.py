@@ -15,6 +15,8 @@ _MEMORY_S = 30.0
 _MOMENT_S = 1.0
 """Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
 _GAPS, _QUANTILES = 256, 32
+_MOST_RETRY_S = 3600.0
+"""The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,8 @@ class Meter:
     def refused(self, retry_after_s: float) -> None:
         """The endpoint refused a call for lack of capacity, and asked to wait so long [s]."""
         self._overloads += 1
-        self._retry_after_s = max(self._retry_after_s, retry_after_s)
+        if retry_after_s > 0.0:  # not where it is NaN
+            self._retry_after_s = max(self._retry_after_s, min(retry_after_s, _MOST_RETRY_S))
 
     def ended(self, usage: Usage, step_s: float) -> None:
         """A step ended well."""
@@ -104,7 +107,7 @@ class Meter:
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
             return False
         if before is None or before.hit_tokens_total is None or before.query_tokens_total is None:
-            if not self._cached_known:
+            if not (self._engine_counts or self._cached_known):
                 self._query_total = 0.0
             self._engine_counts = True
             return False

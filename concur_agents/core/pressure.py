@@ -10,7 +10,8 @@ whatever the law decides.  Claims of about the same footprint (a quarter of an o
 is right within 9 %) share one exponentially fading sum, as load averages do: some 15 sums per
 decade of context length, however many agents there are.
 
-Questions change nothing: each sum stands at the theta of its last change.
+Questions change nothing: each sum stands at the theta of its last change.  No sum goes back in time:
+threads may call in with a `now` slightly older than the last, and a claim never grows by itself.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ class Claims:
         self.release(claim)
         if tokens <= 0.0:
             return
-        theta = self._theta_at(now)
-        began = claim.theta if again else theta
         key = int(_PER_OCTAVE * math.log2(tokens)) if tokens > 1.0 else 0
         fading = self._sums.get(key)
         if fading is None:
             fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE))
+        theta = max(self._theta_at(now), fading.theta)
+        began = claim.theta if again else theta
         before = fading.total
         fading.total = before * math.exp((fading.theta - theta) * fading.rate)
         fading.total += tokens * math.exp((began - theta) * fading.rate)
@@ -114,7 +115,7 @@ class Claims:
         theta, idle = self._theta_at(now), 0.0
         for fading in self._sums.values():
             if fading.count:
-                idle += fading.total * math.exp((fading.theta - theta) * fading.rate)
+                idle += fading.total * math.exp(min(0.0, fading.theta - theta) * fading.rate)
         return self.reasoning_tokens + idle
 
     def fits(self, tokens: float, now: float) -> bool:
@@ -142,7 +143,7 @@ class Claims:
         sums = [fading for fading in self._sums.values() if fading.count]
         aim, passed = target - min(0.5 * target, 1e-9 * tokens), 0.0
         for _ in range(64):
-            rest = [f.total * math.exp((f.theta - theta - passed) * f.rate) for f in sums]
+            rest = [f.total * math.exp(min(0.0, f.theta - theta - passed) * f.rate) for f in sums]
             excess = sum(rest) - aim
             if excess <= 0.5 * (target - aim):
                 break

@@ -77,6 +77,11 @@ class Queue:
             first = self._top(self._open)
         return None if first is None else first[4]
 
+    def settle(self) -> None:
+        """Find out whether the first has gone cold, so that a question later cannot be what does."""
+        if self._open:
+            self._top(self._open)
+
     def oldest(self, *, admitted_ever: bool = False) -> Account | None:
         """Who has waited longest; with `admitted_ever` among those that have been let in before."""
         waits = self._open_by_wait if admitted_ever else self._by_wait

@@ -30,6 +30,7 @@ from concur_agents.core.types import (
     State,
     Usage,
     View,
+    is_plausible,
 )
 from concur_agents.core.why import Reason
 
@@ -115,6 +116,7 @@ class Regulator:
         self._admission.alone_until_s = math.inf if first_reading_s else None
         self._enforce(start_s)
         self._arrivals = self._done_total = self._pauses_total = 0
+        self._heard_s = start_s
         self._wake_s: float | None = None
         self._wake_stands = False
 
@@ -147,7 +149,8 @@ class Regulator:
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
         account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
-        account.expected_prompt = prompt_tokens
+        if prompt_tokens is not None and is_plausible(prompt_tokens):
+            account.expected_prompt = prompt_tokens
         self._arrivals += 1
         self._accounts[agent] = account
         if parent is not None:
@@ -184,10 +187,11 @@ class Regulator:
         self._pass_time(now)
         if who is root:
             root.is_suspended = False
-            if prompt_tokens is not None:
+            if prompt_tokens is not None and is_plausible(prompt_tokens):
                 root.expected_prompt = prompt_tokens
             if prefix is not None and tuple(prefix) != root.chain:
-                sizes.share(root, prefix)
+                if all(is_plausible(tokens) for _, tokens in prefix):
+                    sizes.share(root, prefix)
         if not root.state.is_active:
             self._ask_back(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
@@ -236,7 +240,7 @@ class Regulator:
         who.root.has_sent = True
         if overloaded:
             self._meter.refused(retry_after_s)
-        elif usage is not None:
+        elif usage is not None and usage.is_plausible:
             self._meter.ended(usage, now - who.begun_s)
             self._sizes.end(who, usage)
         self._end(who, 1, now)
@@ -346,6 +350,8 @@ class Regulator:
             return Decision()
         self._pass_time(now)
         root = who.root
+        if root.in_flight:
+            self._meter.last_call_s = now
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -395,7 +401,8 @@ class Regulator:
         Cheap to ask again: the answer stands until the next call of another method.
         """
         if not self._wake_stands:
-            wakes = [self._admission.next_wake(now), self._stall_s()]
+            # From the last event on, not from `now`: when it was asked must not matter.
+            wakes = [self._admission.next_wake(self._heard_s), self._stall_s()]
             self._wake_s = min((wake for wake in wakes if wake is not None), default=None)
             self._wake_stands = True
         return self._wake_s
@@ -577,6 +584,7 @@ class Regulator:
                     self._accounts[agent].begin_calls(calls, now)
         if admitted:
             self._meter.last_call_s = now
+        admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
 
@@ -584,6 +592,8 @@ class Regulator:
         """When a stall will have to be assumed if nothing moves before [s]; None: never."""
         admission = self._admission
         if admission.reasoning or not len(admission.queue) or not admission.active:
+            return None
+        if admission.stall_head() is None:  # all who wait are new, and `max_open` are open
             return None
         least_s = STALL_S if admission.paused else NEW_STALL_S
         return self._meter.last_call_s + max(least_s, 2.0 * self._meter.longest_gap_s)
@@ -605,6 +615,7 @@ class Regulator:
 
     def _pass_time(self, now: float) -> None:
         self._wake_stands = False
+        self._heard_s = now
         alone_until_s = self._admission.alone_until_s
         if alone_until_s is not None and now >= alone_until_s:
             self._end_alone()

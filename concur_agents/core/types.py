@@ -5,12 +5,22 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from concur_agents.core.why import Reason
 
 AgentId = str
+
+_MOST_TOKENS = 1e12
+"""No prompt and no pool is larger [tokens]."""
+_MOST_COUNTED = 1e15
+"""No counter comes so far; beyond it a double no longer counts one by one."""
+
+
+def is_plausible(tokens: float) -> bool:
+    """Whether a prompt or a pool can be so large; NaN and infinity cannot."""
+    return 0 <= tokens <= _MOST_TOKENS
 
 
 # -- in ------------------------------------------------------------------------------------------
@@ -19,6 +29,9 @@ AgentId = str
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One look at an engine.  Every field but `at_s` may be None: the engine does not report it.
+
+    A number that cannot be meant (NaN, infinity, a negative counter, a pool of more than 1e12
+    tokens) becomes None, so a page that heals, heals.
 
     Counters (`*_total`) only rise; a fall means that the engine restarted.  The Regulator takes
     the differences itself, so a reading needs no memory of the one before.
@@ -54,6 +67,17 @@ class Reading:
             raise ValueError(f"kv_usage must be a share between 0 and 1, got {self.kv_usage}")
         if self.capacity_tokens is not None and not self.capacity_tokens > 0:
             raise ValueError(f"capacity_tokens must be above 0, got {self.capacity_tokens}")
+        if self.capacity_tokens is not None and not is_plausible(self.capacity_tokens):
+            object.__setattr__(self, "capacity_tokens", None)
+        for name in _COUNTED:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST_COUNTED:
+                object.__setattr__(self, name, None)
+
+
+_COUNTED = tuple(
+    field.name for field in fields(Reading) if field.name not in ("at_s", "kv_usage", "capacity_tokens")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +92,12 @@ class Usage:
     def __post_init__(self) -> None:
         if self.prompt_tokens < 0 or self.completion_tokens < 0 or (self.cached_tokens or 0) < 0:
             raise ValueError(f"token counts must be at least 0, got {self}")
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether a call can have taken this much; if not, the step counts as of unknown usage."""
+        counts = (self.prompt_tokens, self.completion_tokens, self.cached_tokens or 0)
+        return all(map(is_plausible, counts))
 
 
 # -- what a law sees and decides -----------------------------------------------------------------

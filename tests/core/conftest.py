@@ -15,23 +15,22 @@ class Scripted:
     name: ClassVar[str] = "scripted"
     formula: ClassVar[str] = "what the test says"
     limit: Limit = field(default_factory=Limit)
-    epoch_s: float = float("-inf")
     needs_readings: bool = False
 
     def initial(self):
         return LawState(self.limit, reason="scripted")
 
     def decide(self, state, snapshot):
-        return LawState(self.limit, reason="scripted", epoch_s=self.epoch_s)
+        return LawState(self.limit, reason="scripted")
 
 
 @pytest.fixture
 def regulate():
     """Makes a Regulator under a scripted limit: `regulate(agents=2, max_wait_s=60)`."""
 
-    def make(*, agents=INF, tokens=INF, hold=INF, enter=INF, **options):
+    def make(*, agents=INF, tokens=INF, hold=INF, enter=INF, breadth=INF, **options):
         readings = options.pop("needs_readings", False)
-        law = Scripted(Limit(agents, tokens, hold, enter), needs_readings=readings)
+        law = Scripted(Limit(agents, tokens, hold, enter, breadth), needs_readings=readings)
         return Regulator(law, **options)
 
     return make
@@ -39,7 +38,7 @@ def regulate():
 
 @pytest.fixture
 def resize():
-    """Changes the limit of such a Regulator, as its law would: returns who that lets in."""
+    """Changes the limit of such a Regulator, as its law would: returns the agents let in."""
 
     def change(regulator, now, *, reading=None, **limit):
         law = regulator.law

@@ -118,7 +118,7 @@ def test_a_pair_is_lost_without_metrics_only_if_both_are():
 
 def test_a_pair_keeps_both_states_as_json():
     state = Minimum().initial().to_dict()
-    assert {"first", "second", "limit", "reason", "epoch_s"} <= set(state)
+    assert {"first", "second", "limit", "reason"} <= set(state)
 
 
 # -- working_set on an endpoint that tells nothing ---------------------------------------------

@@ -258,16 +258,16 @@ def test_a_limit_below_zero_or_not_a_number_is_refused(field):
 
 
 def test_a_state_as_json_has_none_for_what_is_unbounded():
-    state = LawState(Limit(agents=4.0), reason="grow", epoch_s=-math.inf)
+    state = LawState(Limit(agents=4.0), reason="grow")
     assert state.to_dict() == {
         "limit": {
             "agents": 4.0,
             "tokens": None,
             "hold_s_per_token": None,
             "enter_tokens": None,
+            "open_agents": None,
         },
         "reason": "grow",
-        "epoch_s": None,
     }
 
 

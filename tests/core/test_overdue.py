@@ -56,6 +56,7 @@ def test_whoever_was_let_in_late_runs_a_step_before_it_makes_room_again(regulate
 def test_the_overdue_go_before_everybody_else_longest_wait_first(regulate, resize):
     r = regulate(agents=1, max_wait_s=60.0)
     start(r, "a")
+    r.begin_step("a", 0.0)
     start(r, "b", now=0.0)
     start(r, "c", now=10.0)
     r.arrive("vip", 50.0, priority=9)
@@ -98,6 +99,7 @@ def test_next_wake_is_when_the_first_agent_becomes_overdue(regulate):
     r = regulate(agents=1, max_wait_s=60.0)
     start(r, "a")
     assert r.next_wake(0.0) is None
+    r.begin_step("a", 0.0)
     start(r, "b", now=5.0)
     start(r, "c", now=7.0)
     assert r.next_wake(10.0) == 65.0
@@ -120,6 +122,7 @@ def test_newcomers_are_not_rotated_in_when_that_would_cost_too_much_prefill(regu
     100,000 tokens at 0.01 s each are 1,000 s of prefill: more than a tenth of 60 s.
     """
     r = regulate(agents=1, max_wait_s=60.0)
+    r.tick(Reading(at_s=0.0, capacity_tokens=100_000), 0.0)
     r.arrive("a", 0.0)
     for now in range(20):
         r.begin_step("a", float(now))
@@ -133,15 +136,18 @@ def test_newcomers_are_not_rotated_in_when_that_would_cost_too_much_prefill(regu
 
 def test_a_started_agent_is_rotated_in_while_a_newcomer_may_not_be(regulate, resize):
     r = regulate(agents=2, max_wait_s=60.0)
+    r.tick(Reading(at_s=0.0, capacity_tokens=100_000), 0.0)
     for agent in "ab":
         r.arrive(agent, 0.0)
         for now in range(20):
             r.begin_step(agent, float(now))
             r.end_step(agent, now + 0.999, Usage(100_000, 0, 99_900))
     r.arrive("new", 20.0)
+    r.begin_step("b", 21.0)
     resize(r, 21.0, agents=1)
     assert r.begin_step("a", 30.0) == []
     assert r.next_wake(81.0) == 90.0, "the newcomer's time is over, a's is not"
+    r.end_step("b", 94.0, Usage(100_000, 0, 99_900))
     assert r.begin_step("b", 95.0) == ["a"]
 
 
@@ -149,8 +155,9 @@ def test_without_a_bound_nobody_is_ever_overdue(regulate):
     r = regulate(agents=1)
     start(r, "ab")
     step(r, "a", 0.0)
+    assert r.begin_step("a", 0.0) == ["a"]
     assert r.next_wake(0.0) is None
-    step(r, "a", 1e9)
+    r.end_step("a", 1e9, STEP)
     assert r.view(1e9).overdue_total == 0
     assert r.view(1e9).longest_wait_s == 1e9
 

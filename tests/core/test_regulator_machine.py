@@ -17,12 +17,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
-from concur_agents.core.histogram import coarse
+from concur_agents.core import LawState, Limit, Reading, Regulator, State, Usage
+from concur_agents.core.peak_forecast import _coarse
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
 SLACK = 1 + 1e-9
+DECIDES = (
+    *("arrive", "begin_step", "end_step", "retry_step", "withdraw_step"),
+    *("suspend", "resume", "leave", "tick", "advance"),
+)
 
 limits = st.builds(
     Limit,
@@ -30,6 +34,7 @@ limits = st.builds(
     tokens=st.sampled_from([math.inf, 0, 4_000, 12_000]),
     enter_tokens=st.sampled_from([math.inf, math.inf, 6_000]),
     hold_s_per_token=st.sampled_from([math.inf, 0.0, 0.001, 0.1]),
+    open_agents=st.sampled_from([math.inf, math.inf, 1, 3]),
 )
 prompts = st.one_of(st.none(), st.integers(0, 5_000))
 prefixes = st.sampled_from(
@@ -38,6 +43,14 @@ prefixes = st.sampled_from(
 usages = st.builds(
     Usage, st.integers(0, 5_000), st.integers(0, 500), st.one_of(st.none(), st.integers(0, 5_000))
 )
+
+
+def value(claims, claim, now):
+    """One claim by itself."""
+    if claim.fading is None:
+        return claim.tokens
+    faded = min(0.0, claim.theta - claims._theta_at(now)) * claim.fading.rate
+    return claim.tokens * math.exp(faded)
 
 
 def assert_nothing_is_left(regulator, now):
@@ -87,12 +100,45 @@ class RegulatorMachine(RuleBasedStateMachine):
             max_open=max_open,
             first_reading_s=first_reading_s,
         )
+        for name in DECIDES:
+            setattr(self.regulator, name, self.followed(getattr(self.regulator, name)))
+        self.replayed = {}  # root agent -> State, from transitions alone
+        self.stalled = False  # the last decision let one in because nothing moved
         self.first_reading_s = first_reading_s
         self.alone_until_s = math.inf if first_reading_s else None  # None: that is over
         self.admission = self.regulator._admission
         self.families = []
         self.home = {}  # agent -> family
         self.names = count()
+
+    # -- transitions -----------------------------------------------------------------------------
+
+    def followed(self, call):
+        """`call`, whose answer's transitions are replayed and held against its list."""
+
+        def follow(*args, **options):
+            stalls = self.admission.stalls_total
+            decision = call(*args, **options)
+            self.stalled = self.admission.stalls_total > stalls
+            let_in = set()
+            for agent, before, after, reason in decision.transitions:
+                assert before is not after
+                assert self.replayed.pop(agent, None) is before, "a move from where it is not"
+                assert (reason is not None) is (after in (State.QUEUED, State.PAUSED))
+                assert reason is None or (reason.agent, reason.state) == (agent, after.value)
+                if after is not State.DONE:
+                    self.replayed[agent] = after
+                if after.is_active and not (before is not None and before.is_active):
+                    let_in.add(agent)
+            for agent in decision:
+                continues = agent in args[:1]
+                assert continues or self.place_of(agent) in let_in
+            return decision
+
+        return follow
+
+    def place_of(self, agent):
+        return self.home[agent].name if agent in self.home else agent
 
     # -- the book ------------------------------------------------------------------------------
 
@@ -119,9 +165,13 @@ class RegulatorMachine(RuleBasedStateMachine):
             family.waiting.clear()
         assert sorted(named) == sorted(woken)
         if newly:
-            assert self.admission.active <= self.places()
-            pressure = self.admission.pressure(self.now)
-            assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
+            assert self.admission.max_open is None or (
+                self.admission.open_agents <= self.admission.max_open
+            )
+            if not self.stalled:
+                assert self.admission.active <= self.places()
+                pressure = self.admission.pressure(self.now)
+                assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
 
     def settle(self, family):
         """A family whose root is off gives its place back as soon as nobody needs it."""
@@ -147,6 +197,8 @@ class RegulatorMachine(RuleBasedStateMachine):
     def arrive(self, asked):
         for prompt, priority, fresh in asked:
             agent = f"a{next(self.names)}" if fresh else "again"
+            if any(family.name == agent for family in self.families) and agent not in self.home:
+                continue  # it has left, and its children have its place and its name
             if agent in self.home:
                 with pytest.raises(ValueError, match="already here"):
                     self.regulator.arrive(agent, self.now)
@@ -155,6 +207,7 @@ class RegulatorMachine(RuleBasedStateMachine):
                 self.alone_until_s = self.now + self.first_reading_s
             family = SimpleNamespace(
                 root=agent,
+                name=agent,
                 members={agent: 0},
                 calls=Counter(),
                 waiting=Counter(),
@@ -167,9 +220,10 @@ class RegulatorMachine(RuleBasedStateMachine):
             )
             self.families.append(family)
             self.home[agent] = family
-            self.book(
-                self.regulator.arrive(agent, self.now, prompt_tokens=prompt, priority=priority)
+            woken = self.regulator.arrive(
+                agent, self.now, prompt_tokens=prompt, priority=priority
             )
+            self.book(woken)
 
     @precondition(lambda self: self.home)
     @rule(data=st.data())
@@ -259,9 +313,7 @@ class RegulatorMachine(RuleBasedStateMachine):
     def withdraw(self, data):
         """Called off: while it waits, or when it was let in and not yet sent."""
         agent = self.some(data, self.calling() + self.asking())
-        before = self.regulator._sizes.evidence.failures
         woken = self.regulator.withdraw_step(agent, self.now)
-        assert self.regulator._sizes.evidence.failures == before
         family = self.home[agent]
         if family.active:
             family.calls[agent] -= 1
@@ -370,13 +422,32 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert not {id(f) for f in active} & {id(f) for f in waiting}
 
     @invariant()
+    def transitions_alone_say_where_each_root_stands(self):
+        for family in self.families:
+            member = next(iter(family.members))
+            assert self.replayed[family.name].value == self.regulator.agent_state(member)
+        assert len(self.replayed) == len(self.families)
+
+    @invariant()
+    def no_agent_is_lost(self):
+        assert set(self.regulator.ids()) == set(self.home)
+        waiting = {family.name for family in self.families if not family.active and not family.out}
+        assert sorted(self.regulator.waiting()) == sorted(waiting)
+        if waiting and not self.admission.reasoning and self.admission.active:
+            wake_s = self.regulator.next_wake(self.now)  # a stall ends by itself
+            if wake_s is None:
+                assert not self.admission.may_open and not self.admission.paused
+            else:
+                assert wake_s > self.now
+
+    @invariant()
     def one_runs_alone_until_the_first_reading_but_not_for_long(self):
         if self.alone_until_s is None:
             assert self.regulator.reason == "start"
             assert self.admission.limit == self.regulator.state.limit
         else:
             assert self.regulator.reason == "first_reading"
-            assert self.admission.active <= 1
+            assert self.admission.active <= 1 + self.admission.stalls_total
             wake_s = self.regulator.next_wake(self.now)
             if len(self.admission.queue):
                 assert self.now < wake_s <= self.alone_until_s
@@ -391,14 +462,12 @@ class RegulatorMachine(RuleBasedStateMachine):
         held = sum(root.claim.tokens for root in roots if root.claim.held)
         assert claims.reasoning_tokens == pytest.approx(held)
         assert sum(root.claim.held for root in roots) == self.admission.reasoning
-        ages = Counter(root.steps for root in roots if root.state.is_active)
-        assert self.regulator._sizes.lives.ages == ages
         peak_forecast = self.regulator._sizes.peak_forecast
         assert (peak_forecast is None) == (self.regulator._admission.max_wait_s is None)
         if peak_forecast is not None:
-            sizes = Counter(coarse(int(root.footprint)) for root in roots if root.footprint)
+            sizes = Counter(_coarse(int(root.footprint)) for root in roots if root.footprint)
             assert peak_forecast.held == sizes
-        alone = sum(claims.value(root.claim, self.now) for root in roots)
+        alone = sum(value(claims, root.claim, self.now) for root in roots)
         charged = self.regulator._sizes.prefixes.charged_tokens
         assert self.admission.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)
         states = [root.state.value for root in roots]

@@ -17,7 +17,7 @@ def evidence(regulator, now):
     return regulator.last_snapshot
 
 
-def test_nothing_happened_is_neither_a_step_nor_a_failure(regulate):
+def test_a_withdrawn_step_is_no_step(regulate):
     r = regulate()
     r.arrive("a", 0.0)
     r.begin_step("a", 1.0)
@@ -25,7 +25,7 @@ def test_nothing_happened_is_neither_a_step_nor_a_failure(regulate):
     r.begin_step("a", 3.0)
     r.end_step("a", 4.0, None)
     snapshot = evidence(r, 5.0)
-    assert (snapshot.steps, snapshot.failures, snapshot.overloads) == (0, 1, 0)
+    assert (snapshot.steps, snapshot.overloads) == (0, 0)
     assert r.agent_state("a") == "acting"
 
 
@@ -55,21 +55,6 @@ def test_a_withdrawn_step_is_no_use_of_the_cache(regulate, resize):
     r.withdraw_step("a", 3.0)
     place = r._accounts["a"].lru_entry
     assert r._sizes.residency.distance(place) == 3_000
-
-
-def test_a_miss_after_a_pause_is_no_evidence_also_if_the_pauses_step_was_withdrawn(
-    regulate, resize
-):
-    r = regulate(agents=2)
-    for agent in "ab":
-        r.arrive(agent, 0.0)
-        step(r, agent, 0.0)
-    resize(r, 1.0, agents=1)
-    assert r.begin_step("a", 1.0) == []
-    assert r.leave("b", 2.0) == ["a"]
-    r.withdraw_step("a", 2.0)
-    step(r, "a", 3.0)
-    assert evidence(r, 4.0).reusable_tokens == 0
 
 
 def test_a_step_withdrawn_beside_one_that_was_sent_leaves_that_one_alone(regulate):

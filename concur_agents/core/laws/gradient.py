@@ -115,7 +115,7 @@ class Gradient:
         )
 
     def _look(self, state: GradientState, at_s: float) -> GradientState:
-        if not state.output_tokens > 0:
+        if not (state.output_tokens > 0 and state.step_s > 0):
             return replace(_fresh(state, at_s), reason="no_output")
         short_s = state.step_s / state.output_tokens
         long_s = state.long_s
