@@ -30,7 +30,11 @@ class Meter:
     heard_s: float = 0.0
     """When the engine was last read [s]."""
     last_call_s: float = 0.0
-    """When a call last began or ended [s]."""
+    """When a call last began or ended, or an agent was let in [s]."""
+    has_called: bool = False
+    """Whether a call has ever begun."""
+    stalls: int = 0
+    """Agents let in because nothing moved, since the last call."""
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     _longest_gap_s: float = 0.0
     _reading: Reading | None = None
@@ -67,6 +71,12 @@ class Meter:
         if reasoning:
             self.price.unseen_s += passed
             self._tokens_times_s += reasoning_tokens * passed
+
+    def called(self, now: float) -> None:
+        """A call begins or ends: something moves."""
+        self.last_call_s = now
+        self.has_called = True
+        self.stalls = 0
 
     def came_back(self, gap_s: float) -> None:
         """An agent with a context is at a boundary, so long after its last call [s]."""
@@ -150,6 +160,7 @@ class Meter:
             active=admission.active,
             reasoning=admission.reasoning,
             waiting=len(admission.queue),
+            open_agents=admission.open_agents,
             was_bound=bound,
             pressure_tokens=admission.pressure(now),
             reasoning_tokens_mean=self._tokens_mean / (seen or 1.0),

@@ -37,7 +37,7 @@ from concur_agents.core.why import Reason
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
 within milliseconds, and one that is not there refuses as fast."""
-STALL_S, NEW_STALL_S = 5.0, 30.0
+STALL_S, NEW_STALL_S = 5.0, 60.0
 """Least time without a call until a stall is assumed [s]: if a paused agent waits, and else."""
 
 
@@ -52,8 +52,9 @@ class Regulator:
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
     A stall ends by itself: if agents wait, no call is in flight, and no active agent has begun one
-    for `STALL_S` and twice the longest recent gap, one more is let in.  The active agents then wait
-    for something that a waiting one holds: a semaphore around the gate, a thread of a small pool.
+    for `STALL_S` and twice the longest recent gap, one more is let in; then after twice as long.
+    The active agents wait for something that a waiting one holds: a semaphore around the gate, a
+    thread of a small pool.
 
     Args:
         law: decides the limit; see `make_law`.
@@ -211,7 +212,7 @@ class Regulator:
             root.has_sent = False
             sizes.begin(root, in_calls)
         who.begin_calls(1, now)
-        self._meter.last_call_s = now
+        self._meter.called(now)
         return self._fill(now, agent)
 
     def end_step(
@@ -269,7 +270,7 @@ class Regulator:
         """
         who = self._accounts[agent]
         self._pass_time(now)
-        self._meter.last_call_s = now
+        self._meter.called(now)
         if overloaded:
             self._meter.refused(retry_after_s)
         if who.calls:
@@ -351,7 +352,7 @@ class Regulator:
         self._pass_time(now)
         root = who.root
         if root.in_flight:
-            self._meter.last_call_s = now
+            self._meter.called(now)
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -542,7 +543,7 @@ class Regulator:
             ValueError: it has no call.
         """
         self._pass_time(now)
-        self._meter.last_call_s = now
+        self._meter.called(now)
         if who.root.state.is_active:
             if not who.calls:
                 raise ValueError(f"agent {who.agent!r} has no step to end")
@@ -554,7 +555,7 @@ class Regulator:
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
-        self._meter.last_call_s = now
+        self._meter.called(now)
         who.end_calls(calls)
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
@@ -569,8 +570,9 @@ class Regulator:
     def _fill(self, now: float, *first: AgentId) -> Decision:
         """Lets in the agents that may be now; the answer of every call, after `first`."""
         admission = self._admission
-        stalled_s = self._stall_s()
-        admitted = admission.fill(now, stalled=stalled_s is not None and stalled_s <= now)
+        stall_s = self._stall_s()
+        stalled = stall_s is not None and stall_s <= now
+        admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
         for root in admitted:
             members, waiters = root.take_waiters()
@@ -584,6 +586,7 @@ class Regulator:
                     self._accounts[agent].begin_calls(calls, now)
         if admitted:
             self._meter.last_call_s = now
+            self._meter.stalls += stalled
         admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
@@ -595,8 +598,12 @@ class Regulator:
             return None
         if admission.stall_head() is None:  # all who wait are new, and `max_open` are open
             return None
+        meter = self._meter
+        if not admission.paused and not meter.has_called:
+            return None  # as far as is known, the agents make their calls without us
         least_s = STALL_S if admission.paused else NEW_STALL_S
-        return self._meter.last_call_s + max(least_s, 2.0 * self._meter.longest_gap_s)
+        rest_s = max(least_s, 2.0 * meter.longest_gap_s)
+        return meter.last_call_s + rest_s * 2.0 ** min(meter.stalls, 16)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""

@@ -76,7 +76,9 @@ class Reading:
 
 
 _COUNTED = tuple(
-    field.name for field in fields(Reading) if field.name not in ("at_s", "kv_usage", "capacity_tokens")
+    field.name
+    for field in fields(Reading)
+    if field.name not in ("at_s", "kv_usage", "capacity_tokens")
 )
 
 
@@ -155,6 +157,8 @@ class Snapshot:
     reasoning: int
     waiting: int
     """Agents queued or paused."""
+    open_agents: int
+    """Agents admitted once and not done."""
     was_bound: bool
     """An agent had to wait since the last snapshot: the limit was felt."""
     pressure_tokens: float

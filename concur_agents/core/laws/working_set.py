@@ -23,6 +23,7 @@ prefills,
 
 and the law takes the tau with the largest gain: for ever if tools are quick; not at all if tools
 are slow and the engine has prefill to spare.  Then only calls in flight count (reason `let_go`).
+Beyond the breadth a cold agent takes the room and pays a prefill as well: break_even is doubled.
 
 *pool.*  The smaller of what the engine reports and what is learned from which prefixes survived
 which reuse distance (core/residency.py): another tenant shows there.  If the engine reports
@@ -48,6 +49,7 @@ _LEAST_GAPS = 3  # more were the whole first round of a pool of four agents
 _TAUS = (0.25, 1.0, 4.0)  # candidates in break-even times; never and for ever are tried as well
 _LEAST_SILENT_STEPS = 8  # steps without a word on cached tokens before latency stands in
 _LEAST_SHARE = 0.2  # less than this of a reported pool is never believed to be left
+_ROTATION = 2.0  # prefills that dropping a context costs where a cold agent takes its room
 _GRADIENT = Gradient()
 
 
@@ -102,7 +104,8 @@ class WorkingSet:
         if snapshot.capacity_tokens is None and not snapshot.cached_known:
             return self._by_latency(state, snapshot)
         pool, reason = self._pool(state, snapshot)
-        tau_s, footprint = self._tau_s(snapshot), snapshot.footprint_mean
+        rotates = snapshot.open_agents >= state.limit.open_agents
+        tau_s, footprint = self._tau_s(snapshot, rotates), snapshot.footprint_mean
         tokens, final = self.fill * pool, snapshot.final_tokens
         limit = Limit(
             tokens=tokens,
@@ -121,12 +124,14 @@ class WorkingSet:
             return told, "reported"
         return max(state.pool_tokens, 2.0 * snapshot.proven_tokens), "guess"
 
-    def _tau_s(self, snapshot: Snapshot) -> float:
+    def _tau_s(self, snapshot: Snapshot, rotates: bool) -> float:
         """The hold of an idle context of mean size with the largest gain [s]."""
         price, footprint = snapshot.prefill_s_per_token, snapshot.footprint_mean
         if price is None or not footprint:
             return math.inf
         break_even_s = self.hold_scale * price * max(snapshot.reasoning_tokens_mean, footprint)
+        if rotates:
+            break_even_s *= _ROTATION
         gaps = snapshot.gaps_s
         if len(gaps) < _LEAST_GAPS or not break_even_s:
             return break_even_s or math.inf
