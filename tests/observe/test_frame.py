@@ -93,6 +93,8 @@ class Crowd:
             poll_failures_total=0,
             poll_error=None,
             blind_s=0.0,
+            alive=30_000,
+            waiters=0,
         )
 
     def agents(self):
