@@ -5,11 +5,13 @@ import importlib.util
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from concur_agents.cli.app import COMMANDS
+from concur_agents.core import make_law
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -92,6 +94,13 @@ def test_the_python_that_the_docs_show_can_be_parsed(page):
     for code in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text("utf-8")):
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
         compile(code, page.name, "exec", flags=flags)
+
+
+def test_the_page_of_laws_has_the_options_of_the_default_law():
+    section = (DOCS / "laws.md").read_text().partition("### Options")[2].partition("\n## ")[0]
+    shown = re.findall(r"(?m)^\| `(\w+)` \| ([\d.,]+) \|", section)
+    law = make_law("working_set")
+    assert {name: float(value.replace(",", "")) for name, value in shown} == asdict(law)
 
 
 def test_every_command_that_the_docs_name_exists():
