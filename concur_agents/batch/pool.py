@@ -19,7 +19,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from concur_agents.batch.interrupts import Interrupts
 from concur_agents.batch.journal import Journal
@@ -116,15 +116,37 @@ class AgentPool:
 
     # For users
 
+    @overload
     def submit(
         self,
-        fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        fn: Callable[..., Coroutine[Any, Any, R]],
         /,
         *args: Any,
         key: str | None = None,
         priority: int = 0,
         **kwargs: Any,
-    ) -> AgentTask[R]:
+    ) -> AgentTask[R]: ...
+
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        key: str | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> AgentTask[R]: ...
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        key: str | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> AgentTask[Any]:
         """Starts one agent. If `fn` has a parameter `agent`, it gets the agent there.
 
         Args:
@@ -146,11 +168,25 @@ class AgentPool:
         run = Run(name, item, fn, args, kwargs, priority)
         return AgentTask(run, self._start(run))
 
+    @overload
+    def as_completed(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, R]],
+        items: Iterable[T] | AsyncIterable[T],
+    ) -> AsyncIterator[Outcome[T, R]]: ...
+
+    @overload
+    def as_completed(
+        self,
+        fn: Callable[..., R],
+        items: Iterable[T] | AsyncIterable[T],
+    ) -> AsyncIterator[Outcome[T, R]]: ...
+
     async def as_completed(
         self,
-        fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        fn: Callable[..., Any],
         items: Iterable[T] | AsyncIterable[T],
-    ) -> AsyncIterator[Outcome[T, R]]:
+    ) -> AsyncIterator[Outcome[T, Any]]:
         """Runs `fn(item)` for each item and yields the outcomes as the agents end.
 
         Items are pulled one by one as places come free. Leaving the loop early cancels the rest.
@@ -163,13 +199,31 @@ class AgentPool:
             async for _, outcome in outcomes:
                 yield outcome
 
+    @overload
     async def map(
         self,
-        fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        fn: Callable[..., Coroutine[Any, Any, R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
         return_exceptions: bool = False,
-    ) -> list[R]:
+    ) -> list[R]: ...
+
+    @overload
+    async def map(
+        self,
+        fn: Callable[..., R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool = False,
+    ) -> list[R]: ...
+
+    async def map(
+        self,
+        fn: Callable[..., Any],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
         """Runs `fn(item)` for each item and returns the results in the order of the items.
 
         An agent that fails does not stop the others: its error is raised when all have ended
@@ -187,9 +241,9 @@ class AgentPool:
 
     async def in_order(
         self,
-        fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        fn: Callable[..., Any],
         items: Iterable[T] | AsyncIterable[T],
-    ) -> list[Outcome[T, R]]:
+    ) -> list[Outcome[T, Any]]:
         """Runs `fn(item)` for each item and returns the outcomes in the order of the items.
 
         Raises:

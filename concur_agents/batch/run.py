@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from concur_agents.batch.outcome import Outcome
 from concur_agents.batch.pool import AgentPool
@@ -16,15 +16,39 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@overload
 def run_agents(
-    fn: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+    fn: Callable[..., Coroutine[Any, Any, R]],
     items: Iterable[T],
     *,
     governor: Governor | None = None,
     url: str | None = None,
     limit: float | None = None,
     **options: Any,
-) -> list[Outcome[T, R]]:
+) -> list[Outcome[T, R]]: ...
+
+
+@overload
+def run_agents(
+    fn: Callable[..., R],
+    items: Iterable[T],
+    *,
+    governor: Governor | None = None,
+    url: str | None = None,
+    limit: float | None = None,
+    **options: Any,
+) -> list[Outcome[T, R]]: ...
+
+
+def run_agents(
+    fn: Callable[..., Any],
+    items: Iterable[T],
+    *,
+    governor: Governor | None = None,
+    url: str | None = None,
+    limit: float | None = None,
+    **options: Any,
+) -> list[Outcome[T, Any]]:
     """Runs `fn(item)` for each item under a governor, from synchronous code.
 
         outcomes = run_agents(solve, issues, url="http://localhost:8000", journal="runs.jsonl")
@@ -51,7 +75,7 @@ def run_agents(
     if governor is not None and (url is not None or limit is not None):
         raise ConfigError("give a governor, or the url or limit to make one from, but not both")
 
-    async def main(governor: Governor) -> list[Outcome[T, R]]:
+    async def main(governor: Governor) -> list[Outcome[T, Any]]:
         async with AgentPool(governor, **options) as pool:
             return await pool.in_order(fn, items)
 
