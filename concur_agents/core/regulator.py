@@ -201,7 +201,7 @@ class Regulator:
             admission.begin(root, max(root.need, need))
         else:
             if root.has_context:
-                self._meter.came_back(now - root.idle_since_s)
+                self._meter.came_back(now - root.idle_since_s, now)
             in_calls = admission.claims.reasoning_tokens
             if not admission.begin_or_pause(root, need, now):
                 root.waiters[agent] = 1
@@ -351,7 +351,7 @@ class Regulator:
         self._pass_time(now)
         root = who.root
         if root.in_flight:
-            self._meter.last_call_s = now
+            self._meter.call_ended(now)
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -554,7 +554,7 @@ class Regulator:
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
-        self._meter.last_call_s = now
+        self._meter.call_ended(now)
         who.end_calls(calls)
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
@@ -570,7 +570,10 @@ class Regulator:
         """Lets in the agents that may be now; the answer of every call, after `first`."""
         admission = self._admission
         stalled_s = self._stall_s()
-        admitted = admission.fill(now, stalled=stalled_s is not None and stalled_s <= now)
+        stalled = stalled_s is not None and stalled_s <= now
+        if stalled:
+            self._meter.stalled_s = now
+        admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
         for root in admitted:
             members, waiters = root.take_waiters()
