@@ -44,7 +44,9 @@ class Prefixes:
         for name, tokens in chain:
             node = self._nodes.get(name)
             if node is None:
-                node = self._nodes[name] = _Node(max(0.0, tokens - before), needed=1 if seen_cached else 2)
+                node = self._nodes[name] = _Node(
+                    max(0.0, tokens - before), needed=1 if seen_cached else 2
+                )
             node.holders += 1
             if node.holders == node.needed:
                 self.charged_tokens += node.own_tokens

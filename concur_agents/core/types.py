@@ -76,7 +76,9 @@ class Reading:
 
 
 _COUNTED = tuple(
-    field.name for field in fields(Reading) if field.name not in ("at_s", "kv_usage", "capacity_tokens")
+    field.name
+    for field in fields(Reading)
+    if field.name not in ("at_s", "kv_usage", "capacity_tokens")
 )
 
 

@@ -220,9 +220,7 @@ class RegulatorMachine(RuleBasedStateMachine):
             )
             self.families.append(family)
             self.home[agent] = family
-            woken = self.regulator.arrive(
-                agent, self.now, prompt_tokens=prompt, priority=priority
-            )
+            woken = self.regulator.arrive(agent, self.now, prompt_tokens=prompt, priority=priority)
             self.book(woken)
 
     @precondition(lambda self: self.home)
