@@ -78,7 +78,7 @@ class Queue:
         return None if first is None else first[4]
 
     def settle(self) -> None:
-        """Find out whether the first has gone cold, so that a question later cannot be what does."""
+        """Find out now whether the first has gone cold, so that no later question does."""
         if self._open:
             self._top(self._open)
 
@@ -115,6 +115,8 @@ class Queue:
                 heapq.heappop(heap)
             elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
                 heapq.heappop(heap)
+                if top is self._head:
+                    self._head = None
                 self._insert(account, top[1])
             else:
                 return top

@@ -38,7 +38,7 @@ FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
 within milliseconds, and one that is not there refuses as fast."""
 STALL_S, NEW_STALL_S = 5.0, 60.0
-"""Least time without a call until a stall is assumed [s]: if a paused agent waits, and else."""
+"""Least time without a call until a stall is assumed [s]: if one that has begun waits, and else."""
 
 
 class _Accounts(dict[AgentId, Account]):
@@ -190,9 +190,12 @@ class Regulator:
             root.is_suspended = False
             if prompt_tokens is not None and is_plausible(prompt_tokens):
                 root.expected_prompt = prompt_tokens
-            if prefix is not None and tuple(prefix) != root.chain:
-                if all(is_plausible(tokens) for _, tokens in prefix):
-                    sizes.share(root, prefix)
+            if (
+                prefix is not None
+                and tuple(prefix) != root.chain
+                and all(is_plausible(tokens) for _, tokens in prefix)
+            ):
+                sizes.share(root, prefix)
         if not root.state.is_active:
             self._ask_back(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
@@ -202,7 +205,7 @@ class Regulator:
             admission.begin(root, max(root.need, need))
         else:
             if root.has_context:
-                self._meter.came_back(now - root.idle_since_s)
+                self._meter.came_back(now - root.idle_since_s, now)
             in_calls = admission.claims.reasoning_tokens
             if not admission.begin_or_pause(root, need, now):
                 root.waiters[agent] = 1
@@ -352,7 +355,7 @@ class Regulator:
         self._pass_time(now)
         root = who.root
         if root.in_flight:
-            self._meter.called(now)
+            self._meter.call_ended(now)
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -555,7 +558,7 @@ class Regulator:
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
-        self._meter.called(now)
+        self._meter.call_ended(now)
         who.end_calls(calls)
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
@@ -572,6 +575,8 @@ class Regulator:
         admission = self._admission
         stall_s = self._stall_s()
         stalled = stall_s is not None and stall_s <= now
+        if stalled:
+            self._meter.stalled_s = now
         admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
         for root in admitted:
@@ -596,12 +601,13 @@ class Regulator:
         admission = self._admission
         if admission.reasoning or not len(admission.queue) or not admission.active:
             return None
-        if admission.stall_head() is None:  # all who wait are new, and `max_open` are open
+        head = admission.stall_head()
+        if head is None:  # all who wait are new, and `max_open` are open
             return None
         meter = self._meter
-        if not admission.paused and not meter.has_called:
+        if not head.admitted_ever and not meter.has_called:
             return None  # as far as is known, the agents make their calls without us
-        least_s = STALL_S if admission.paused else NEW_STALL_S
+        least_s = STALL_S if head.admitted_ever else NEW_STALL_S
         rest_s = max(least_s, 2.0 * meter.longest_gap_s)
         return meter.last_call_s + rest_s * 2.0 ** min(meter.stalls, 16)
 

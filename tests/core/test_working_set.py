@@ -25,6 +25,7 @@ BASE = Snapshot(
     query_tokens_total=0.0,
     cached_known=True,
     active=10,
+    open_agents=10,
     reasoning=5,
     waiting=0,
     was_bound=False,
