@@ -115,6 +115,8 @@ class Queue:
                 heapq.heappop(heap)
             elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
                 heapq.heappop(heap)
+                if top is self._head:
+                    self._head = None
                 self._insert(account, top[1])
             else:
                 return top
