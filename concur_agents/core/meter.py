@@ -35,6 +35,10 @@ class Meter:
     """Whether a call has ever begun."""
     stalls: int = 0
     """Agents let in because nothing moved, since the last call."""
+    ended_s: float = -math.inf
+    """When a call last ended [s]."""
+    stalled_s: float = -math.inf
+    """When an agent was last let in because nothing moved [s]."""
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     _longest_gap_s: float = 0.0
     _reading: Reading | None = None
@@ -78,9 +82,18 @@ class Meter:
         self.has_called = True
         self.stalls = 0
 
-    def came_back(self, gap_s: float) -> None:
+    def call_ended(self, now: float) -> None:
+        """A call is over."""
+        self.called(now)
+        self.ended_s = now
+
+    def came_back(self, gap_s: float, now: float) -> None:
         """An agent with a context is at a boundary, so long after its last call [s]."""
         self._gaps_s.append(gap_s)
+        # An agent that sat out a stall and calls as soon as another's call is over has waited for
+        # that one.  As a gap it would double the time until the next stall, again and again.
+        if gap_s > now - self.stalled_s and now - self.ended_s < _MOMENT_S:
+            return
         self._longest_gap_s = max(gap_s, 0.99 * self._longest_gap_s)
 
     @property

@@ -202,7 +202,7 @@ class Regulator:
             admission.begin(root, max(root.need, need))
         else:
             if root.has_context:
-                self._meter.came_back(now - root.idle_since_s)
+                self._meter.came_back(now - root.idle_since_s, now)
             in_calls = admission.claims.reasoning_tokens
             if not admission.begin_or_pause(root, need, now):
                 root.waiters[agent] = 1
@@ -352,7 +352,7 @@ class Regulator:
         self._pass_time(now)
         root = who.root
         if root.in_flight:
-            self._meter.called(now)
+            self._meter.call_ended(now)
         if who is root:
             self._done_total += 1
             root.departed = True
@@ -555,7 +555,7 @@ class Regulator:
     def _end(self, who: Account, calls: int, now: float) -> None:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
-        self._meter.called(now)
+        self._meter.call_ended(now)
         who.end_calls(calls)
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
@@ -572,6 +572,8 @@ class Regulator:
         admission = self._admission
         stall_s = self._stall_s()
         stalled = stall_s is not None and stall_s <= now
+        if stalled:
+            self._meter.stalled_s = now
         admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
         for root in admitted:

@@ -173,3 +173,4 @@ def test_under_every_law_a_lock_around_the_gate_does_not_stop_the_batch(name):
             r.advance(now)
         assert now < 2_000.0
     assert r.view(now).done_total == 8
+    assert now < 30.0 * r.view(now).stalls_total, "and the time until a stall does not grow"
