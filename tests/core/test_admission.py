@@ -2,7 +2,7 @@
 
 import itertools
 
-from concur_agents.core import Regulator, Usage, make_law
+from concur_agents.core import Reading, Regulator, Usage, make_law
 from concur_agents.core.types import State
 
 STEP = Usage(900, 100, 0)
@@ -56,39 +56,41 @@ def test_an_agent_in_a_long_tool_does_not_keep_new_ones_out(regulate):
     assert r.suspend("a", 1.0) == ["b"]
 
 
-def test_an_endless_source_does_not_starve_the_agents_that_have_begun():
-    """64,000 tokens, agents of 15 growing calls, always one more at the door: they finish."""
-    r = Regulator(make_law("working_set"))
-    r.state = r.law.initial()
-    from concur_agents.core import Reading
+def endless(breadth):
+    """Agents of 15 growing calls on 64,000 tokens, always five at the door, for half an hour.
 
-    r.tick(Reading(at_s=0.0, capacity_tokens=64_000), 0.0)
-    names, now, prompt, most_open = itertools.count(), 0.0, {}, 0
-    steps = {}
-    queue = []
-    for second in range(1, 2_000):
+    Returns how many are done, and how many were open at most.
+    """
+    r = Regulator(make_law("working_set", breadth=breadth))
+    reading = Reading(at_s=0.0, capacity_tokens=64_000)
+    r.tick(reading, 0.0)
+    names, steps, most_open = itertools.count(), {}, 0
+    for second in range(1, 1_800):
         now = float(second)
-        while len(queue) < 5:
+        while sum(r.agent_state(agent) == "queued" for agent in steps) < 5:
             agent = f"a{next(names)}"
-            queue.append(agent)
-            prompt[agent], steps[agent] = 2_000, 0
-            r.arrive(agent, now)
-        for agent in list(prompt):
+            steps[agent] = 0
+            r.arrive(agent, now, prompt_tokens=2_000)
+        for agent in list(steps):
+            prompt = 2_000 + 1_000 * steps[agent]
             if r.agent_state(agent) == "acting":
                 r.begin_step(agent, now)
             elif r.agent_state(agent) == "reasoning":
-                cached = min(prompt[agent] - 1_000, 0) if second % 3 else 0
-                r.end_step(agent, now, Usage(prompt[agent], 200, max(0, cached)))
-                prompt[agent] += 1_000
+                r.end_step(agent, now, Usage(prompt, 200, prompt // 2))
                 steps[agent] += 1
                 if steps[agent] == 15:
                     r.leave(agent, now)
-                    del prompt[agent], steps[agent]
-        queue = [agent for agent in queue if r.agent_state(agent) == "queued"]
+                    del steps[agent]
         most_open = max(most_open, r._admission.open_agents)
-        r.tick(Reading(at_s=now, capacity_tokens=64_000), now)
-    assert r.view(now).done_total > 100
-    assert most_open < 64
+        r.tick(reading, now)
+    return r.view(now).done_total, most_open
+
+
+def test_an_endless_source_does_not_starve_the_agents_that_have_begun():
+    done, most_open = endless(breadth=6.0)
+    done_without, most_open_without = endless(breadth=1e9)
+    assert most_open < most_open_without / 2
+    assert done > done_without
 
 
 def test_an_agent_put_back_at_its_boundary_never_stood_in_a_call(regulate, resize):

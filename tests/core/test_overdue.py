@@ -1,6 +1,6 @@
 """Bounded waiting: the overdue go first, by rotation, and the limit holds all the while."""
 
-from concur_agents.core import Reading, Usage
+from concur_agents.core import Reading, Regulator, Usage, make_law
 
 STEP = Usage(900, 100, 0)
 
@@ -146,7 +146,9 @@ def test_a_started_agent_is_rotated_in_while_a_newcomer_may_not_be(regulate, res
     r.begin_step("b", 21.0)
     resize(r, 21.0, agents=1)
     assert r.begin_step("a", 30.0) == []
-    assert r.next_wake(81.0) == 90.0, "the newcomer's time is over, a's is not"
+    assert r.next_wake(30.0) == 80.0
+    assert r.advance(80.0) == []
+    assert r.next_wake(80.0) == 90.0, "the newcomer's time is over, a's is not"
     r.end_step("b", 94.0, Usage(100_000, 0, 99_900))
     assert r.begin_step("b", 95.0) == ["a"]
 
@@ -195,3 +197,28 @@ def test_one_more_is_opened_than_fits_if_what_is_beyond_the_pool_is_cheap_to_pre
         assert r.agent_state("c") == "queued"
         r.begin_step("a", 1.0)
         assert r.end_step("a", 1.0 + step_s, Usage(1_000, 0, 0)) == let_in
+
+
+def test_with_a_fixed_cap_and_no_endpoint_an_agent_waits_no_longer_than_its_bound():
+    """Two agents of 100 steps of 5 s, one place: without a known pool the second waited 500 s."""
+    r = Regulator(make_law("fixed", agents=1), max_wait_s=10.0)
+    now, left, longest_s = 0.0, {"a": 100, "b": 100}, 0.0
+    for agent in "ab":
+        r.arrive(agent, now)
+    while left:
+        for agent in left:
+            if r.agent_state(agent) == "acting":
+                r.begin_step(agent, now)
+        if not any(r.agent_state(who) == "reasoning" for who in left):
+            continue  # the other has just been let in, and has a call to make
+        (agent,) = [who for who in left if r.agent_state(who) == "reasoning"]
+        now += 5.0
+        assert r.view(now).active == 1
+        longest_s = max(longest_s, r.view(now).longest_wait_s)
+        r.end_step(agent, now, None)
+        left[agent] -= 1
+        if not left[agent]:
+            del left[agent]
+            r.leave(agent, now)
+    assert 10.0 <= longest_s <= 15.0, "the bound, and the step that was in flight"
+    assert r.view(now).overdue_total > 50
