@@ -104,7 +104,7 @@ def replay(recording, cost):
             in_calls += step["prompt_tokens"]
             began_among[i] = in_calls
             continue
-        mean_in_calls = 0.5 * (began_among[i] + in_calls)
+        0.5 * (began_among[i] + in_calls)
         in_flight -= 1
         in_calls -= step["prompt_tokens"]
         uncached = step["prompt_tokens"] - step["cached_tokens"]

@@ -85,10 +85,10 @@ def test_ten_thousand_questions_change_not_one_decision(seed, options):
             lambda: r.view(later),
             lambda: r.explain(agent, later),
             lambda: r.why(agent, later),
-            lambda: r.agents(),
+            r.agents,
             lambda: r.next_wake(later),
-            lambda: r.ids(),
-            lambda: r.waiting(),
+            r.ids,
+            r.waiting,
             lambda: repr(r),
             lambda: (r.limit, r.reason, r.agent_state(agent)),
         ]

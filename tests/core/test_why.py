@@ -41,8 +41,10 @@ from concur_agents.core.why import k
                 ahead=2,
                 wake_in_s=12.0,
             ),
-            "a: paused: pressure 92k + 7540 for its step, limit 95k tokens; 2 ahead; "
-            "next chance by itself in 12 s",
+            (
+                "a: paused: pressure 92k + 7540 for its step, limit 95k tokens; 2 ahead; "
+                "next chance by itself in 12 s"
+            ),
         ),
         (Reason(agent="a", state="queued", cause="next"), "a: queued: about to be let in"),
     ],
