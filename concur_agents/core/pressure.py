@@ -10,8 +10,8 @@ whatever the law decides.  Claims of about the same footprint (a quarter of an o
 is right within 9 %) share one exponentially fading sum, as load averages do: some 15 sums per
 decade of context length, however many agents there are.
 
-Questions change nothing: each sum stands at the theta of its last change.  No sum goes back in time:
-threads may call in with a `now` slightly older than the last, and a claim never grows by itself.
+Questions change nothing: each sum stands at the theta of its last change.  No sum goes back
+in time: threads may call with a `now` slightly older than the last, and no claim grows by itself.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Queue:
         return None if first is None else first[4]
 
     def settle(self) -> None:
-        """Find out whether the first has gone cold, so that a question later cannot be what does."""
+        """Find out now whether the first has gone cold, so that no later question does."""
         if self._open:
             self._top(self._open)
 

@@ -38,7 +38,7 @@ FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
 within milliseconds, and one that is not there refuses as fast."""
 STALL_S, NEW_STALL_S = 5.0, 60.0
-"""Least time without a call until a stall is assumed [s]: if a paused agent waits, and else."""
+"""Least time without a call until a stall is assumed [s]: if one that has begun waits, and else."""
 
 
 class _Accounts(dict[AgentId, Account]):
@@ -190,9 +190,12 @@ class Regulator:
             root.is_suspended = False
             if prompt_tokens is not None and is_plausible(prompt_tokens):
                 root.expected_prompt = prompt_tokens
-            if prefix is not None and tuple(prefix) != root.chain:
-                if all(is_plausible(tokens) for _, tokens in prefix):
-                    sizes.share(root, prefix)
+            if (
+                prefix is not None
+                and tuple(prefix) != root.chain
+                and all(is_plausible(tokens) for _, tokens in prefix)
+            ):
+                sizes.share(root, prefix)
         if not root.state.is_active:
             self._ask_back(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
@@ -598,12 +601,13 @@ class Regulator:
         admission = self._admission
         if admission.reasoning or not len(admission.queue) or not admission.active:
             return None
-        if admission.stall_head() is None:  # all who wait are new, and `max_open` are open
+        head = admission.stall_head()
+        if head is None:  # all who wait are new, and `max_open` are open
             return None
         meter = self._meter
-        if not admission.paused and not meter.has_called:
+        if not (head.admitted_ever or meter.has_called):
             return None  # as far as is known, the agents make their calls without us
-        least_s = STALL_S if admission.paused else NEW_STALL_S
+        least_s = STALL_S if head.admitted_ever else NEW_STALL_S
         rest_s = max(least_s, 2.0 * meter.longest_gap_s)
         return meter.last_call_s + rest_s * 2.0 ** min(meter.stalls, 16)
 

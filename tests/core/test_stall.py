@@ -78,6 +78,60 @@ def test_where_only_new_agents_wait_it_takes_thirty_seconds(regulate):
     assert r.view(65.0).stalls_total == 2
 
 
+def test_an_agent_whose_calls_report_no_usage_counts_as_one_that_has_begun(regulate, resize):
+    """Found here: it was taken for a new one, and each stall took thirty seconds."""
+    r = regulate(agents=2)
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        step(r, agent, 0.0, None)
+    resize(r, 1.0, agents=1)
+    assert r.begin_step("b", 2.0) == []
+    assert r.agent_state("b") == "queued", "it has no context yet"
+    assert r.advance(1.0 + STALL_S) == ["b"]
+
+
+@pytest.mark.parametrize("usage", [None, STEP])
+def test_behind_a_semaphore_of_two_eight_agents_finish_and_no_stall_takes_longer_than_the_first(
+    usage,
+):
+    """Each takes the semaphore, then waits at the gate, calls for 0.05 s and hands it on.
+
+    Found here: an active agent's wait for the semaphore counted as the gap of its tool, so that
+    each stall took twice as long as the one before, and the batch never finished.
+    """
+    r, now = Regulator(make_law("fixed", agents=2)), 0.0
+    left = {f"a{n}": 20 for n in range(8)}
+    for agent in left:
+        r.arrive(agent, now)
+    line, holders = list(left), {}  # who waits for the semaphore; who has it, and until when
+    while left:
+        while line and len(holders) < 2:
+            holders[line[0]] = None
+            r.begin_step(line.pop(0), now)
+        for agent, until_s in holders.items():
+            if until_s is None and r.agent_state(agent) == "reasoning":
+                holders[agent] = now + 0.05
+        calling = [(until_s, agent) for agent, until_s in holders.items() if until_s]
+        if not calling:
+            wake_s = r.next_wake(now)
+            assert wake_s is not None, "stopped for good"
+            assert now < wake_s <= now + NEW_STALL_S
+            now = wake_s
+            r.advance(now)
+            continue
+        now, agent = min(calling)
+        r.end_step(agent, now, usage)
+        del holders[agent]
+        left[agent] -= 1
+        if left[agent]:
+            line.append(agent)
+        else:
+            del left[agent]
+            r.leave(agent, now)
+    stalls = r.view(now).stalls_total
+    assert now < 6 * NEW_STALL_S + stalls * (STALL_S + 0.1)
+
+
 def test_while_a_call_is_in_flight_nothing_is_stalled(dead_lock):
     assert dead_lock.begin_step("a", 3.0) == ["a"]
     assert dead_lock.next_wake(3.0) is None
