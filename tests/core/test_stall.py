@@ -68,14 +68,17 @@ def test_the_surplus_leaves_at_its_boundary_as_after_any_cut(dead_lock):
     assert dead_lock.view(7.0).active == 1
 
 
-def test_where_only_new_agents_wait_it_takes_thirty_seconds(regulate):
+def test_where_only_new_agents_wait_it_takes_a_minute_and_then_twice_as_long(regulate):
     r = regulate(agents=1)
     r.arrive("a", 0.0)
     r.arrive("b", 0.0)
     r.arrive("c", 0.0)
-    assert r.next_wake(0.0) == NEW_STALL_S
-    assert run_until(r, 65.0, 0.0) == [("b", 30.0), ("c", 60.0)], "one at a time"
-    assert r.view(65.0).stalls_total == 2
+    assert r.next_wake(0.0) is None, "as far as is known, they call without a gate"
+    r.begin_step("a", 0.0)
+    r.end_step("a", 1.0, STEP)
+    assert r.next_wake(1.0) == 1.0 + NEW_STALL_S
+    assert run_until(r, 300.0, 1.0) == [("b", 61.0), ("c", 181.0)], "one at a time"
+    assert r.view(300.0).stalls_total == 2
 
 
 def test_an_agent_whose_calls_report_no_usage_counts_as_one_that_has_begun(regulate, resize):
@@ -170,7 +173,8 @@ def test_max_open_holds_and_nothing_is_woken_in_vain(regulate):
     r = regulate(agents=1, max_open=2)
     for agent in "abc":
         r.arrive(agent, 0.0)
-    assert run_until(r, 1_000.0, 0.0) == [("b", 30.0)]
+    step(r, "a", 0.0)
+    assert run_until(r, 1_000.0, 1.0) == [("b", 61.0)]
     assert r.next_wake(1_000.0) is None
     assert r.advance(1_000.0) == []
     assert r.view(1_000.0).stalls_total == 1
