@@ -605,11 +605,12 @@ class Regulator:
         if head is None:  # all who wait are new, and `max_open` are open
             return None
         meter = self._meter
-        if not head.admitted_ever and not meter.has_called:
+        if not (head.admitted_ever or meter.has_called):
             return None  # as far as is known, the agents make their calls without us
         least_s = STALL_S if head.admitted_ever else NEW_STALL_S
         rest_s = max(least_s, 2.0 * meter.longest_gap_s)
-        return meter.last_call_s + rest_s * 2.0 ** min(meter.stalls, 16)
+        since_s = max(meter.last_call_s, head.waiting_since_s)  # before, no agent was kept
+        return since_s + rest_s * 2.0 ** min(meter.stalls, 16)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""

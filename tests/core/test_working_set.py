@@ -25,9 +25,9 @@ BASE = Snapshot(
     query_tokens_total=0.0,
     cached_known=True,
     active=10,
-    open_agents=10,
     reasoning=5,
     waiting=0,
+    open_agents=10,
     was_bound=False,
     pressure_tokens=50_000.0,
     reasoning_tokens_mean=100_000.0,
@@ -144,6 +144,14 @@ def test_six_times_what_fits_may_be_open_before_those_that_have_begun_go_first()
     """95,000 tokens hold five agents that come to 19,000 each."""
     assert decide({"final_tokens": 19_000.0}).limit.open_agents == 30
     assert decide({"final_tokens": 1e9}).limit.open_agents == 1, "one at least"
+
+
+def test_beyond_the_breadth_dropping_a_context_costs_two_prefills():
+    """A cold agent takes the room and pays one as well: break-even is 20 s, and 12 s are held."""
+    narrow = {"final_tokens": 19_000.0, "open_agents": 30}
+    assert decide(narrow).limit.hold_s_per_token * BASE.footprint_mean == pytest.approx(6.0)
+    again = decide(narrow, narrow).limit
+    assert again.hold_s_per_token * BASE.footprint_mean == pytest.approx(12.0)
 
 
 def test_until_an_agent_has_shown_a_size_breadth_has_no_bound():
