@@ -7,7 +7,7 @@ limit is what it is.
 Rules, each with its test:
   * no agent is thrown out: a surplus leaves at its own boundaries;
   * letting in goes by occupancy (`limit - active`), never by the change of a limit;
-  * at least one agent is always let in, whatever the limit says;
+  * at least one agent is always let in, whatever the limit says, and after a stall some more;
   * an overdue agent goes first, and takes the place of one that pauses; the limit holds meanwhile.
 """
 
@@ -55,6 +55,9 @@ class Admission:
     """One agent runs alone until then, or until the engine has been read; None: no longer."""
     overdue_total: int = 0
     stalls_total: int = 0
+    least: int = 1
+    """So many are always let in, whatever the limit says: one, and more for a while after a stall,
+    or the agent that ended it would be put back at its next boundary, and nothing moves again."""
     moves: list[Transition] = field(default_factory=list)
     """What has happened since they were last taken."""
     claims: Claims = field(default_factory=Claims)
@@ -91,13 +94,14 @@ class Admission:
         had_begun, before = account.has_begun, account.state
         self._reason(account, need)
         charged = self.sizes.prefixes.charged_tokens
-        if self.active > 1 and (
+        if self.active > self.least and (
             self.active > self.places or not self.claims.fits(self.limit.tokens - charged, now)
         ):
             self._put_back(account, before)
             return False
         # An agent that has just been let in runs a step before it makes room for an overdue one.
-        if had_begun and self.max_wait_s is not None and self._overdue(now) is not None:
+        rotates = had_begun and self.max_wait_s is not None and self.least == 1
+        if rotates and self._overdue(now) is not None:
             self._put_back(account, before)
             return False
         self.moves.append(Transition(account.agent, before, State.REASONING))
@@ -152,7 +156,9 @@ class Admission:
             stalled: nothing has moved for so long that one goes in whatever the limit says.
         """
         admitted: list[Account] = []
-        while stalled or not (self.bound and self.active >= self.places):
+        while (
+            stalled or self.active < self.least or not (self.bound and self.active >= self.places)
+        ):
             # 1. Where nothing moves, a paused one: it may hold what the active ones wait for.
             head = self.stall_head() if stalled else None
             # 2. Else an agent that has waited past `max_wait_s`.
@@ -165,7 +171,8 @@ class Admission:
                 head = self._next()
             if head is None:
                 break
-            if self.active and not stalled and not self._has_room(head, overdue, now):
+            is_bound = self.active >= self.least and not stalled
+            if is_bound and not self._has_room(head, overdue, now):
                 self.bound = True
                 break
             self.overdue_total += overdue
@@ -173,7 +180,8 @@ class Admission:
             self.withdraw(head)
             self._admit(head, now)
             admitted.append(head)
-            stalled = False
+            if stalled:
+                self.least, stalled = max(self.least, self.active), False
         return admitted
 
     # -- the limit -----------------------------------------------------------------------------

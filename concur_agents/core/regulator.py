@@ -37,6 +37,8 @@ from concur_agents.core.why import Reason
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
 within milliseconds, and one that is not there refuses as fast."""
+STALL_MEMORY_S = 600.0
+"""So long after a stall the agents that ended it may stay active beyond the limit [s]."""
 STALL_S, NEW_STALL_S = 5.0, 60.0
 """Least time without a call until a stall is assumed [s]: if one that has begun waits, and else."""
 
@@ -52,9 +54,9 @@ class Regulator:
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
     A stall ends by itself: if agents wait, no call is in flight, and no active agent has begun one
-    for `STALL_S` and twice the longest recent gap, one more is let in; then after twice as long.
-    The active agents wait for something that a waiting one holds: a semaphore around the gate, a
-    thread of a small pool.
+    for `STALL_S` and twice the longest recent gap, one more is let in, and so many may stay
+    for ten minutes.  The active agents wait for something that a waiting one holds: a semaphore
+    around the gate, a thread of a small pool.
 
     Args:
         law: decides the limit; see `make_law`.
@@ -591,7 +593,9 @@ class Regulator:
                     self._accounts[agent].begin_calls(calls, now)
         if admitted:
             self._meter.last_call_s = now
-            self._meter.stalls += stalled
+            if stalled:
+                self._meter.stalls += 1
+                self._meter.stall_until_s = now + STALL_MEMORY_S
         admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
@@ -610,7 +614,8 @@ class Regulator:
         least_s = STALL_S if head.admitted_ever else NEW_STALL_S
         rest_s = max(least_s, 2.0 * meter.longest_gap_s)
         since_s = max(meter.last_call_s, head.waiting_since_s)  # before, no agent was kept
-        return since_s + rest_s * 2.0 ** min(meter.stalls, 16)
+        # A paused agent may well hold what the others need; a new one seldom does, so less and less.
+        return since_s + rest_s * (1.0 if head.admitted_ever else 2.0 ** min(meter.stalls, 16))
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""
@@ -630,6 +635,8 @@ class Regulator:
     def _pass_time(self, now: float) -> None:
         self._wake_stands = False
         self._heard_s = now
+        if self._admission.least > 1 and now >= self._meter.stall_until_s:
+            self._admission.least = 1
         alone_until_s = self._admission.alone_until_s
         if alone_until_s is not None and now >= alone_until_s:
             self._end_alone()

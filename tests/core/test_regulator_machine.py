@@ -169,9 +169,10 @@ class RegulatorMachine(RuleBasedStateMachine):
                 self.admission.open_agents <= self.admission.max_open
             )
             if not self.stalled:
-                assert self.admission.active <= self.places()
+                assert self.admission.active <= max(self.places(), self.admission.least)
                 pressure = self.admission.pressure(self.now)
-                assert self.admission.active == 1 or pressure <= self.admission.limit.tokens * SLACK
+                within = pressure <= self.admission.limit.tokens * SLACK
+                assert within or self.admission.active <= self.admission.least
 
     def settle(self, family):
         """A family whose root is off gives its place back as soon as nobody needs it."""
@@ -261,8 +262,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         elif goes:
             family.calls[agent] += 1
             woken.remove(agent)
-            if not busy and self.admission.active > 1:
-                assert self.admission.active <= self.places()
+            if not busy and self.admission.active > self.admission.least:
+                assert self.admission.active <= max(self.places(), self.admission.least)
                 assert self.admission.pressure(self.now) <= self.admission.limit.tokens * SLACK
         else:
             assert not busy, "paused with a call in flight"

@@ -61,11 +61,15 @@ def test_a_paused_agent_is_let_in_when_it_has_waited_five_seconds_without_a_call
     assert (view.active, view.stalls_total, view.overdue_total) == (2, 1, 0)
 
 
-def test_the_surplus_leaves_at_its_boundary_as_after_any_cut(dead_lock):
+def test_the_agents_that_a_stall_let_in_stay_for_ten_minutes(dead_lock):
+    """Put back at its next boundary, such an agent would stall the rest once more, at each step."""
     dead_lock.advance(7.0)
     dead_lock.end_step("b", 8.0, STEP)
-    assert dead_lock.begin_step("a", 8.0) == []
-    assert dead_lock.view(8.0).active == 1
+    assert dead_lock.begin_step("a", 8.0) == ["a"]
+    dead_lock.end_step("a", 9.0, STEP)
+    assert dead_lock.view(9.0).active == 2
+    assert dead_lock.begin_step("a", 700.0) == []
+    assert dead_lock.view(700.0).active == 1
 
 
 def test_where_only_new_agents_wait_it_takes_a_minute_and_then_twice_as_long(regulate):
