@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot, make_law
+from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
+from concur_agents.runtime.law_choice import law_by_name
 from concur_agents.sim.runner import (
     Gauges,
     RegulatorGate,
@@ -43,7 +44,7 @@ class LawArm:
     name: str
     """What the arm is called in tables."""
     law: str
-    """Name that `make_law` takes."""
+    """Name of a law, or `package.module:Class`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     regulator: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of `Regulator`: `order`, `max_wait_s`, `max_open`, ..."""
@@ -53,7 +54,7 @@ class LawArm:
         """The same arm with what `scenario` says about its law on top."""
         options = {**self.options, **scenario.laws.get(self.law, {})}
         for option, factor in scenario.scales.get(self.law, {}).items():
-            as_is = options.get(option, getattr(make_law(self.law), option, None))
+            as_is = options.get(option, getattr(law_by_name(self.law), option, None))
             if not isinstance(as_is, int | float):
                 raise ConfigError(f"{scenario.name}: law {self.law!r} has no number {option!r}")
             options[option] = as_is * factor
@@ -71,7 +72,7 @@ class LawArm:
             ConfigError: an option that the law or the Regulator does not take.
         """
         try:
-            law = make_law(self.law, **self.options)
+            law = law_by_name(self.law, **self.options)
             if self.wrong_price != 1.0:
                 law = _Misled(law, self.wrong_price)
             return Regulator(law, **{"first_reading_s": FIRST_READING_S, **self.regulator})
