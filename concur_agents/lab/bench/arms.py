@@ -1,19 +1,18 @@
 """Arms: who governs a run. References that know nothing of laws, and laws behind a Regulator.
 
-    ungoverned    everybody at once
+    ungoverned    every agent at once
     best_fixed    a cap on agents, the best one, found by search for this very draw of agents
     best_request  a cap on calls (a semaphore around each), the best one of a coarse grid
     free_tier     idle KV costs nothing and nothing is computed twice: a bound, not a policy
     NAME          a law, with options for it and for the Regulator
 
 The caps are gates of our own rather than the `fixed` law, so that references stand still while
-laws and Regulator are worked on. A cap on agents never pauses anybody: for it the two are the same.
+laws and Regulator are worked on. A cap on agents pauses none of them: for it the two are the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -24,17 +23,12 @@ from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
 from concur_agents.runtime.law_choice import law_by_name
-from concur_agents.sim.runner import (
-    Gauges,
-    RegulatorGate,
-    RequestCap,
-    Result,
-    Ungoverned,
-    free_tier_bound,
-    simulate,
-)
+from concur_agents.sim.bound import free_tier_bound
+from concur_agents.sim.gates import AgentCap, RegulatorGate, RequestCap, Ungoverned
+from concur_agents.sim.result import Result
+from concur_agents.sim.runner import simulate
 
-__all__ = ["REFERENCES", "AgentCap", "ArmOutcome", "LawArm", "run_law", "run_reference"]
+__all__ = ["REFERENCES", "ArmOutcome", "LawArm", "run_law", "run_reference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,37 +100,6 @@ class ArmOutcome:
         """Agents that finished, over the makespan."""
         agents_per_hour: float = 60.0 * self.metrics["agents_per_min"]
         return agents_per_hour
-
-
-class AgentCap(Ungoverned):
-    """At most so many agents at once; the next one starts when one has finished."""
-
-    def __init__(self, agents: int) -> None:
-        self.name = f"agent_cap({agents})"
-        self._agents = agents
-        self._active: set[str] = set()
-        self._queue: deque[str] = deque()
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        self._queue.append(agent)
-        return self._fill()
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Gate`."""
-        self._active.discard(agent)
-        return self._fill()
-
-    def gauges(self, now: float) -> Gauges:
-        """See `Gate`."""
-        return Gauges(limit_agents=float(self._agents))
-
-    def _fill(self) -> list[str]:
-        woken = []
-        while self._queue and len(self._active) < self._agents:
-            self._active.add(agent := self._queue.popleft())
-            woken.append(agent)
-        return woken
 
 
 def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcome:

@@ -236,7 +236,20 @@ class _Store:
 
 
 # The parts of the simulator that a run in virtual time goes through.
-_IN_A_RUN = ("cache.py", "engine.py", "profile.py", "runner.py", "traces.py", "workload.py", "data")
+_IN_A_RUN = (
+    "bound.py",
+    "cache.py",
+    "engine.py",
+    "faults.py",
+    "gates.py",
+    "profile.py",
+    "result.py",
+    "runner.py",
+    "timing.py",
+    "traces.py",
+    "workload.py",
+    "data",
+)
 
 
 @functools.cache

@@ -8,11 +8,11 @@ import pytest
 from concur_agents.cli.app import main
 from concur_agents.core import Regulator, make_law
 from concur_agents.errors import ConfigError
-from concur_agents.lab.bench.arms import AgentCap, LawArm, run_law, run_reference
+from concur_agents.lab.bench.arms import LawArm, run_law, run_reference
 from concur_agents.lab.bench.scenario import Scenario, parse_suite
 from concur_agents.lab.bench.suite import evaluate, law_arm
 from concur_agents.lab.replay.arms import parse_arm
-from concur_agents.sim.runner import RegulatorGate, simulate
+from concur_agents.sim.runner import AgentCap, RegulatorGate, simulate
 
 TINY = """\
 # Eight agents, contexts four times the pool.
