@@ -52,14 +52,19 @@ def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
 def attribute(module: str, names: Mapping[str, str], name: str) -> Any:
     """For the `__getattr__` of a module: the attribute that was called `name`.
 
+    `names` maps it to its new name in the same module, or to `package.module:name` below
+    `concur_agents`.
+
     Raises:
         AttributeError: nothing was.
     """
     new = names.get(name)
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    warn(f"{module}.{name}", f"{module}.{new}", stacklevel=4)
-    return getattr(sys.modules[module], new)
+    where, _, new = new.rpartition(":")
+    where = f"{ROOT}.{where}" if where else module
+    warn(f"{module}.{name}", f"{where}.{new}", stacklevel=4)
+    return getattr(importlib.import_module(where), new)
 
 
 class _Finder(MetaPathFinder, Loader):

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from concur_agents.cli.options import import_from_here
 from concur_agents.core import ORDERS, law_names
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.arms import REFERENCES, LawArm
@@ -34,7 +35,7 @@ from concur_agents.lab.bench.suite import DEFAULT_ARMS, evaluate, law_arm
 def bench_command(
     quick: bool = typer.Option(False, "--quick", help="A few scenarios, one seed: < 2 minutes."),
     only: list[str] = typer.Option([], "--only", help="Scenarios or families, as shell patterns."),
-    law: list[str] = typer.Option([], "--law", help="A law to judge besides the default ones."),
+    law: list[str] = typer.Option([], "--law", help="A law to judge too: a name, or module:Class."),
     arms: str = typer.Option("", "--arms", help="Run just these, comma-separated."),
     settings: list[str] = typer.Option(
         [], "--set", help="LAW.OPTION=VALUE or regulator.OPTION=VALUE."
@@ -59,6 +60,7 @@ def bench_command(
     Arms: ungoverned, best_fixed and best_request (the best caps, found by search), free_tier (a
     bound), and laws by name. The same call gives the same numbers.
     """
+    import_from_here()
     suite = load_suite(scenarios)
     if quick:
         suite = [scenario for scenario in suite if scenario.quick]
@@ -135,11 +137,12 @@ def _parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     parsed: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, found, value = text.partition("=")
-        whose, dot, option = name.partition(".")
-        if not found or not dot or whose not in (*law_names(), "regulator"):
+        whose, dot, option = name.rpartition(".")
+        known = whose in (*law_names(), "regulator") or ":" in whose
+        if not found or not dot or not known:
             raise ConfigError(
                 f"--set {text!r} not understood; write LAW.OPTION=VALUE with LAW one of "
-                f"{', '.join(law_names())}, or regulator.OPTION=VALUE"
+                f"{', '.join(law_names())} or module:Class, or regulator.OPTION=VALUE"
             )
         parsed.setdefault(whose, {})[option] = _value(value)
     return parsed
@@ -153,8 +156,9 @@ def _value(text: str) -> Any:
 
 
 def _law(name: str, settings: Mapping[str, Mapping[str, Any]]) -> LawArm:
-    if name not in law_names():
-        raise ConfigError(f"no arm {name!r}; there are {', '.join((*REFERENCES, *law_names()))}")
+    if name not in law_names() and ":" not in name:
+        names = ", ".join((*REFERENCES, *law_names()))
+        raise ConfigError(f"no arm {name!r}; there are {names}, or module:Class of a law")
     return law_arm(name, settings)
 
 

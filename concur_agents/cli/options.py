@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -43,3 +45,10 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
     del run.__wrapped__  # because typer would read its signature
     return run
+
+
+def import_from_here() -> None:
+    """Make modules of the current folder importable, as `python -m` does."""
+    here = os.getcwd()  # noqa: PTH109  # an entry of sys.path is text
+    if here not in sys.path:
+        sys.path.insert(0, here)

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from concur_agents._version import __version__
+from concur_agents.cli.options import import_from_here
 from concur_agents.errors import ProbeError
 from concur_agents.lab.replay import (
     SHAPES,
@@ -46,8 +47,8 @@ def replay_command(
     ),
     arms: str = typer.Option(
         "none,fixed:32,working_set",
-        help="none, fixed:N, requests:N, cache_aimd[:INTERVAL/START], working_set, or any law as "
-        "LAW:name=number+name=number; comma-separated, run in turn.",
+        help="none, fixed:N, requests:N, cache_aimd[:INTERVAL/START], working_set, or any law "
+        "as LAW:name=number+name=number, LAW a name or module:Class; comma-separated, run in turn.",
     ),
     agents: int | None = typer.Option(
         None, min=1, help="How many agents (default: the workload's)."
@@ -98,6 +99,7 @@ def replay_command(
     Exit code 1: no arm finished, one broke, or finished arms did not generate the same number of
     tokens within 1 %.
     """
+    import_from_here()
     code = asyncio.run(
         _replay(
             url=url,

@@ -4,8 +4,8 @@ Writes `docs/simulator.md` and its picture. Every point is run anew with the wor
 measurement; nothing is fitted per point. The measurements are in `data/measured.json`.
 
 The admission gates of the H100 sweeps were written for that driver and are repeated as they were
-(see `prototypes`), because the question is whether the *engine* is right: same gate, same agents,
-same numbers?
+(see `measured_gates`), because the question is whether the *engine* is right: the same gate and the
+same agents should give the same numbers.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from typing import Any
 from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConfigError
 from concur_agents.sim.engine import Engine, Request, Run
-from concur_agents.sim.measured_gates import AgentCap, make_gate
+from concur_agents.sim.gates import AgentCap
+from concur_agents.sim.measured_gates import make_gate
 from concur_agents.sim.profile import Profile, load_profile
 from concur_agents.sim.runner import simulate
+from concur_agents.sim.timing import LogNormal, ToolTimes, Uniform
 from concur_agents.sim.traces import load_traces
 from concur_agents.sim.workload import (
     AgentPlan,
-    LogNormal,
     PlanStep,
-    ToolTimes,
-    Uniform,
     plans_from_traces,
     synthetic,
 )
@@ -444,7 +443,7 @@ def report(curves: dict[str, list[Point]]) -> str:
     sections = fast_sections()
     for name, points in curves.items():
         sections[name] = table(points, points[0], "output, pool in use")
-    page = PAGE
+    page = (resources.files("concur_agents.lab") / "validate.md").read_text(encoding="utf-8")
     for name, text in sections.items():
         page = page.replace(f"<{name}>", text)
     return page
@@ -515,172 +514,6 @@ def draw(path: Path, curves: dict[str, list[Point]]) -> None:
     curve(axes[1][1], step_24, "speed", f"{title}: output", "sessions", "output tokens/s per GPU")
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-PAGE = """\
-<!-- Written by `python -m concur_agents.lab.validate`; change that module instead. -->
-
-# How far to trust the simulator
-
-Every claim about a law rests on the simulated engine, so here it is beside four real ones. No
-point has numbers of its own: an engine is a profile, a dozen numbers in a file that says where each
-of them comes from. How far a section is a test differs, and each says so:
-
-| section | workload | profile | so it tests |
-|---|---|---|---|
-| CPU | the measured one | step costs fitted to these makespans | hit rates; not makespans |
-| H100 | the measured one, seed by seed | from separate calibration runs | hit rates and makespans |
-| H200 | the measured one, seed by seed | the H100's, scaled, not fitted | hit rates and makespans |
-| two H100 | a stand-in | partly chosen with these curves in view | the shape at most |
-
-![Measured and simulated](images/simulator.png)
-
-Goals: hit rate within 0.07, and the speed of one arm relative to another within 15 %. Rows outside
-either are marked **misses**.
-
-## What is simulated
-
-A scheduler after vLLM V1: a token budget per step shared by decodes and chunked prefill, waiting
-requests first come first served, a prompt let in only if all of it fits
-(`scheduler_reserve_full_isl`, vLLM's default), preemption of the latest by recomputation, blocks
-with a prefix cache, least recently used first and every sequence from its tail. A step takes
-
-    step_overhead + prefill tokens x (per token + per token and position x position)
-                  + sequences x per sequence + KV tokens read x per KV token
-
-Left out: CUDA-graph padding, asynchronous scheduling, the one block that vLLM keeps for itself,
-speculative decoding, host offload, and the API server's own CPU limits.
-
-## vLLM on a CPU
-
-vLLM 0.32.0, a tiny Qwen3-shaped model, 9,600 tokens of KV in blocks of 32, profile
-`vllm-cpu-tiny`. 16 agents x 6 steps, a cap on active agents. The prompt lengths (1,269 tokens, 337
-more per step) were worked out from the measured total and the longest prompt. That outputs are not
-hit again was inferred: only so do the computed tokens at 1 agent come out, and they do exactly.
-
-<tiny>
-
-The hit rates agree to 0.01. The step costs were picked from a grid of 135 combinations by these
-same makespans, so that those agree is no evidence. They were measured once each on a shared machine
-and are good to about 20 %. The one at 4 agents misses: it lies 36 % above its neighbour at 3 though
-it computes only 26,000 tokens (about 8 s) more. None of the twelve best combinations comes within
-10 % of it. It may be the machine; it was not measured again.
-
-## vLLM on an H100
-
-vLLM 0.24.0, Qwen3-8B shape in bf16, profile `h100-qwen3-8b`. Its numbers come from the calibration
-runs below. One of them was revised after a first look at the sweeps: the calibration's prefill cost
-holds a step's overhead, which the engine then charged again, and ungoverned arms came out up to 5 %
-slow. The share taken out follows from the calibration alone, and the goals were met before as well
-as after; but it was the sweeps that showed it. Each arm was measured once. `agent:N` caps active
-agents, `request:N` caps calls in flight, `concur` is CONCUR's published law at agent level,
-`budget` and `breakeven` are prototypes of a working-set gate. An arm that was cut short is compared
-by the steps it had done by then.
-
-96 agents x 8 steps, 408,256 tokens of KV (the final contexts hold 2.6 times that), tools of 0.5 to
-2.5 s:
-
-<h100-0>
-
-48 agents x 8 steps, pool forced to 262,144 tokens:
-
-<h100-1>
-
-60 agents x 3 to 8 steps, pool forced to 120,000 tokens (final contexts: 5.3 times), log-normal
-tools with a median of 4 s. `breakeven` was measured twice, and the two runs differ by 0.03 in hit
-rate and 10 % in time among themselves:
-
-<h100-2>
-
-The calibration itself, run through the engine:
-
-<calibration>
-
-## vLLM on an H200
-
-vLLM 0.24.0 again. Nothing was fitted here: the profiles `h200-qwen3-8b` and `h200-qwen3-32b` are
-the H100's calibration scaled by memory bandwidth, arithmetic and model shape, written before these
-runs. The arms are those of [the benchmarks](benchmarks.md) that do not depend on a law of ours;
-means where one ran more than once.
-
-96 agents x 8 steps, Qwen3-8B shape, 408,256 tokens of KV:
-
-<h200-0>
-
-60 agents x 3 to 8 steps, the same shape, 120,000 tokens of KV, log-normal tools with a median of
-4 s:
-
-<h200-1>
-
-48 agents x 12 steps, Qwen3-32B shape, 200,000 tokens of KV, tools of 0.2 to 1 s:
-
-<h200-2>
-
-A second sitting, of which nothing was known when the profiles were written either. 96 agents x 8
-steps, Qwen3-8B shape, 350,000 tokens of KV:
-
-<h200-3>
-
-48 agents x 14 steps, Qwen3-32B shape, 160,000 tokens of KV:
-
-<h200-4>
-
-Third and fourth sitting: 112 agents instead of 96 on the pool of 350,000 tokens:
-
-<h200-5>
-
-## Two H100, public load curves
-
-Independent measurements, ungoverned: [zetxqx/thunderagent-original-verification][zx], vLLM 0.28.0,
-Qwen3-Coder-30B-A3B in FP8, 2,237,040 tokens of KV, profile `2xh100-qwen3-coder-30b`.
-
-This is not an independent test. Their corpus is not at hand; recorded Claude Code sessions that
-come with this package stand in for it, three draws of them, with the mean in the table and the
-range of the hit rate in brackets. And the profile was settled with both curves in view: three costs
-of reading KV (0.9, 1.1 and 1.2e-8 s) and two of a step (8 and 6 ms) were tried, all of them
-physically plausible. The second number in the output columns is the share of the pool in use.
-
-Step 24, one replica, one hour. Prompts are scaled until 12 sessions hold the published 72 % of the
-pool; gaps are capped at 10 s.
-
-<step_24>
-
-Below the knee and deep in thrashing the output agrees. At the knee (16 and 20 sessions) the
-simulated engine falls off too steeply, by a fifth to a quarter of the speed. The draws differ
-widely there, so the stand-in sessions could be the reason; a prefill that is too expensive at long
-contexts could be as well, since at 12 sessions the measured engine is faster with more to prefill.
-These data cannot tell the two apart. For the hits that the measured engine keeps at 32 sessions, a
-longer system prompt common to all sessions would be an explanation.
-
-Step 13, per replica, half an hour. Here two numbers of the workload were set by looking at the
-curve. The size of the sessions is not published: of the factors 1.0, 1.15, 1.2 and 1.25 the third
-put the knee where it was measured (with 1.0 the hit rate at 24 sessions was 0.96). And gaps are
-capped at 1 s, although the report capped them at 10 s: with 10 s our sessions, whose gaps are
-recorded in whole seconds and include the client, gave 172 instead of 320 tokens/s at 4 sessions.
-
-<step_13>
-
-With those two numbers the plateau and the collapse are there, the latter too deep by up to a
-quarter and, at 32 sessions, not complete. The pool in use does not fit: the measured engine never
-holds more than 73 % in running requests, ours above 90 %. So its sessions hold less while they run
-and more while they do not than the stand-ins do; branches that are left behind would do that, but
-that is a guess.
-
-The profile is not what keeps the collapse at 32 sessions from being complete. With prefill at 0.6
-and 1.6 times its price, two draws hit at 0.24 and 0.37 there instead of 0.30, nowhere near 0.04,
-while the output moves by a quarter: 265 and 165 instead of 212 tokens/s. Cheaper prefill would thus
-mend the speed and not the hits. And at 32 sessions the same profile hits too rarely in step 24, on
-one replica, and too often here, on four behind a router. What differs is the load: stand-ins that
-are less alike than the real sessions blur the knee, and a session that is moved between replicas
-loses its prefix and leaves a copy behind, which would fit the pool in use as well.
-
-[zx]: https://github.com/zetxqx/thunderagent-original-verification
-
-## Do it again
-
-    pip install "concur-agents[plot]"
-    python -m concur_agents.lab.validate --docs docs
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

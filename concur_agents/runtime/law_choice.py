@@ -1,12 +1,41 @@
-"""Which law a governor has, from what it was told."""
+"""Which law a governor has, from its arguments."""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 from concur_agents.core import Law, make_law
 from concur_agents.errors import ConfigError
 
 DEFAULT_LAW = "working_set"
 """The law of a governor that has an endpoint and was told nothing else."""
+
+
+def law_by_name(name: str, **config: Any) -> Law:
+    """A law by name, or by `package.module:Class` if it is not one of ours; its config as keywords.
+
+    Raises:
+        ValueError: unknown name or option, or a value out of range.
+        TypeError: the class does not take this config.
+        ConfigError: there is no such module or class, or what it makes is not a law.
+    """
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        return make_law(name, **config)
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)(**config)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot load law {name!r}: {error}; write package.module:Class of something importable"
+        ) from error
+    if missing := [part for part in _LAW_PARTS if not hasattr(made, part)]:
+        raise ConfigError(f"law {name!r} lacks {', '.join(missing)}; see concur_agents.core.Law")
+    law: Law = made
+    return law
+
+
+_LAW_PARTS = ("name", "formula", "needs_readings", "initial", "decide")
 
 
 def choose_law(law: str | Law | None, limit: float | None, *, has_endpoint: bool) -> Law:
@@ -34,8 +63,8 @@ def choose_law(law: str | Law | None, limit: float | None, *, has_endpoint: bool
         law = DEFAULT_LAW
     if isinstance(law, str):
         try:
-            law = make_law(law)
-        except ValueError as error:
+            law = law_by_name(law)
+        except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
     if law.needs_readings and not has_endpoint:
         raise ConfigError(

@@ -12,9 +12,7 @@ import asyncio
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,9 +23,19 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from concur_agents._version import __version__
-from concur_agents.sim.engine import Engine, Request, Run
+from concur_agents.sim.engine import Engine, Run
 from concur_agents.sim.pages import Kind, MetricsPage
 from concur_agents.sim.profile import Profile
+from concur_agents.sim.realtime import ClosingError, Driver, ServedCall, ServerStats
+from concur_agents.sim.shapes import (
+    finished_response,
+    include_usage,
+    output_items,
+    problem,
+    sse,
+    tool_call,
+    usage,
+)
 from concur_agents.sim.text import (
     CHARS_PER_TOKEN,
     BadRequestError,
@@ -35,7 +43,6 @@ from concur_agents.sim.text import (
     FlatPrompts,
     Message,
     Reply,
-    ToolCall,
     count_tokens,
     flat_bytes,
     read_messages,
@@ -45,220 +52,10 @@ from concur_agents.sim.text import (
     tools_run,
 )
 
+__all__ = ["App", "ServerStats"]
+
 _CHUNK_S = 0.05
 """Real time between two chunks of a stream."""
-
-_BEAT_S = 0.001
-"""Shortest real time between two looks at the engine; steps that end sooner are taken together."""
-
-
-# --- statistics ----------------------------------------------------------------------------------
-
-
-class ServerStats:
-    """What has gone through the server, for tests of governors and adapters.
-
-    The agent of a call is what its client says: header ``x-concur-agent`` or ``x-session-id``, else
-    ``session_id`` or ``user`` in the body.
-    """
-
-    def __init__(self) -> None:
-        self.calls = 0
-        """Calls that were taken, refused ones not counted."""
-        self.in_flight = 0
-        """Calls that have been taken and not answered."""
-        self.max_in_flight = 0
-        self.aborted = 0
-        """Calls whose client went away."""
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.output_tokens = 0
-        """The three of answered calls."""
-        self.in_flight_by_agent: Counter[str] = Counter()
-        """Calls in flight of each agent that said its name."""
-        self.calls_by_agent: Counter[str] = Counter()
-        self.max_agents_in_flight = 0
-        """The most agents that had calls in flight at once."""
-
-    def __repr__(self) -> str:
-        return (
-            f"<ServerStats {self.calls} calls, {self.in_flight} in flight "
-            f"(most {self.max_in_flight}), {len(self.calls_by_agent)} agents "
-            f"(most {self.max_agents_in_flight} at once)>"
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def _begin(self, agent: str | None) -> None:
-        self.calls += 1
-        self.in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        if agent is not None:
-            self.calls_by_agent[agent] += 1
-            self.in_flight_by_agent[agent] += 1
-            self.max_agents_in_flight = max(self.max_agents_in_flight, len(self.in_flight_by_agent))
-
-    def _end(self, agent: str | None) -> None:
-        self.in_flight -= 1
-        if agent is not None:
-            self.in_flight_by_agent[agent] -= 1
-            if not self.in_flight_by_agent[agent]:
-                del self.in_flight_by_agent[agent]
-
-
-# --- the engine in real time ---------------------------------------------------------------------
-
-
-@dataclass(eq=False, slots=True)
-class ServedCall:
-    """One request to the engine and the reply that it will have."""
-
-    request: Request
-    reply: Reply
-    agent: str | None
-    done: asyncio.Future[bool]
-    """True: finished; False: the server is closing."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of the prompt [tokens]."""
-        return self.request.prompt_tokens
-
-    @property
-    def output_tokens(self) -> int:
-        """Length of the reply [tokens]."""
-        return self.request.output.tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens found in the cache."""
-        return self.request.cached_tokens or 0
-
-    @property
-    def finish_reason(self) -> str:
-        """Why the reply ended, in the words of a chat completion."""
-        return "length" if self.reply.cut else "tool_calls" if self.reply.calls else "stop"
-
-
-class Driver:
-    """Runs the engine beside the event loop's clock, `time_scale` seconds of it to one of ours.
-
-    An infinite scale takes no time at all: whatever is sent is finished before the loop goes on.
-    """
-
-    def __init__(self, engine: Engine, time_scale: float, page: MetricsPage) -> None:
-        self.engine = engine
-        self.page = page
-        self.stats = ServerStats()
-        self._time_scale = time_scale
-        self._calls: dict[str, ServedCall] = {}
-        self._sent = 0
-        self._started_s = time.monotonic()
-        self._beat_at: asyncio.TimerHandle | None = None
-        self._closed = False
-
-    def send(
-        self, prompt: tuple[Run, ...], output: Run, reply: Reply, agent: str | None
-    ) -> ServedCall:
-        """Submit a call.
-
-        Raises:
-            ValueError: it can never fit.
-        """
-        self._catch_up()
-        self._sent += 1
-        request = Request(f"r{self._sent}", prompt, output, self._now())
-        self.engine.submit(request)
-        call = ServedCall(request, reply, agent, asyncio.get_running_loop().create_future())
-        self._calls[request.id] = call
-        self.stats._begin(agent)
-        self._plan()
-        if self._closed:
-            self.close()
-        return call
-
-    def abandon(self, call: ServedCall) -> None:
-        """The client has gone away, or has its answer: nothing happens in the second case."""
-        self._catch_up()
-        if self._calls.pop(call.request.id, None) is None:
-            return
-        self.engine.cancel(call.request.id, self._now())
-        self.stats.aborted += 1
-        self.stats._end(call.agent)
-        self.page.finished(call.request, "abort")
-        self._plan()
-
-    def progress(self, call: ServedCall) -> int:
-        """Output tokens so far."""
-        self._catch_up()
-        if call.request.id not in self._calls:
-            return call.output_tokens
-        return self.engine.progress(call.request.id)
-
-    def close(self) -> None:
-        """Give up all calls in flight."""
-        self._closed = True
-        if self._beat_at is not None:
-            self._beat_at.cancel()
-        for call in self._calls.values():
-            if not call.done.done():
-                call.done.set_result(False)
-
-    def _now(self) -> float:
-        """Simulated time [s]."""
-        if self._time_scale == math.inf:
-            return self.engine.counters().at_s
-        return (time.monotonic() - self._started_s) * self._time_scale
-
-    def _catch_up(self) -> None:
-        to_s = self._now()
-        for event in self.engine.advance(to_s):
-            if event.kind == "finished":
-                self._finish(event.request)
-
-    def _finish(self, request: Request) -> None:
-        call = self._calls.pop(request.id)
-        stats = self.stats
-        stats._end(call.agent)
-        stats.prompt_tokens += request.prompt_tokens
-        stats.cached_tokens += request.cached_tokens or 0
-        stats.output_tokens += request.output.tokens
-        self.page.finished(request, "length" if call.reply.cut else "stop")
-        if not call.done.done():
-            call.done.set_result(True)
-
-    def _plan(self) -> None:
-        """Look at the engine again when it has something to say."""
-        if self._beat_at is not None:
-            self._beat_at.cancel()
-            self._beat_at = None
-        next_s = self.engine.next_event_s()
-        if next_s is None or self._closed:
-            return
-        delay_s = 0.0
-        if self._time_scale != math.inf:
-            delay_s = max(_BEAT_S, (next_s - self._now()) / self._time_scale)
-        self._beat_at = asyncio.get_running_loop().call_later(delay_s, self._beat)
-
-    def _beat(self) -> None:
-        self._beat_at = None
-        if self._time_scale == math.inf:
-            while (next_s := self.engine.next_event_s()) is not None:
-                for event in self.engine.advance(next_s):
-                    if event.kind == "finished":
-                        self._finish(event.request)
-        else:
-            self._catch_up()
-        self._plan()
-
-
-class ClosingError(Exception):
-    """The server is shutting down, or the client has gone: there is nobody to answer."""
-
-
-# --- the door ------------------------------------------------------------------------------------
 
 
 class App:
@@ -336,18 +133,18 @@ class App:
         call = self._call(http, body, messages, ("max_completion_tokens", "max_tokens"))
         head = self._head("chatcmpl", call, "chat.completion")
         if body.get("stream"):
-            return _Stream(self.driver, call, self._chat_chunks(call, head, body))
+            return _EventStream(self.driver, call, self._chat_chunks(call, head, body))
         await _answered(self.driver, call, http.receive)
         message: dict[str, Any] = {"role": "assistant", "content": call.reply.text or None}
         if call.reply.calls:
-            message["tool_calls"] = [_tool_call(c) for c in call.reply.calls]
+            message["tool_calls"] = [tool_call(c) for c in call.reply.calls]
         choice = {
             "index": 0,
             "message": message,
             "logprobs": None,
             "finish_reason": call.finish_reason,
         }
-        return JSONResponse({**head, "choices": [choice], "usage": _usage(call)})
+        return JSONResponse({**head, "choices": [choice], "usage": usage(call)})
 
     async def _chat_chunks(
         self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
@@ -356,7 +153,7 @@ class App:
 
         def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-            return _sse({**head, "choices": [choice]})
+            return sse({**head, "choices": [choice]})
 
         first: dict[str, Any] = {"role": "assistant", "content": ""}
         async for text in _pieces(self.driver, call):
@@ -366,11 +163,11 @@ class App:
             yield chunk({"content": text})
         if first:
             yield chunk(first)
-        for i, tool_call in enumerate(call.reply.calls):
-            yield chunk({"tool_calls": [{"index": i, **_tool_call(tool_call)}]})
+        for i, called in enumerate(call.reply.calls):
+            yield chunk({"tool_calls": [{"index": i, **tool_call(called)}]})
         yield chunk({}, call.finish_reason)
-        if _include_usage(body):
-            yield _sse({**head, "choices": [], "usage": _usage(call)})
+        if include_usage(body):
+            yield sse({**head, "choices": [], "usage": usage(call)})
         yield "data: [DONE]\n\n"
 
     # -- completions
@@ -395,7 +192,7 @@ class App:
             self._flat.remember(data + flat_bytes(ids)[0], width, (*runs, output))
         head = self._head("cmpl", call, "text_completion")
         if body.get("stream"):
-            return _Stream(self.driver, call, self._completion_chunks(call, head, body))
+            return _EventStream(self.driver, call, self._completion_chunks(call, head, body))
         await _answered(self.driver, call, http.receive)
         choice = {
             "index": 0,
@@ -405,20 +202,20 @@ class App:
         }
         if body.get("return_token_ids"):
             choice["token_ids"] = ids if ids is not None else token_ids(reply.text, output.tokens)
-        return JSONResponse({**head, "choices": [choice], "usage": _usage(call)})
+        return JSONResponse({**head, "choices": [choice], "usage": usage(call)})
 
     async def _completion_chunks(
         self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
     ) -> AsyncIterator[str]:
         def chunk(text: str, finish_reason: str | None = None) -> str:
             choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
-            return _sse({**head, "choices": [choice]})
+            return sse({**head, "choices": [choice]})
 
         async for text in _pieces(self.driver, call):
             yield chunk(text)
         yield chunk("", call.finish_reason)
-        if _include_usage(body):
-            yield _sse({**head, "choices": [], "usage": _usage(call)})
+        if include_usage(body):
+            yield sse({**head, "choices": [], "usage": usage(call)})
         yield "data: [DONE]\n\n"
 
     # -- responses
@@ -446,9 +243,9 @@ class App:
             "top_p": body.get("top_p"),
         }
         if body.get("stream"):
-            return _Stream(self.driver, call, self._response_events(call, head))
+            return _EventStream(self.driver, call, self._response_events(call, head))
         await _answered(self.driver, call, http.receive)
-        return JSONResponse(_finished_response(call, head))
+        return JSONResponse(finished_response(call, head))
 
     async def _response_events(self, call: ServedCall, head: dict[str, Any]) -> AsyncIterator[str]:
         number = -1
@@ -457,12 +254,12 @@ class App:
             nonlocal number
             number += 1
             data = {"type": kind, "sequence_number": number, **fields}
-            return f"event: {kind}\n{_sse(data)}"
+            return f"event: {kind}\n{sse(data)}"
 
         begun = {**head, "status": "in_progress", "output": [], "usage": None}
         yield event("response.created", response=begun)
         yield event("response.in_progress", response=begun)
-        items = _output_items(call)
+        items = output_items(call)
         at = 0
         if not call.reply.calls:
             item = items[0]
@@ -492,7 +289,7 @@ class App:
                     arguments=arguments,
                 )
                 yield event("response.output_item.done", output_index=at, item=item)
-        yield event("response.completed", response=_finished_response(call, head))
+        yield event("response.completed", response=finished_response(call, head))
 
     # -- the rest
 
@@ -630,9 +427,6 @@ def _whole_number(body: dict[str, Any], name: str, *, least: int) -> int:
     return value
 
 
-# --- answers -------------------------------------------------------------------------------------
-
-
 async def _answered(driver: Driver, call: ServedCall, receive: Receive) -> None:
     """Waits for a call; gives it up if the client goes away.
 
@@ -670,7 +464,7 @@ async def _pieces(driver: Driver, call: ServedCall) -> AsyncIterator[str]:
             return
 
 
-class _Stream(Response):
+class _EventStream(Response):
     """Server-sent events; the call is given up if the client goes away."""
 
     def __init__(self, driver: Driver, call: ServedCall, events: AsyncIterator[str]) -> None:
@@ -681,6 +475,7 @@ class _Stream(Response):
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
         gone = asyncio.ensure_future(_gone(receive))
         sending = asyncio.ensure_future(self._send(send))
         try:
@@ -702,84 +497,14 @@ class _Stream(Response):
                     {"type": "http.response.body", "body": event.encode(), "more_body": True}
                 )
         except ClosingError:
-            problem = _problem("the server is shutting down", "ServiceUnavailableError")
-            body = _sse({"error": problem}).encode()
+            why = problem("the server is shutting down", "ServiceUnavailableError")
+            body = sse({"error": why}).encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _sse(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
-
-
-def _problem(
-    message: str, kind: str, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    return {"message": message, "type": kind, "param": param, "code": code}
 
 
 def _error(
     status: int, message: str, kind: str, param: str | None = None, code: str | None = None
 ) -> Response:
-    return JSONResponse({"error": _problem(message, kind, param, code)}, status)
-
-
-def _usage(call: ServedCall) -> dict[str, Any]:
-    return {
-        "prompt_tokens": call.prompt_tokens,
-        "completion_tokens": call.output_tokens,
-        "total_tokens": call.prompt_tokens + call.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": call.cached_tokens},
-    }
-
-
-def _include_usage(body: dict[str, Any]) -> bool:
-    options = body.get("stream_options")
-    return isinstance(options, dict) and bool(options.get("include_usage"))
-
-
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def _output_items(call: ServedCall) -> list[dict[str, Any]]:
-    if not call.reply.calls:
-        part = {"type": "output_text", "text": call.reply.text, "annotations": []}
-        return [
-            {
-                "id": f"msg_{call.request.id}",
-                "type": "message",
-                "role": "assistant",
-                "status": "completed",
-                "content": [part],
-            }
-        ]
-    return [
-        {
-            "id": f"fc_{call.request.id}_{i}",
-            "type": "function_call",
-            "call_id": tool_call.id,
-            "name": tool_call.name,
-            "arguments": tool_call.arguments,
-            "status": "completed",
-        }
-        for i, tool_call in enumerate(call.reply.calls)
-    ]
-
-
-def _finished_response(call: ServedCall, head: dict[str, Any]) -> dict[str, Any]:
-    cut = call.reply.cut
-    return {
-        **head,
-        "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": _output_items(call),
-        "usage": {
-            "input_tokens": call.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": call.cached_tokens},
-            "output_tokens": call.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": call.prompt_tokens + call.output_tokens,
-        },
-    }
+    """The response that says it."""
+    return JSONResponse({"error": problem(message, kind, param, code)}, status)

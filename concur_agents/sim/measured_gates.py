@@ -8,36 +8,11 @@ gone through the same gate.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from concur_agents.core import Reading, Usage
-from concur_agents.sim.runner import Gate, RequestCap, Ungoverned
+from concur_agents.sim.gates import AgentCap, Gate, RequestCap, Ungoverned
 from concur_agents.sim.workload import AgentPlan
-
-
-class AgentCap(Ungoverned):
-    """A place for life: at most so many agents between their first and their last step."""
-
-    def __init__(self, agents: int) -> None:
-        self.name = f"agent:{agents}"
-        self._places = agents
-        self._waiting: deque[str] = deque()
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        if not self._places:
-            self._waiting.append(agent)
-            return []
-        self._places -= 1
-        return [agent]
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Gate`."""
-        if self._waiting:
-            return [self._waiting.popleft()]
-        self._places += 1
-        return []
 
 
 class _Preemptive(Ungoverned):

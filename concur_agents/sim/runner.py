@@ -13,24 +13,33 @@ arguments give the same `Result`, to the byte.
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 import math
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise, takewhile
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from concur_agents.core import Reading, Regulator, Usage
+from concur_agents import _moved
+from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConcurError, ConfigError
-from concur_agents.sim.engine import Engine, Request, Run
+from concur_agents.sim.engine import Engine, Request
+from concur_agents.sim.faults import (
+    CachedHidden,
+    CapacityHidden,
+    EngineRestart,
+    Fault,
+    MetricsLost,
+    SecondTenant,
+)
+from concur_agents.sim.gates import AgentCap, Gate, Gauges, RegulatorGate, RequestCap, Ungoverned
 from concur_agents.sim.profile import Profile
-from concur_agents.sim.workload import AgentPlan, PlanStep, Prompt, common_tokens
+from concur_agents.sim.result import AgentRow, Result, SeriesPoint, SimulatedCall, make_result
+from concur_agents.sim.workload import AgentPlan, PlanStep
 
 __all__ = [
+    "AgentCap",
     "AgentRow",
     "CachedHidden",
     "CapacityHidden",
@@ -46,9 +55,10 @@ __all__ = [
     "SeriesPoint",
     "SimulatedCall",
     "Ungoverned",
-    "free_tier_bound",
+    "check_plans",
     "simulate",
 ]
+# Gates, faults and results have files of their own; a caller of `simulate` finds them here too.
 
 _STALLED_POLLS = 10_000
 """Polls in a row in which nothing at all happens before the runner gives up."""
@@ -60,352 +70,6 @@ _TIMER_S = 1e-3
 """A gate that wants to be woken at once, again and again, is woken once a millisecond, as by a
 host's timer.
 """
-
-
-# --- gates ---------------------------------------------------------------------------------------
-
-
-class Gauges(NamedTuple):
-    """What a gate shows of itself; None: it has no such number."""
-
-    pressure_tokens: float | None = None
-    limit_agents: float | None = None
-    limit_tokens: float | None = None
-
-
-class Gate(Protocol):
-    """Who may run. Every call returns the agents it has just let in."""
-
-    @property
-    def name(self) -> str:
-        """For tables."""
-        ...
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """`agent` asks to start; absent from the list: it will be in a later one."""
-        ...
-
-    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """`agent` stands before a call; absent from the list: it will be in a later one."""
-        ...
-
-    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
-        """Its call is over."""
-        ...
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """It is done."""
-        ...
-
-    def tick(self, reading: Reading | None, now: float) -> list[str]:
-        """A poll of the engine came back; None: it failed."""
-        ...
-
-    def advance(self, now: float) -> list[str]:
-        """Time has passed."""
-        ...
-
-    def next_wake(self, now: float) -> float | None:
-        """When to call `advance`; None: no need."""
-        ...
-
-    def gauges(self, now: float) -> Gauges:
-        """For the series."""
-        ...
-
-
-class Ungoverned:
-    """Everybody runs at once."""
-
-    name = "ungoverned"
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        return [agent]
-
-    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        return [agent]
-
-    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
-        """See `Gate`."""
-        return []
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Gate`."""
-        return []
-
-    def tick(self, reading: Reading | None, now: float) -> list[str]:
-        """See `Gate`."""
-        return []
-
-    def advance(self, now: float) -> list[str]:
-        """See `Gate`."""
-        return []
-
-    def next_wake(self, now: float) -> float | None:
-        """See `Gate`."""
-        return None
-
-    def gauges(self, now: float) -> Gauges:
-        """See `Gate`."""
-        return Gauges()
-
-
-class RequestCap(Ungoverned):
-    """A semaphore around each call: what most people try first. It does not know agents."""
-
-    def __init__(self, calls: int) -> None:
-        if calls < 1:
-            raise ConfigError(f"a request cap must be at least 1 call, got {calls}")
-        self.name = f"request_cap({calls})"
-        self._calls = calls
-        self._in_flight = 0
-        self._waiting: deque[str] = deque()
-
-    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        if self._in_flight >= self._calls:
-            self._waiting.append(agent)
-            return []
-        self._in_flight += 1
-        return [agent]
-
-    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
-        """See `Gate`."""
-        if self._waiting:
-            return [self._waiting.popleft()]
-        self._in_flight -= 1
-        return []
-
-    def gauges(self, now: float) -> Gauges:
-        """See `Gate`."""
-        return Gauges(limit_agents=float(self._calls))
-
-
-class RegulatorGate:
-    """The Regulator under test: every call goes to it as it is.
-
-    With `sizes_told=False` it does not hear how large prompts are before they are sent, as from a
-    loop that only tells `usage` afterwards.
-    """
-
-    def __init__(
-        self, regulator: Regulator, name: str | None = None, *, sizes_told: bool = True
-    ) -> None:
-        self.regulator = regulator
-        self.name = name or regulator.law.name
-        self._sizes_told = sizes_told
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        told = prompt_tokens if self._sizes_told else None
-        return self.regulator.arrive(agent, now, prompt_tokens=told)
-
-    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        told = prompt_tokens if self._sizes_told else None
-        return self.regulator.begin_step(agent, now, prompt_tokens=told)
-
-    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
-        """See `Gate`."""
-        return self.regulator.end_step(agent, now, usage)
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Gate`."""
-        return self.regulator.leave(agent, now)
-
-    def tick(self, reading: Reading | None, now: float) -> list[str]:
-        """See `Gate`."""
-        return self.regulator.tick(reading, now)
-
-    def advance(self, now: float) -> list[str]:
-        """See `Gate`."""
-        return self.regulator.advance(now)
-
-    def next_wake(self, now: float) -> float | None:
-        """See `Gate`."""
-        return self.regulator.next_wake(now)
-
-    def gauges(self, now: float) -> Gauges:
-        """See `Gate`."""
-        view = self.regulator.view(now)
-        agents, tokens = view.limit.agents, view.limit.tokens
-        return Gauges(
-            view.pressure_tokens,
-            None if agents == math.inf else agents,
-            None if tokens == math.inf else tokens,
-        )
-
-
-# --- what can go wrong ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsLost:
-    """Polls fail in an interval; the default is: always, an endpoint without metrics."""
-
-    from_s: float = 0.0
-    to_s: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class CapacityHidden:
-    """The engine does not say how large its pool is."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachedHidden:
-    """Responses do not say how many prompt tokens were cached."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRestart:
-    """The engine loses its cache and its counters; clients send what was in flight again."""
-
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SecondTenant:
-    """Somebody else's agents use the same engine and no gate; each begins anew when it has
-    finished.
-
-    They count for the engine's counters and for nothing in the `Result`.
-    """
-
-    plans: tuple[AgentPlan, ...]
-    from_s: float = 0.0
-    to_s: float = math.inf
-
-
-Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | SecondTenant
-
-
-# --- what comes out ------------------------------------------------------------------------------
-
-
-class SimulatedCall(NamedTuple):
-    """One LLM call of one agent."""
-
-    gate_s: float
-    """When it reached the gate (the first one: when it asked to start)."""
-    start_s: float
-    """When it was let through and sent."""
-    end_s: float
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class AgentRow:
-    """What happened to one agent."""
-
-    id: str
-    group: str | None
-    arrive_s: float
-    start_s: float
-    """When its first call was sent; inf: it was not, when the run was cut."""
-    finish_s: float
-    """When its last call ended; inf: it had not, when the run was cut."""
-    pauses: int
-    """How often it waited at a gate after its first call."""
-    calls: tuple[SimulatedCall, ...]
-    """Those that ended."""
-
-    @property
-    def waits_s(self) -> tuple[float, ...]:
-        """How long it waited before each of its calls."""
-        return tuple(call.start_s - call.gate_s for call in self.calls)
-
-
-class SeriesPoint(NamedTuple):
-    """One instant of the series."""
-
-    t_s: float
-    active: int
-    """Agents that have arrived, are not done and do not wait at a gate."""
-    waiting: int
-    """Agents that wait at a gate."""
-    running: int
-    """Requests in the engine's batch, tenants' included, as the next two."""
-    queued: int
-    """Requests in the engine's queue."""
-    kv_usage: float
-    """Share of the pool held by requests in the batch."""
-    hit_rate: float | None
-    """Cached share of the prompt tokens admitted since the last sample; None: there were none."""
-    output_tokens_per_s: float
-    prefill_tokens_per_s: float
-    """Prompt tokens really computed."""
-    pressure_tokens: float | None
-    limit_agents: float | None
-    limit_tokens: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One run. Token counts are those of the governed agents."""
-
-    gate: str
-    profile: str
-    seed: int
-    agents: int
-    finished: int
-    """Agents that finished: all of them, unless the run was cut."""
-    steps: int
-    """Calls that ended."""
-    makespan_s: float
-    """From the first arrival to the last finish, or to the cut."""
-    finish_mean_s: float | None
-    """From an agent's arrival to its finish, on average. None: the run was cut before that."""
-    finish_p90_s: float | None
-    """In this time after their arrival nine in ten were done. None: the run was cut before that."""
-    most_open: int
-    """Most agents open at once: let in and not finished."""
-    prompt_tokens: int
-    cached_tokens: int
-    computed_tokens: int
-    """Prompt tokens that were not cached. What a preemption throws away comes on top."""
-    output_tokens: int
-    useful_tokens: int
-    """Output, and every prompt token the first time that anybody sends it: the same for every gate.
-    """
-    useful_tokens_per_s: float
-    output_tokens_per_s: float
-    agents_per_min: float
-    """Agents that finished, over the makespan."""
-    hit_rate: float
-    """Cached share of all prompt tokens."""
-    hit_deficit: float
-    """1 - H/H*: share of what each agent had sent before (in whole blocks), and was not cached any
-    more.
-    """
-    preemptions: int
-    pauses: int
-    gini_pauses: float
-    """How unevenly pauses fell on agents: 0 evenly, towards 1 all on one."""
-    wait_p50_s: float
-    """Waits at the gate, one per call, zeros included; the first is counted from the arrival."""
-    wait_p99_s: float
-    wait_worst_s: float
-    pause_worst_s: float
-    """The longest wait of an agent that had started."""
-    mean_active: float
-    """Agents that are there and do not wait at a gate, averaged over the makespan."""
-    rows: tuple[AgentRow, ...] = field(repr=False)
-    """In the order of the plans."""
-    series: tuple[SeriesPoint, ...] = field(repr=False)
-    """One sample a second; empty if not recorded."""
-
-    def summary(self) -> dict[str, Any]:
-        """All but rows and series, JSON-able."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in {"rows", "series"}
-        }
 
 
 def simulate(
@@ -434,100 +98,22 @@ def simulate(
 
     Raises:
         ConfigError: there is no agent, an id is used twice, or a plan does not fit the engine.
-        ConcurError: the gate lets nobody in although nothing runs.
+        ConcurError: the gate lets no agent in although nothing runs.
     """
     if not poll_interval_s > 0:
         raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
     if not horizon_s > 0:
         raise ConfigError(f"horizon_s must be above 0 s, got {horizon_s}")
-    _check(plans, profile)
+    check_plans(plans, profile)
     for fault in faults:
         if isinstance(fault, SecondTenant):
-            _check(fault.plans, profile)
+            check_plans(fault.plans, profile)
     simulation = _Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults)
     return simulation.run(horizon_s)
 
 
-def free_tier_bound(plans: Sequence[AgentPlan], profile: Profile, *, seed: int = 0) -> Result:
-    """A run that no client can beat by much: idle KV costs nothing and nothing is ever computed
-    twice.
-
-    The engine keeps every prefix for ever, as if an endless free tier lay under its pool; only the
-    KV of calls in flight (prompt and output, shared prefixes counted once) has to fit into the
-    pool, and a call waits until it does. Of several bounds on the calls in flight the fastest is
-    returned. It is a schedule, not a theorem: it lets calls in first come, first served, and
-    another order could be a little faster.
-    """
-    _check(plans, profile)
-    new_tokens = _new_tokens(plans) + sum(s.output.tokens for p in plans for s in p.steps)
-    runs = sum(len(p.steps) + len(p.steps[0].prompt) for p in plans)
-    endless = profile.replace(
-        kv_blocks=profile.kv_blocks + new_tokens // profile.block_size + 2 * runs
-    )
-    caps = {len(plans), *(max(1, len(plans) // part) for part in (2, 4, 8))}
-    results = [
-        simulate(
-            plans,
-            endless,
-            _FreeTier(plans, profile.capacity_tokens, cap),
-            seed=seed,
-            record_series=False,
-        )
-        for cap in sorted(caps)
-    ]
-    return min(results, key=lambda result: result.makespan_s)
-
-
-class _FreeTier(RequestCap):
-    """Calls in flight fit into the pool and under a cap; the first that fits goes first."""
-
-    def __init__(self, plans: Sequence[AgentPlan], capacity_tokens: int, calls: int) -> None:
-        super().__init__(calls)
-        self.name = "free_tier"
-        self._next = {plan.id: iter(plan.steps) for plan in plans}
-        beginnings = Counter(run for plan in plans for run in plan.steps[0].prompt)
-        self._shared = {run for run, agents in beginnings.items() if agents > 1}
-        self._free_tokens = capacity_tokens
-        self._holders: Counter[Run] = Counter()  # of the shared runs: calls in flight
-        self._needs: dict[str, tuple[int, tuple[Run, ...]]] = {}  # own tokens, shared runs
-        self._queue: dict[str, None] = {}
-
-    def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        step = next(self._next[agent])
-        shared = tuple(takewhile(self._shared.__contains__, step.prompt))
-        own_tokens = prompt_tokens + step.output.tokens - sum(run.tokens for run in shared)
-        self._needs[agent] = own_tokens, shared
-        self._queue[agent] = None
-        return self._fill()
-
-    def end_step(self, agent: str, now: float, usage: Usage) -> list[str]:
-        """See `Gate`."""
-        own_tokens, shared = self._needs.pop(agent)
-        self._holders.subtract(shared)
-        self._free_tokens += own_tokens
-        self._free_tokens += sum(run.tokens for run in shared if not self._holders[run])
-        self._in_flight -= 1
-        return self._fill()
-
-    def _fill(self) -> list[str]:
-        woken: list[str] = []
-        for agent in self._queue:
-            if self._in_flight >= self._calls:
-                break
-            own_tokens, shared = self._needs[agent]
-            need = own_tokens + sum(run.tokens for run in shared if not self._holders[run])
-            if need <= self._free_tokens:
-                self._free_tokens -= need
-                self._holders.update(shared)
-                self._in_flight += 1
-                woken.append(agent)
-        for agent in woken:
-            del self._queue[agent]
-        return woken
-
-
-def _check(plans: Sequence[AgentPlan], profile: Profile) -> None:
+def check_plans(plans: Sequence[AgentPlan], profile: Profile) -> None:
+    """Raise ConfigError if there is no agent, an id is used twice, or a plan does not fit."""
     if not plans:
         raise ConfigError("nothing to run: the batch has no agent")
     most = min(profile.capacity_tokens, profile.max_model_len)
@@ -546,29 +132,6 @@ def _check(plans: Sequence[AgentPlan], profile: Profile) -> None:
                 f"{profile.name!r} holds {most}; load the recording with max_context={most}, "
                 "or take a larger profile"
             )
-
-
-def _new_tokens(plans: Sequence[AgentPlan]) -> int:
-    """Prompt tokens the first time that anybody sends them, whoever is let in first."""
-    new = 0
-    seen: set[Prompt] = set()
-    for plan in plans:
-        first = plan.steps[0].prompt
-        for n, run in enumerate(first, start=1):
-            if first[:n] not in seen:
-                seen.add(first[:n])
-                new += run.tokens
-        later = (step.prompt_tokens for step in plan.steps[1:])
-        new += sum(tokens - sent for tokens, sent in zip(later, _sent_before(plan), strict=True))
-    return new
-
-
-def _sent_before(plan: AgentPlan) -> list[int]:
-    """Per call but the first: its prompt tokens that the call before sent or received."""
-    return [
-        common_tokens((*before.prompt, before.output), step.prompt)
-        for before, step in pairwise(plan.steps)
-    ]
 
 
 class _Agent:
@@ -713,7 +276,7 @@ class _Simulation:
             agent = self.agents[todo.popleft()]
             if agent.start_s is not None:
                 raise ConcurError(
-                    f"gate {self.gate.name!r} let in agent {agent.plan.id!r}, who does not wait"
+                    f"gate {self.gate.name!r} let in agent {agent.plan.id!r}, which does not wait"
                 )
             if agent.waits_to_start:  # it has its place; now it stands before its first call
                 agent.waits_to_start = False
@@ -768,7 +331,8 @@ class _Simulation:
         self._stalled_polls = self._stalled_polls + 1 if idle else 0
         if self._stalled_polls > _STALLED_POLLS:
             raise ConcurError(
-                f"gate {self.gate.name!r} lets nobody in: {self._waiting} agents wait, nothing runs"
+                f"gate {self.gate.name!r} lets no agent in: "
+                f"{self._waiting} agents wait, nothing runs"
             )
         lost = any(fault.from_s <= self.now < fault.to_s for fault in self._lost)
         self._let_in(self.gate.tick(None if lost else self._reading(), self.now))
@@ -824,59 +388,18 @@ class _Simulation:
 
     def _result(self) -> Result:
         self._count()
-        rows = tuple(_row(agent) for agent in self.agents.values())
-        calls = [call for row in rows for call in row.calls]
-        prompt_tokens = sum(call.prompt_tokens for call in calls)
-        cached_tokens = sum(call.cached_tokens for call in calls)
-        output_tokens = sum(call.output_tokens for call in calls)
-        sent = [
-            dataclasses.replace(plan, steps=plan.steps[: len(row.calls)])
-            for plan, row in zip(self.plans, rows, strict=True)
-            if row.calls
-        ]
-        useful_tokens = output_tokens + _new_tokens(sent)
-        makespan_s = self.now - min(row.arrive_s for row in rows)
         begun = [agent for agent in self.agents.values() if agent.plan.arrive_s <= self.now]
-        still_s = [(agent.k, self.now - agent.gate_s) for agent in begun if agent.waits]
-        waits_s = sorted(
-            [wait_s for row in rows for wait_s in row.waits_s] + [wait_s for _, wait_s in still_s]
-        )
-        pauses_s = [wait_s for row in rows for wait_s in row.waits_s[1:]]
-        pauses_s += [wait_s for k, wait_s in still_s if k]
-        lives_s = sorted(row.finish_s - row.arrive_s for row in rows)
-        finished = sum(life_s < math.inf for life_s in lives_s)
-        p90_s = _rank(lives_s, 0.9)
-        pauses = [row.pauses for row in rows]
-        return Result(
+        return make_result(
+            self.plans,
+            self.profile,
+            tuple(_row(agent) for agent in self.agents.values()),
             gate=self.gate.name,
-            profile=self.profile.name,
             seed=self.seed,
-            agents=len(rows),
-            finished=finished,
-            steps=len(calls),
-            makespan_s=makespan_s,
-            finish_mean_s=math.fsum(lives_s) / len(rows) if finished == len(rows) else None,
-            finish_p90_s=p90_s if p90_s < math.inf else None,
-            most_open=self._most_open,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
-            computed_tokens=prompt_tokens - cached_tokens,
-            output_tokens=output_tokens,
-            useful_tokens=useful_tokens,
-            useful_tokens_per_s=useful_tokens / makespan_s,
-            output_tokens_per_s=output_tokens / makespan_s,
-            agents_per_min=60.0 * finished / makespan_s,
-            hit_rate=cached_tokens / prompt_tokens if prompt_tokens else 0.0,
-            hit_deficit=_hit_deficit(self.plans, rows, self.profile.block_size),
+            end_s=self.now,
+            still_waiting=[(agent.k, self.now - agent.gate_s) for agent in begun if agent.waits],
             preemptions=self.preemptions,
-            pauses=sum(pauses),
-            gini_pauses=_gini(pauses),
-            wait_p50_s=_rank(waits_s, 0.50),
-            wait_p99_s=_rank(waits_s, 0.99),
-            wait_worst_s=max(waits_s, default=0.0),
-            pause_worst_s=max(pauses_s, default=0.0),
-            mean_active=self._active_s / makespan_s,
-            rows=rows,
+            active_s=self._active_s,
+            most_open=self._most_open,
             series=tuple(self._samples),
         )
 
@@ -888,28 +411,5 @@ def _row(agent: _Agent) -> AgentRow:
     return AgentRow(plan.id, plan.group, plan.arrive_s, start_s, finish_s, agent.pauses, calls)
 
 
-def _hit_deficit(plans: Sequence[AgentPlan], rows: Sequence[AgentRow], block_size: int) -> float:
-    """1 - H/H* over all calls but first ones: the engine caches whole blocks and computes at least
-    one token.
-    """
-    reusable = reused = 0
-    for plan, row in zip(plans, rows, strict=True):
-        for sent, (before, call) in zip(_sent_before(plan), pairwise(row.calls), strict=False):
-            held = before.prompt_tokens + before.output_tokens - 1  # the last token has no KV yet
-            could = min(sent, held, call.prompt_tokens - 1) // block_size * block_size
-            reusable += could
-            reused += min(call.cached_tokens, could)
-    return 1.0 - reused / reusable if reusable else 0.0
-
-
-def _gini(values: Sequence[int]) -> float:
-    total, n = sum(values), len(values)
-    if not total:
-        return 0.0
-    weighted = sum(i * value for i, value in enumerate(sorted(values), start=1))
-    return 2.0 * weighted / (n * total) - (n + 1) / n
-
-
-def _rank(rising: Sequence[float], share: float) -> float:
-    """Nearest-rank percentile."""
-    return rising[max(0, math.ceil(share * len(rising)) - 1)] if rising else 0.0
+def __getattr__(name: str) -> Any:
+    return _moved.attribute(__name__, {"free_tier_bound": "sim.bound:free_tier_bound"}, name)

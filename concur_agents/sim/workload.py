@@ -14,16 +14,28 @@ summarised, and everything from there on is new. Prompt lengths equal the record
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
 
 from concur_agents.errors import ConfigError
 from concur_agents.sim.cache import Run
+from concur_agents.sim.timing import (
+    Arrival,
+    AsRecorded,
+    Burst,
+    Constant,
+    HeavyTailed,
+    LogNormal,
+    Poisson,
+    Staggered,
+    ToolTimes,
+    Uniform,
+    parse_arrival,
+    parse_tools,
+)
 from concur_agents.sim.traces import TraceAgent, TraceStep
 
 __all__ = [
@@ -49,6 +61,7 @@ __all__ = [
     "steady",
     "synthetic",
 ]
+# Tool times and arrivals have a file of their own; a caller that makes a batch finds them here too.
 
 Prompt = tuple[Run, ...]
 
@@ -92,178 +105,10 @@ def common_tokens(one: Prompt, other: Prompt) -> int:
     return tokens
 
 
-# --- tool times ----------------------------------------------------------------------------------
-
-
-class ToolTimes(Protocol):
-    """Where tool times come from."""
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """Seconds of one tool call; ``recorded_s`` is what the recording says, if anything."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AsRecorded:
-    """The recording's own times; 0 where it has none."""
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """See ``ToolTimes``."""
-        return recorded_s or 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """Every tool call takes as long."""
-
-    seconds: float
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """See ``ToolTimes``."""
-        return self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Uniform:
-    """Evenly between two bounds [s]."""
-
-    low_s: float
-    high_s: float
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """See ``ToolTimes``."""
-        return rng.uniform(self.low_s, self.high_s)
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal:
-    """exp(N(ln median, sigma)), cut at ``cap_s``: the usual shape of tool times."""
-
-    median_s: float
-    sigma: float  # of ln seconds
-    cap_s: float = math.inf
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """See ``ToolTimes``."""
-        return min(self.cap_s, rng.lognormvariate(math.log(self.median_s), self.sigma))
-
-
-@dataclass(frozen=True, slots=True)
-class HeavyTailed:
-    """Pareto: P(t > x) = (x / least)^-alpha beyond the least time, cut at ``cap_s``.
-
-    With alpha near 1, as measured for coding agents, calls above a minute are few and hold most of
-    the tool seconds.
-    """
-
-    median_s: float
-    alpha: float = 1.1
-    cap_s: float = 600.0
-
-    def draw(self, rng: random.Random, recorded_s: float | None) -> float:
-        """See ``ToolTimes``."""
-        least_s = self.median_s / math.pow(2.0, 1.0 / self.alpha)
-        return min(self.cap_s, least_s * rng.paretovariate(self.alpha))
-
-
-def parse_tools(text: str) -> ToolTimes:
-    """Read a tool-time model: ``recorded``, ``constant:0.5``, ``uniform:0.5,2.5``,
-    ``lognormal:4,1,20``, ``heavy:1,1.1,600``.
-
-    Raises:
-        ConfigError: the text is none of these.
-    """
-    kinds = {
-        "recorded": AsRecorded,
-        "constant": Constant,
-        "uniform": Uniform,
-        "lognormal": LogNormal,
-        "heavy": HeavyTailed,
-    }
-    model: ToolTimes = _parse(text, "tool times", kinds)
-    return model
-
-
-# --- arrivals ------------------------------------------------------------------------------------
-
-
-class Arrival(Protocol):
-    """When the agents of a batch ask to start."""
-
-    def times(self, n: int, rng: random.Random) -> list[float]:
-        """``n`` rising instants [s]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """All at once."""
-
-    def times(self, n: int, rng: random.Random) -> list[float]:
-        """See ``Arrival``."""
-        return [0.0] * n
-
-
-@dataclass(frozen=True, slots=True)
-class Staggered:
-    """One every ``interval_s``."""
-
-    interval_s: float
-
-    def times(self, n: int, rng: random.Random) -> list[float]:
-        """See ``Arrival``."""
-        return [i * self.interval_s for i in range(n)]
-
-
-@dataclass(frozen=True, slots=True)
-class Poisson:
-    """Independent arrivals, ``per_s`` agents a second on average."""
-
-    per_s: float
-
-    def times(self, n: int, rng: random.Random) -> list[float]:
-        """See ``Arrival``."""
-        at, out = 0.0, []
-        for _ in range(n):
-            at += rng.expovariate(self.per_s)
-            out.append(at)
-        return out
-
-
-def parse_arrival(text: str) -> Arrival:
-    """Read an arrival pattern: ``burst``, ``staggered:2`` (seconds apart) or ``poisson:0.5``
-    (agents a second).
-
-    Raises:
-        ConfigError: the text is none of these.
-    """
-    pattern: Arrival = _parse(
-        text, "arrival", {"burst": Burst, "staggered": Staggered, "poisson": Poisson}
-    )
-    return pattern
-
-
-def _parse(text: str, what: str, kinds: Mapping[str, Callable[..., Any]]) -> Any:
-    kind, _, rest = text.partition(":")
-    try:
-        numbers = [float(number) for number in rest.split(",")] if rest else []
-        if any(not number >= 0 for number in numbers):
-            raise ValueError("numbers must be at least 0")
-        return kinds[kind](*numbers)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{what} {text!r} not understood ({error}); "
-            f"give one of {', '.join(kinds)}, then ':' and its numbers"
-        ) from error
-
-
 def arrange(plans: Sequence[AgentPlan], arrival: Arrival, *, seed: int = 0) -> list[AgentPlan]:
     """The same agents in the same order, arriving by another pattern."""
     times = arrival.times(len(plans), random.Random(f"arrival:{seed}"))
     return [dataclasses.replace(plan, arrive_s=at) for plan, at in zip(plans, times, strict=True)]
-
-
-# --- batches -------------------------------------------------------------------------------------
 
 
 def plans_from_traces(
@@ -277,8 +122,8 @@ def plans_from_traces(
 ) -> list[AgentPlan]:
     """``n`` agents drawn from recordings.
 
-    Nobody is drawn twice before all were drawn once; a second copy is another agent (``id~2``) with
-    content of its own, that shares only what the recording's agents share among themselves.
+    No agent is drawn twice before all were drawn once. A second copy is another agent (``id~2``)
+    with content of its own; it shares only what the recording's agents share among themselves.
 
     Args:
         traces: what to draw from.
@@ -538,7 +383,7 @@ def steady(
 
 
 def mix(*batches: Iterable[AgentPlan], seed: int = 0) -> list[AgentPlan]:
-    """Several batches as one, shuffled; whoever arrives earlier still comes earlier.
+    """Several batches as one, shuffled; agents that arrive earlier still come earlier.
 
     Raises:
         ConfigError: two agents have the same id.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from concur_agents.lab.bench.arms import AgentCap, LawArm
+from concur_agents.lab.bench.arms import LawArm
 from concur_agents.lab.bench.search import best_cap
 from concur_agents.sim.profile import load_profile
-from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
+from concur_agents.sim.runner import AgentCap, RegulatorGate, Ungoverned, simulate
 from concur_agents.sim.workload import Uniform, synthetic
 
 ENGINE = load_profile("h200-qwen3-8b").replace(kv_blocks=21_875)

@@ -1,39 +1,34 @@
 """Arms: who governs a run. References that know nothing of laws, and laws behind a Regulator.
 
-    ungoverned    everybody at once
+    ungoverned    every agent at once
     best_fixed    a cap on agents, the best one, found by search for this very draw of agents
     best_request  a cap on calls (a semaphore around each), the best one of a coarse grid
     free_tier     idle KV costs nothing and nothing is computed twice: a bound, not a policy
     NAME          a law, with options for it and for the Regulator
 
 The caps are gates of our own rather than the `fixed` law, so that references stand still while
-laws and Regulator are worked on. A cap on agents never pauses anybody: for it the two are the same.
+laws and Regulator are worked on. A cap on agents pauses none of them: for it the two are the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot, make_law
+from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
-from concur_agents.sim.runner import (
-    Gauges,
-    RegulatorGate,
-    RequestCap,
-    Result,
-    Ungoverned,
-    free_tier_bound,
-    simulate,
-)
+from concur_agents.runtime.law_choice import law_by_name
+from concur_agents.sim.bound import free_tier_bound
+from concur_agents.sim.gates import AgentCap, RegulatorGate, RequestCap, Ungoverned
+from concur_agents.sim.result import Result
+from concur_agents.sim.runner import simulate
 
-__all__ = ["REFERENCES", "AgentCap", "ArmOutcome", "LawArm", "run_law", "run_reference"]
+__all__ = ["REFERENCES", "ArmOutcome", "LawArm", "run_law", "run_reference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +38,7 @@ class LawArm:
     name: str
     """What the arm is called in tables."""
     law: str
-    """Name that `make_law` takes."""
+    """Name of a law, or `package.module:Class`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     regulator: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of `Regulator`: `order`, `max_wait_s`, `max_open`, ..."""
@@ -53,7 +48,7 @@ class LawArm:
         """The same arm with what `scenario` says about its law on top."""
         options = {**self.options, **scenario.laws.get(self.law, {})}
         for option, factor in scenario.scales.get(self.law, {}).items():
-            as_is = options.get(option, getattr(make_law(self.law), option, None))
+            as_is = options.get(option, getattr(law_by_name(self.law), option, None))
             if not isinstance(as_is, int | float):
                 raise ConfigError(f"{scenario.name}: law {self.law!r} has no number {option!r}")
             options[option] = as_is * factor
@@ -71,7 +66,7 @@ class LawArm:
             ConfigError: an option that the law or the Regulator does not take.
         """
         try:
-            law = make_law(self.law, **self.options)
+            law = law_by_name(self.law, **self.options)
             if self.wrong_price != 1.0:
                 law = _Misled(law, self.wrong_price)
             return Regulator(law, **{"first_reading_s": FIRST_READING_S, **self.regulator})
@@ -105,37 +100,6 @@ class ArmOutcome:
         """Agents that finished, over the makespan."""
         agents_per_hour: float = 60.0 * self.metrics["agents_per_min"]
         return agents_per_hour
-
-
-class AgentCap(Ungoverned):
-    """At most so many agents at once; the next one starts when one has finished."""
-
-    def __init__(self, agents: int) -> None:
-        self.name = f"agent_cap({agents})"
-        self._agents = agents
-        self._active: set[str] = set()
-        self._queue: deque[str] = deque()
-
-    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
-        """See `Gate`."""
-        self._queue.append(agent)
-        return self._fill()
-
-    def leave(self, agent: str, now: float) -> list[str]:
-        """See `Gate`."""
-        self._active.discard(agent)
-        return self._fill()
-
-    def gauges(self, now: float) -> Gauges:
-        """See `Gate`."""
-        return Gauges(limit_agents=float(self._agents))
-
-    def _fill(self) -> list[str]:
-        woken = []
-        while self._queue and len(self._active) < self._agents:
-            self._active.add(agent := self._queue.popleft())
-            woken.append(agent)
-        return woken
 
 
 def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcome:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from concur_agents.sim.profile import Profile, load_profile
-from concur_agents.sim.runner import (
+from concur_agents.sim.faults import (
     CachedHidden,
     CapacityHidden,
     EngineRestart,
@@ -17,14 +16,13 @@ from concur_agents.sim.runner import (
     MetricsLost,
     SecondTenant,
 )
+from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.timing import Constant, parse_arrival, parse_tools
 from concur_agents.sim.traces import TraceAgent, load_traces
 from concur_agents.sim.workload import (
     AgentPlan,
-    Constant,
     arrange,
     mix,
-    parse_arrival,
-    parse_tools,
     plans_from_traces,
     steady,
     synthetic,
@@ -58,7 +56,7 @@ def build_case(
     faults: Sequence[Options],
     seed: int,
 ) -> Case:
-    """The agents of one draw, the engine and what befalls them; see `Scenario` for the values."""
+    """The agents of one draw, the engine and what goes wrong; see `Scenario` for the values."""
     engine = load_profile(profile)
     if kv_tokens is not None:
         engine = engine.replace(kv_blocks=max(1, kv_tokens // engine.block_size))

@@ -52,7 +52,7 @@ from concur_agents.core import law_names
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.cases import FAULTS, Case, Options, build_case, make_fault
 from concur_agents.sim.profile import load_profile
-from concur_agents.sim.workload import parse_arrival, parse_tools
+from concur_agents.sim.timing import parse_arrival, parse_tools
 
 __all__ = ["Scenario", "load_suite", "parse_suite", "select"]
 

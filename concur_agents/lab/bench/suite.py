@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -148,6 +149,7 @@ class Job:
             arm = asdict(self.arm.within(self.scenario))
             del arm["name"]
             sources = _sources("sim", "lab/bench/arms.py", "lab/bench/cases.py", "core")
+            sources += _source_of(self.arm.law)
         facts = [self.scenario.world(listening=listening), self.seed, arm, sources]
         text = json.dumps(facts, sort_keys=True, default=repr)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -234,7 +236,20 @@ class _Store:
 
 
 # The parts of the simulator that a run in virtual time goes through.
-_IN_A_RUN = ("cache.py", "engine.py", "profile.py", "runner.py", "traces.py", "workload.py", "data")
+_IN_A_RUN = (
+    "bound.py",
+    "cache.py",
+    "engine.py",
+    "faults.py",
+    "gates.py",
+    "profile.py",
+    "result.py",
+    "runner.py",
+    "timing.py",
+    "traces.py",
+    "workload.py",
+    "data",
+)
 
 
 @functools.cache
@@ -247,6 +262,16 @@ def _sources(*parts: str) -> str:
             if part != "sim" or any(piece in _IN_A_RUN for piece in name.split("/")):
                 digest.update(name.encode() + text)
     return digest.hexdigest()
+
+
+@functools.cache
+def _source_of(law: str) -> str:
+    """A digest of the file of a law that is not ours."""
+    module_name, colon, _ = law.partition(":")
+    spec = importlib.util.find_spec(module_name) if colon else None
+    if spec is None or spec.origin is None:
+        return ""
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def _texts(at: Traversable, name: str = "") -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@
     requests:32                 at most 32 calls in flight: what a client-side semaphore does
     cache_aimd  cache_aimd:2/4  the published law; 2 s interval, start at 4 agents
     working_set  working_set:name=0.5+other=3     any law by name, with its settings
+    package.module:Class  package.module:Class:name=0.5  a law of your own
 
 Laws run in the product's own Governor, exactly as a user would run them.
 """
@@ -19,12 +20,13 @@ from typing import Any, Protocol
 
 from concur_agents.adapters import prompts
 from concur_agents.adapters.prompts import Prompt
-from concur_agents.core import law_names, make_law
+from concur_agents.core import law_names
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
 from concur_agents.probes import Probe
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Agent
+from concur_agents.runtime.law_choice import law_by_name
 
 __all__ = ["Arm", "Gate", "GateAgent", "GateStep", "parse_arm", "parse_arms"]
 
@@ -105,12 +107,16 @@ def parse_arm(text: str) -> Arm:
         limit = _count(text, setting)
         return Arm(text, lambda probe: _Open(limit))
     if kind not in law_names():
-        raise ConfigError(
-            f"arm {text!r} is unknown; use none, requests:N or a law: {', '.join(law_names())}"
-        )
+        if not setting:
+            names = ", ".join(law_names())
+            raise ConfigError(
+                f"arm {text!r} is unknown; use none, requests:N, a law ({names}), or module:Class"
+            )
+        class_name, _, setting = setting.partition(":")
+        kind = f"{kind}:{class_name}"
     settings = _settings(text, kind, setting)
     try:
-        law = make_law(kind, **settings)
+        law = law_by_name(kind, **settings)
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"arm {text!r}: {error}") from error
     return Arm(text, lambda probe: _Governed(Governor(law=law, probe=probe)))

@@ -1,16 +1,18 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from concur_agents.cli.app import main
-from concur_agents.core import Regulator, make_law
+from concur_agents.core import ORDERS, Regulator, make_law
 from concur_agents.errors import ConfigError
-from concur_agents.lab.bench.arms import AgentCap, LawArm, run_law, run_reference
+from concur_agents.lab.bench.arms import LawArm, run_law, run_reference
 from concur_agents.lab.bench.scenario import Scenario, parse_suite
 from concur_agents.lab.bench.suite import evaluate, law_arm
-from concur_agents.sim.runner import RegulatorGate, simulate
+from concur_agents.lab.replay.arms import parse_arm
+from concur_agents.sim.runner import AgentCap, RegulatorGate, simulate
 
 TINY = """\
 # Eight agents, contexts four times the pool.
@@ -307,7 +309,7 @@ def test_orders_are_compared_side_by_side(
     row = next(line for line in lines if line.strip().startswith("tiny")).split()
     assert row[1] == "1.000"
     assert len(row) == len(heading.split())
-    assert len(row) >= 5
+    assert len(row) == 1 + len(ORDERS)
     page = (tmp_path / "out" / "compare-order.md").read_text()
     assert "`concur bench --only tiny --compare order=all --seeds 2`" in page
     assert "| tiny | 1.000 |" in page
@@ -342,3 +344,57 @@ def test_the_list_says_what_ought_to_happen(folder: Path, capsys: pytest.Capture
     listed = json.loads(capsys.readouterr().out)
     assert expect in [row["expect"] for row in listed]
     assert all(set(row) == {"name", "family", "expect"} for row in listed)
+
+
+TIGHT = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from concur_agents.core import LawState, Limit
+
+
+@dataclass(frozen=True)
+class Tight:
+    name: ClassVar[str] = "tight"
+    formula: ClassVar[str] = "limit = agents"
+    needs_readings: ClassVar[bool] = False
+    agents: int = 1
+
+    def initial(self):
+        return LawState(limit=Limit(agents=self.agents))
+
+    def decide(self, state, snapshot):
+        return state
+
+
+class NoLaw:
+    pass
+"""
+
+
+def test_a_law_of_ones_own_runs_by_module_and_class(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch, capsys
+):
+    here = tmp_path_factory.mktemp("here")
+    (here / "outside_law.py").write_text(TIGHT)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = "outside_law:Tight"
+    words = ("--scenarios", str(folder), "--only", "tiny", "--seeds", "1", "--json")
+
+    code = concur(*words, "--arms", f"{name},fixed", "--set", f"{name}.agents=2",
+                  "--set", "fixed.agents=2")  # fmt: skip
+
+    assert code == 0
+    arms = json.loads(capsys.readouterr().out)["scenarios"]["tiny"]["arms"]
+    assert arms[name]["most_open"] == 2
+    assert arms[name]["makespan_s"] == arms["fixed"]["makespan_s"]
+    assert concur(*words, "--arms", "outside_law:NoLaw") != 0
+    assert "lacks name, formula" in capsys.readouterr().err
+    assert concur(*words, "--arms", "outside_law:Nothing") != 0
+    assert "cannot load law 'outside_law:Nothing'" in capsys.readouterr().err
+    gate = parse_arm(f"{name}:agents=3").build(None)
+    try:
+        assert gate.view()["limit_agents"] == 3
+    finally:
+        gate.close()

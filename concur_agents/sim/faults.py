@@ -1,0 +1,57 @@
+"""What can go wrong in a simulated run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from concur_agents.sim.workload import AgentPlan
+
+__all__ = [
+    "CachedHidden",
+    "CapacityHidden",
+    "EngineRestart",
+    "Fault",
+    "MetricsLost",
+    "SecondTenant",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLost:
+    """Polls fail in an interval; the default is: always, an endpoint without metrics."""
+
+    from_s: float = 0.0
+    to_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityHidden:
+    """The engine does not say how large its pool is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedHidden:
+    """Responses do not say how many prompt tokens were cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRestart:
+    """The engine loses its cache and its counters; clients send what was in flight again."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SecondTenant:
+    """Other agents use the same engine without a gate; each begins anew when it has finished.
+
+    They count for the engine's counters and for nothing in the `Result`.
+    """
+
+    plans: tuple[AgentPlan, ...]
+    from_s: float = 0.0
+    to_s: float = math.inf
+
+
+Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | SecondTenant
