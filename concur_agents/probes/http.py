@@ -50,6 +50,8 @@ class HttpProbe:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = Http(url, api_key=api_key, timeout_s=timeout_s)
+        self.timeout_s = timeout_s
+        """Longest wait for the whole answer [s]; a governor abandons a reading after twice that."""
         self._model = model
         self._clock = clock
         self._engine: str | None = None
@@ -113,6 +115,10 @@ class HttpProbe:
             )
         return f"{where} answered HTTP {answer.status}: is the engine still starting, or broken?"
 
+    def interrupt(self) -> None:
+        """End a reading that hangs in another thread; later readings use a new connection."""
+        self._http.interrupt()
+
     def close(self) -> None:
         """Closes the connection; a second call does nothing."""
         self._http.close()
@@ -144,12 +150,22 @@ class Http:
         self._timeout_s = timeout_s
         self._base, self.shown, self.metrics_path = _split(url)
         self._httpx = _httpx()
-        headers = {"accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1"}
+        self._headers = {"accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1"}
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        self._client = self._httpx.Client(
-            headers=headers, timeout=timeout_s, follow_redirects=False
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._client = self._connect()
+
+    def _connect(self) -> Any:
+        return self._httpx.Client(
+            headers=self._headers, timeout=self._timeout_s, follow_redirects=False
         )
+
+    def interrupt(self) -> None:
+        """Close the connection under a request that hangs in another thread."""
+        # A server that sends one byte a second keeps every single read within its timeout. The
+        # next read of a closed socket fails, so the other thread ends within that timeout.
+        client, self._client = self._client, self._connect()
+        client.close()
 
     def get(self, path: str) -> HttpResponse:
         """Gets a path below the address."""

@@ -108,7 +108,7 @@ class Host:
             probe,
             api_key=api_key,
             interval_s=poll_interval_s,
-            jitter=background,
+            background=background,
             clock=clock,
         )
         self._regulator_options: dict[str, Any] = {
@@ -185,7 +185,8 @@ class Host:
             self._monitor,
             self._engine_poller,
             ticks=self._ticks,
-            first_reading_s=self._regulator_options["first_reading_s"] if self._background else 0.0,
+            blind_after_s=self._regulator_options["blind_after_s"],
+            nudge=_weakly(self._nudge),
         )
 
     def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
@@ -402,9 +403,11 @@ class Host:
         self._monitor.decide(self._monitor.sessions.close)
         self._hide()
         self._recording.end()
+        ends_s = time.monotonic() + join_s
         self._poll_thread.stop(join_s)
         if self._poll_thread.thread is None:
-            self._engine_poller.close()  # else the thread does, when it is done with it
+            self._engine_poller.close()  # otherwise the thread does, as it ends
+        self._engine_poller.join(max(0.0, ends_s - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
-"""The pulse: what happens because time passes, and not because an agent does something.
+"""What happens because time passes, and not because an agent does something.
 
-One beat reads the engine if that is due, lets in whom time alone lets in, and minds waits that have
-become long. The governor's thread beats; in simulated time its host does.
+One beat reads the engine if that is due, lets in the agents that only time keeps waiting, and logs
+waits that have become long. The governor's thread calls it; in simulated time the host does.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from concur_agents.runtime.events import told
+from concur_agents.runtime.poller import PENDING
 
 if TYPE_CHECKING:
-    from concur_agents.core import LawState, Limit
+    from concur_agents.core import LawState, Limit, Reading
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.poller import EnginePoller
 
@@ -26,21 +26,25 @@ LONG_WAIT_S = 60.0
 """A wait beyond this is logged with its reason, and again each time it has doubled."""
 
 LAST_LONG_WAIT_S = 7 * 86_400.0
-"""Beyond this it has been said often enough."""
+"""A wait beyond this is not logged again."""
 
 SHORTEST_REST_S = 0.001
 """A claim that fades a hair later than computed is not worth a busy loop."""
 
 
 class Ticker:
-    """Beats for one desk.
+    """Beats for one monitor.
+
+    A beat never waits for the engine where the poller reads in the background: it starts a
+    reading, and a later beat collects the result. So time passes whatever a server does.
 
     Args:
-        desk: whose decisions they are.
-        reader: reads the engine.
-        ticks: whether the law lives on readings at all.
-        first_reading_s: whom only the first reading keeps waiting is let in after so long [s] even
-            if that reading is still under way; 0: nobody is kept by it, or time is simulated.
+        monitor: makes the decisions.
+        engine_poller: reads the engine.
+        ticks: whether the law uses readings at all.
+        blind_after_s: without a reading for this long [s] the regulator is asked to notice.
+        nudge: asks for a beat, in any thread; called when a reading in the background is over. It
+            must not keep its owner alive.
     """
 
     def __init__(
@@ -49,14 +53,18 @@ class Ticker:
         engine_poller: EnginePoller,
         *,
         ticks: bool,
-        first_reading_s: float = 0.0,
+        blind_after_s: float,
+        nudge: Callable[[], object],
     ) -> None:
         self._monitor = monitor
         self._engine_poller = engine_poller
         self._ticks = ticks
-        self._first_reading_s = first_reading_s
-        self._beating = threading.Lock()  # its state is touched only by whoever beats
+        self._blind_after_s = blind_after_s
+        self._nudge = nudge
+        self._beating = threading.Lock()  # the state below belongs to the thread that beats
         self._poll_at_s = -math.inf
+        self._dark_since_s: float | None = None  # the last good reading before the failures
+        self._blind_at_s = monitor.clock() + blind_after_s
         self._long_wait_s = LONG_WAIT_S
 
     def beat(self) -> float | None:
@@ -77,15 +85,8 @@ class Ticker:
         monitor = self._monitor
         if monitor.sessions.passing:
             return None
+        due = self._read_engine() if self._ticks else []
         now = monitor.clock()
-        due = []
-        if self._ticks:
-            if now >= self._poll_at_s:
-                self._poll()
-                now = monitor.clock()
-                self._poll_at_s = now + self._engine_poller.rest_s()
-            due.append(self._poll_at_s)
-
         self._let_in_by_time()
         long_wait_s = self._mind_long_waits()
         if long_wait_s is not None:
@@ -99,12 +100,31 @@ class Ticker:
 
         return monitor.look(rest)
 
-    def _poll(self) -> None:
-        """Reads the engine, and tells the regulator."""
+    def _read_engine(self) -> list[float]:
+        """Reads the engine if that is due; returns when [s] to look after it again."""
+        poller, clock = self._engine_poller, self._monitor.clock
+        if poller.due_s is not None:
+            result = poller.collect()
+        elif clock() < self._poll_at_s:
+            result = PENDING
+        else:
+            self._dark_since_s = poller.sighted_s if poller.failures else None
+            result = poller.begin(self._nudge) if poller.background else poller.poll()
+        if result is not PENDING:
+            self._tick(result)
+            self._poll_at_s = clock() + poller.rest_s()
+        elif poller.background and clock() >= self._blind_at_s:
+            # The regulator notices blindness on ticks, and a reading that hangs brings none.
+            self._blind_at_s = math.inf
+            self._monitor.decide(lambda now: self._monitor.sessions.regulator.tick(None, now))
+        due_s = poller.due_s
+        due = [self._poll_at_s if due_s is None else due_s]
+        return [*due, self._blind_at_s] if poller.background else due
+
+    def _tick(self, reading: Reading | None) -> None:
+        """Passes the result of a reading to the regulator; None: it failed."""
         engine_poller, sessions = self._engine_poller, self._monitor.sessions
-        dark_since_s = engine_poller.sighted_s if engine_poller.failures else None
-        with self._bounded():
-            reading = engine_poller.poll()
+        dark_since_s = self._dark_since_s
         changed: list[tuple[LawState, LawState]] = []
 
         def tick(now: float) -> Iterable[str]:
@@ -114,6 +134,7 @@ class Ticker:
                 sessions.tell("poll_recovered", now, waited_s=now - dark_since_s)
             if reading is not None:
                 sessions.tell("polled", now, reading=reading)
+                self._blind_at_s = now + self._blind_after_s
             before = sessions.regulator.state
             let_in = sessions.regulator.tick(reading, now)
             after = sessions.regulator.state
@@ -138,27 +159,8 @@ class Ticker:
                 ),
             )
 
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """While this thread is busy with the first reading, another one minds how long it takes."""
-        wait_s, self._first_reading_s = self._first_reading_s, 0.0
-        if not wait_s:
-            yield
-            return
-        timer = threading.Timer(wait_s, self._let_in_by_time)
-        timer.name, timer.daemon = "concur-first-reading", True
-        try:
-            timer.start()
-        except RuntimeError:  # no more threads: then it takes as long as it takes
-            yield
-            return
-        try:
-            yield
-        finally:
-            timer.cancel()
-
     def _let_in_by_time(self) -> None:
-        """Lets in whom time alone lets in."""
+        """Lets in the agents that only time kept waiting."""
         sessions = self._monitor.sessions
         self._monitor.decide(
             lambda now: () if sessions.passing else sessions.regulator.advance(now)
