@@ -614,7 +614,7 @@ class Regulator:
         least_s = STALL_S if head.admitted_ever else NEW_STALL_S
         rest_s = max(least_s, 2.0 * meter.longest_gap_s)
         since_s = max(meter.last_call_s, head.waiting_since_s)  # before, no agent was kept
-        # A paused agent may well hold what the others need; a new one seldom does, so less and less.
+        # A paused agent may well hold what the others need; a new one seldom does.
         return since_s + rest_s * (1.0 if head.admitted_ever else 2.0 ** min(meter.stalls, 16))
 
     def _enforce(self, now: float) -> None:
