@@ -15,6 +15,9 @@ _MEMORY_S = 30.0
 _MOMENT_S = 1.0
 """Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
 _GAPS, _QUANTILES = 256, 32
+_READINGS, _LEAST_USAGE, _WRONG = 8, 0.01, 4.0
+"""Readings in a row that have to imply a pool this many times as large as reported, each at this
+share of usage at least."""
 _MOST_RETRY_S = 3600.0
 """The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
 
@@ -44,6 +47,8 @@ class Meter:
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     _longest_gap_s: float = 0.0
     _reading: Reading | None = None
+    _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))
+    """Pool sizes that usage and the tokens in calls imply, one for each reading [tokens]."""
     _engine_counts: bool = False
     _cached_known: bool = False
     _hit_total: float = 0.0
@@ -124,6 +129,22 @@ class Meter:
         self._cached_known = self._cached_known or cached is not None
         if not self._engine_counts:
             self._query_total += prompt
+
+    def pool_tokens(self, reading: Reading, reasoning_tokens: float) -> float | None:
+        """The engine's pool: what it reports, unless its own usage says that it is far larger.
+
+        A page may count blocks in another unit (hybrid models do).  While `usage` of a pool is full
+        with the tokens that are in calls, it holds tokens / usage; the least of some readings in a
+        row, as a prompt fills its blocks only while it is prefilled.
+        """
+        capacity, usage = reading.capacity_tokens, reading.kv_usage
+        if capacity is None or usage is None or not reasoning_tokens:
+            return capacity
+        if usage > _LEAST_USAGE:
+            self._implied.append(reasoning_tokens / usage)
+        if len(self._implied) == _READINGS and min(self._implied) > _WRONG * capacity:
+            return min(self._implied)
+        return capacity
 
     def hear(self, reading: Reading, now: float) -> bool:
         """The engine was read; returns whether it has restarted since the reading before."""

@@ -379,8 +379,10 @@ class Regulator:
         """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
         if reading is not None:
-            if reading.capacity_tokens is not None:
-                self._sizes.residency.capacity_tokens = reading.capacity_tokens
+            in_calls = self._admission.claims.reasoning_tokens
+            capacity = self._meter.pool_tokens(reading, in_calls)
+            if capacity is not None:
+                self._sizes.residency.capacity_tokens = capacity
             if self._meter.hear(reading, now):
                 self._sizes.residency.clear()
         blind = now - self._meter.heard_s >= self._blind_after_s
@@ -394,6 +396,12 @@ class Regulator:
         self._end_alone()
         self._enforce(now)
         self._admission.look_ahead()
+        return self._fill(now)
+
+    def flushed(self, now: float) -> Decision:
+        """The engine's cache was emptied, as by a weight update: what then misses says nothing."""
+        self._pass_time(now)
+        self._sizes.residency.clear()
         return self._fill(now)
 
     def advance(self, now: float) -> Decision:

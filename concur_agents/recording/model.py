@@ -26,6 +26,7 @@ CALLS = (
     "leave",
     "tick",
     "advance",
+    "flushed",
 )
 """The calls of a Regulator that decide. Reads change nothing and are not recorded."""
 

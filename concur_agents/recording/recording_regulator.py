@@ -77,13 +77,16 @@ class RecordingRegulator:
 
     def advance(self, now: float) -> Decision:
         """See `Regulator.advance`."""
-        let_in = self.inner.advance(now)
+        return self._noted("advance", self.inner.advance(now), now)
+
+    def flushed(self, now: float) -> Decision:
+        """See `Regulator.flushed`."""
+        return self._noted("flushed", self.inner.flushed(now), now)
+
+    def _noted(self, name: str, let_in: Decision, now: float) -> Decision:
         if self.note is not None:
-            self.note(
-                RecordedCall(
-                    name="advance", now=now, let_in=tuple(let_in), reason=self._new_reason()
-                )
-            )
+            reason = self._new_reason()
+            self.note(RecordedCall(name=name, now=now, let_in=tuple(let_in), reason=reason))
         return let_in
 
     def tick(self, reading: Reading | None, now: float) -> Decision:

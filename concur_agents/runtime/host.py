@@ -323,6 +323,17 @@ class Host:
         """
         return self._recording.begin(path, max_bytes)
 
+    def flushed(self) -> None:
+        """Say that the engine's cache has been emptied, as a weight update does.
+
+        Without it, agents that return to an empty cache look like agents whose contexts were
+        evicted, and the pool is taken for a small one until the next hits.
+        """
+        sessions = self._monitor.sessions
+        self._monitor.decide(
+            lambda now: () if sessions.passing else sessions.regulator.flushed(now)
+        )
+
     def explain(self, agent: str) -> str:
         """Why an agent waits, or what it does, in one line for humans."""
         return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from concur_agents.core import LawState, Limit, Reading, Regulator, Usage
+from concur_agents.core import LawState, Limit, Reading, Regulator, Usage, make_law
 
 STEP = Usage(900, 100, 0)
 
@@ -318,3 +318,46 @@ def test_means_fade_with_a_memory_of_half_a_minute_however_often_something_happe
     exact /= 1.0 - math.exp(-now / 30.0)
     assert r.last_snapshot.reasoning_tokens_mean == pytest.approx(1_000 * exact, abs=1_000 * abs_)
     assert 0.3 < exact < 0.9
+
+
+# -- a page that counts in another unit, and a cache that was emptied ------------------------------
+
+
+def in_one_call(capacity_tokens, kv_usage, ticks):
+    """One agent of 20,000 tokens is in a call while the page is read so often."""
+    r = Regulator(make_law("working_set"))
+    r.arrive("a", 0.0, prompt_tokens=20_000)
+    r.begin_step("a", 0.0, prompt_tokens=20_000)
+    for second in range(1, ticks + 1):
+        reading = Reading(at_s=second, capacity_tokens=capacity_tokens, kv_usage=kv_usage)
+        r.tick(reading, float(second))
+    return r.view(float(ticks)).capacity_tokens
+
+
+def test_a_page_whose_own_usage_says_that_the_pool_is_far_larger_is_not_believed():
+    """A hybrid model reports 1,000 blocks of 16 tokens where each holds 528: 16,000 for 528,000."""
+    assert in_one_call(16_000.0, 0.04, 8) == pytest.approx(506_000, rel=0.01)
+
+
+def test_a_few_readings_or_a_usage_that_fits_change_nothing():
+    assert in_one_call(16_000.0, 0.04, 7) == 16_000, (
+        "a prompt fills its blocks while it is prefilled"
+    )
+    assert in_one_call(400_000.0, 0.05, 20) == 400_000
+    assert in_one_call(400_000.0, 0.001, 20) == 400_000, "too little to tell"
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_what_misses_after_a_flush_says_nothing_of_the_pool(flushed):
+    r = Regulator(make_law("working_set"))
+    for agent in "ab":
+        r.arrive(agent, 0.0)
+        r.begin_step(agent, 0.0)
+        r.end_step(agent, 1.0, Usage(10_000, 100, 0))
+    if flushed:
+        assert r.flushed(2.0) == []
+    for agent in "ab":
+        r.begin_step(agent, 3.0)
+        r.end_step(agent, 4.0, Usage(10_200, 100, 0))
+    r.tick(Reading(at_s=5.0, capacity_tokens=500_000.0), 5.0)
+    assert (r.last_snapshot.learned_tokens is None) is flushed
