@@ -196,6 +196,7 @@ class Meter:
             active=admission.active,
             reasoning=admission.reasoning,
             waiting=len(admission.queue),
+            paused=admission.paused,
             open_agents=admission.open_agents,
             was_bound=bound,
             pressure_tokens=admission.pressure(now),

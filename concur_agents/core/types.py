@@ -157,6 +157,8 @@ class Snapshot:
     reasoning: int
     waiting: int
     """Agents queued or paused."""
+    paused: int
+    """Those of them that have begun."""
     open_agents: int
     """Agents admitted once and not done."""
     was_bound: bool

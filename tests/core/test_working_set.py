@@ -27,6 +27,7 @@ BASE = Snapshot(
     active=10,
     reasoning=5,
     waiting=0,
+    paused=0,
     open_agents=10,
     was_bound=False,
     pressure_tokens=50_000.0,

@@ -104,7 +104,7 @@ class WorkingSet:
         if snapshot.capacity_tokens is None and not snapshot.cached_known:
             return self._by_latency(state, snapshot)
         pool, reason = self._pool(state, snapshot)
-        rotates = snapshot.open_agents >= state.limit.open_agents
+        rotates = snapshot.paused > 0 and snapshot.open_agents >= state.limit.open_agents
         tau_s, footprint = self._tau_s(snapshot, rotates), snapshot.footprint_mean
         tokens, final = self.fill * pool, snapshot.final_tokens
         limit = Limit(
