@@ -149,10 +149,12 @@ def test_six_times_what_fits_may_be_open_before_those_that_have_begun_go_first()
 
 def test_beyond_the_breadth_dropping_a_context_costs_two_prefills():
     """A cold agent takes the room and pays one as well: break-even is 20 s, and 12 s are held."""
-    narrow = {"final_tokens": 19_000.0, "open_agents": 30}
+    narrow = {"final_tokens": 19_000.0, "open_agents": 30, "paused": 1}
     assert decide(narrow).limit.hold_s_per_token * BASE.footprint_mean == pytest.approx(6.0)
     again = decide(narrow, narrow).limit
     assert again.hold_s_per_token * BASE.footprint_mean == pytest.approx(12.0)
+    none_waits = decide(narrow, {**narrow, "paused": 0}).limit
+    assert none_waits.hold_s_per_token * BASE.footprint_mean == pytest.approx(6.0)
 
 
 def test_until_an_agent_has_shown_a_size_breadth_has_no_bound():
