@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,17 +31,11 @@ from concur_agents.lab.demo import (
     summarize,
 )
 from concur_agents.lab.demo.picture import draw
+from concur_agents.sim.client_clock import ClientClock
 from concur_agents.sim.server import EmbeddedServer
 
 NAME = "concur-demo"
 """Of the pictures, without their endings."""
-
-_BUSY, _BUSIEST = 1.2, 2.5
-"""Real time over CPU time while choosing: beyond the first, somebody else has the cores, and time
-passes that much slower. Clients that get no core would be what is measured."""
-
-_STALLED = 0.02
-"""Share of an arm's real time from which on a held up machine is worth a word."""
 
 
 def demo_command(
@@ -59,25 +51,24 @@ def demo_command(
     ),
     traces: str = typer.Option("miniswe-gemini3pro", help="Recording: a bundled one, or a file."),
     seed: int = typer.Option(0, help="Of the draw of agents, tool times and texts."),
-    time_scale: float = typer.Option(
-        0.0, min=0.0, help="Engine seconds per real second; 0: so that all takes about a minute."
-    ),
+    time_scale: float = typer.Option(0.0, hidden=True),
     out: Path = typer.Option(Path(), file_okay=False, help=f"Folder for {NAME}.png and .svg."),
     as_json_: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),
 ) -> None:
     """Run one batch of recorded agents ungoverned, capped and governed, and compare.
 
-    The engine is the embedded one, a process of its own on loopback; the agents are real
-    concurrent openai clients. Which agents run and what they ask for follows from the seed; they
-    run in real time, so the last digits differ from run to run.
+    The engine is the embedded one, on loopback; the agents are real concurrent openai clients.
+    The engine's clock waits for them, so the figures do not depend on the machine; how long it
+    takes does.
 
     The fixed cap is the KV pool over the mean final context: what fits on average.
 
     With --json: scenario, machine, arms (one object each, with its series) and files.
     """
     console = Console(stderr=as_json_)
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    with console.status("choosing agents and time scale"):
+    if time_scale:
+        console.print("--time-scale has no effect: the engine's clock waits for the agents.")
+    with console.status("choosing agents"):
         scenario = make_scenario(
             arms=arms or ",".join(dict.fromkeys(("none", "fixed", law))),
             profile=FITS_PROFILE if fits else profile,
@@ -85,14 +76,8 @@ def demo_command(
             agents=agents,
             max_steps=steps or None,
             seed=seed,
-            time_scale=time_scale or None,
         )
-    cpu_s = time.process_time() - began_cpu_s
-    busy = (time.perf_counter() - began_s) / cpu_s if cpu_s and not time_scale else 1.0
-    scenario = slowed(scenario, busy)
     console.print(_introduction(scenario), highlight=False, soft_wrap=True)
-    if busy > _BUSY:
-        console.print("This machine is busy with other things, so it is given more time.")
     try:
         with _quiet():
             courses = asyncio.run(_run(scenario, console))
@@ -107,13 +92,6 @@ def demo_command(
     console.print(_remarks(scenario, courses), highlight=False, soft_wrap=True)
     for file in files:
         console.print(f"wrote {file}", highlight=False)
-
-
-def slowed(scenario: Scenario, busy: float) -> Scenario:
-    """The scenario for a machine on which a second of CPU time takes `busy` seconds."""
-    if busy <= _BUSY:
-        return scenario
-    return dataclasses.replace(scenario, time_scale=scenario.time_scale / min(busy, _BUSIEST))
 
 
 @contextlib.contextmanager
@@ -131,11 +109,11 @@ def _quiet() -> Iterator[None]:
 async def _run(scenario: Scenario, console: Console) -> list[Course]:
     board = _Board()
     courses = []
-    server = EmbeddedServer(scenario.profile, time_scale=scenario.time_scale, process=True)
     texts = Texts(scenario.plans, scenario.seed)
-    with server, Live(get_renderable=board.render, console=console, transient=True):
+    with Live(get_renderable=board.render, console=console, transient=True):
         for arm in scenario.arms:
-            course = await run_arm(arm, scenario, server.url, texts, board.rows.append)
+            async with EmbeddedServer(scenario.profile, clock=ClientClock()) as server:
+                course = await run_arm(arm, scenario, server, texts, board.rows.append)
             courses.append(course)
             if not console.is_terminal:
                 minutes = course.makespan_s / 60
@@ -176,8 +154,7 @@ def _introduction(scenario: Scenario) -> str:
         f"{profile.model} ({profile.name}).\n"
         f"KV cache: {profile.capacity_tokens:,} tokens. All final contexts together: "
         f"{scenario.final_tokens:,}, {scenario.oversubscription:.1f} times that.\n"
-        f"The engine is simulated, HTTP and openai clients are real. {scenario.time_scale:.0f} of "
-        f"its seconds\npass in one of yours: about {scenario.expected_s + 5:.0f} s in all."
+        "The engine is simulated, HTTP and openai clients are real. Its clock waits for them."
     )
 
 
@@ -210,12 +187,6 @@ def _remarks(scenario: Scenario, courses: Sequence[Course]) -> str:
     lines = [
         "Seconds are the engine's. Hit deficit: of what agents sent once more, the share that",
         f"was not cached any more. In virtual time, without HTTP and clients: {virtual} s.",
-    ]
-    lines += [
-        f"The machine held up the clients for {row.stalled_s:.1f} of {row.real_s:.0f} real seconds "
-        f"in {row.label}, which is slower for it."
-        for row in reports
-        if row.stalled_s > _STALLED * row.real_s
     ]
     return "\n".join(lines)
 

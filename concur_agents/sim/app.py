@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from concur_agents._version import __version__
+from concur_agents.sim.client_clock import ClientClock, WaitingDriver
 from concur_agents.sim.engine import Engine, Run
 from concur_agents.sim.pages import Kind, MetricsPage
 from concur_agents.sim.profile import Profile
@@ -69,13 +70,18 @@ class App:
         metrics: Kind,
         model: DeterministicModel,
         name: str,
+        clock: ClientClock | None = None,
     ) -> None:
         self.profile = profile
         self.name = name
         self.engine = Engine(profile)
         page_scale = 1.0 if time_scale == math.inf else time_scale
         self.page = MetricsPage(self.engine, metrics, page_scale, name)
-        self.driver = Driver(self.engine, time_scale, self.page)
+        self.driver = (
+            Driver(self.engine, time_scale, self.page)
+            if clock is None
+            else WaitingDriver(self.engine, self.page, clock)
+        )
         self._metrics = metrics
         self._model = model
         self._flat = FlatPrompts()

@@ -16,6 +16,7 @@ It listens on 127.0.0.1; elsewhere only with a token, which every request must b
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -26,9 +27,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 from concur_agents._access import check_host, is_allowed
 from concur_agents._extras import missing_extra
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from concur_agents.sim.app import App, ServerStats
+    from concur_agents.sim.client_clock import ClientClock
 
 __all__ = ["EmbeddedServer", "main", "serve"]
+
+_Ready = TypeVar("_Ready", threading.Event, asyncio.Event)
 
 _START_S = 30.0
 """How long a server may take to listen."""
@@ -72,6 +76,8 @@ class EmbeddedServer:
         middleware: put around the ASGI application: an engine that fails, say; not with
             ``process``.
         process: run it in a process of its own, so that it shares no interpreter with its clients.
+        clock: virtual time that waits for the clients, in place of `time_scale`. Enter the server
+            with ``async with``: it runs on the event loop of its clients.
 
     Raises:
         ConfigError: an option is out of its range, the port is taken, or others could connect
@@ -93,6 +99,7 @@ class EmbeddedServer:
         script: Script | None = None,
         middleware: Callable[[ASGIApp], ASGIApp] | None = None,
         process: bool = False,
+        clock: ClientClock | None = None,
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         _check(time_scale, metrics)
@@ -102,7 +109,10 @@ class EmbeddedServer:
                 raise ConfigError(
                     f"a {what} cannot be sent to another process; leave process=True away"
                 )
+        if clock is not None and (process or time_scale != 1.0):
+            raise ConfigError("a clock takes the place of process and time_scale; leave them away")
         self.model = model or self.profile.model
+        self.clock = clock
         self._time_scale = time_scale
         self._metrics: Kind = metrics
         self._host = host
@@ -116,6 +126,7 @@ class EmbeddedServer:
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -144,6 +155,8 @@ class EmbeddedServer:
         """Returns when it listens."""
         if self._url is not None:
             raise ConcurError(f"the server is running already, at {self._url}")
+        if self.clock is not None:
+            raise ConcurError("a server with a clock runs on an event loop: use `async with`")
         if self._own_process:
             self._start_process()
         else:
@@ -169,27 +182,61 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    async def __aenter__(self) -> Self:
+        """Listens on the running event loop; only with a `clock`."""
+        if self.clock is None:
+            raise ConcurError("a server without a clock has its own event loop: use `with`")
+        listener, ready = self._make_uvicorn(asyncio.Event())
+        assert self._uvicorn is not None
+        serving = asyncio.create_task(self._uvicorn.serve([listener]))
+        self._tasks = [serving, asyncio.create_task(self.clock.run())]
+        listening = asyncio.create_task(ready.wait())
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if serving.done():
+            raise ConcurError("the embedded server did not start")
+        self._url = _url(listener)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._uvicorn is not None
+        self._uvicorn.should_exit = True
+        serving, passing = self._tasks
+        passing.cancel()
+        await asyncio.wait({serving, passing})
+        self._uvicorn = self._url = None
+        self._tasks = []
+
     def __repr__(self) -> str:
         where = self._url or "not running"
         return f"<EmbeddedServer {self.profile.name} x{self._time_scale:g}, {where}>"
 
     def _start_thread(self) -> None:
-        self._door = engine_app = _door(
-            self.profile, self._time_scale, self._metrics, self._replies, self.model
-        )
-        listener = _listen(self._host, self._port)
-        ready = threading.Event()
-        app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
-        app = _guarded(app, self._token)
-        self._uvicorn = server = _uvicorn_server(engine_app, app, ready.set)
+        listener, ready = self._make_uvicorn(threading.Event())
+        assert self._uvicorn is not None
         self._thread = threading.Thread(
-            target=server.run, args=([listener],), name="concur-embedded-server", daemon=True
+            target=self._uvicorn.run,
+            args=([listener],),
+            name="concur-embedded-server",
+            daemon=True,
         )
         self._thread.start()
         if not ready.wait(_START_S):
             self.stop()
             raise ConcurError(f"the embedded server did not start within {_START_S:.0f} s")
         self._url = _url(listener)
+
+    def _make_uvicorn(self, ready: _Ready) -> tuple[socket.socket, _Ready]:
+        """A server that sets `ready` once it listens on the socket."""
+        self._door = engine_app = _door(
+            self.profile, self._time_scale, self._metrics, self._replies, self.model, self.clock
+        )
+        listener = _listen(self._host, self._port)
+        app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
+        self._uvicorn = _uvicorn_server(
+            engine_app, _guarded(app, self._token), ready.set, handles_signals=self.clock is None
+        )
+        return listener, ready
 
     def _start_process(self) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as file:
@@ -305,13 +352,18 @@ def _check(time_scale: float, metrics: str) -> None:
 
 
 def _door(
-    profile: Profile, time_scale: float, metrics: Kind, model: DeterministicModel, name: str
+    profile: Profile,
+    time_scale: float,
+    metrics: Kind,
+    model: DeterministicModel,
+    name: str,
+    clock: ClientClock | None = None,
 ) -> App:
     try:
         from concur_agents.sim.app import App
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
-    return App(profile, time_scale=time_scale, metrics=metrics, model=model, name=name)
+    return App(profile, time_scale=time_scale, metrics=metrics, model=model, name=name, clock=clock)
 
 
 def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
@@ -333,7 +385,9 @@ def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
     return guarded
 
 
-def _uvicorn_server(engine_app: App, app: ASGIApp, ready: Callable[[], None]) -> uvicorn.Server:
+def _uvicorn_server(
+    engine_app: App, app: ASGIApp, ready: Callable[[], None], *, handles_signals: bool = True
+) -> uvicorn.Server:
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -347,6 +401,11 @@ def _uvicorn_server(engine_app: App, app: ASGIApp, ready: Callable[[], None]) ->
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             engine_app.driver.close()
             await super().shutdown(sockets)
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            with super().capture_signals() if handles_signals else contextlib.nullcontext():
+                yield
 
     return Server(
         uvicorn.Config(

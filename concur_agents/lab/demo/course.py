@@ -1,14 +1,13 @@
-"""Runs the batch through one arm: real concurrent clients, real HTTP, real waits for tools.
+"""Runs the batch through one arm: real concurrent clients and real HTTP, in virtual time.
 
-The embedded server lets `time_scale` of its seconds pass in a real one. Everything here keeps the
-server's time: tools sleep that much shorter, and the governor is given a clock that runs that much
-faster, so that its intervals mean what they mean on a real engine. All times that come out are
-seconds on the engine's clock.
+The embedded server's clock waits for its clients (`sim.client_clock`), and the governor has the
+same clock. All times are seconds on it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -23,16 +22,15 @@ from concur_agents.governor import Governor
 from concur_agents.lab.demo.chat import Chat, Message, Texts
 from concur_agents.lab.demo.scenario import POLL_INTERVAL_S, Arm, Scenario
 from concur_agents.runtime.events import Event
+from concur_agents.sim.client_clock import Alarm, ClientClock
+from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
-__all__ = ["CallRow", "Course", "Progress", "counting_stalls", "run_arm"]
+__all__ = ["CallRow", "Course", "Progress", "run_arm"]
 
 
 _PATIENCE_S = 600.0
 """Longest that a call may take [s]: on a busy machine even connecting takes its time."""
-
-_NAP_S, _LATE_S = 0.05, 0.1
-"""Every so often it is looked whether the clients are held up, and from when on that counts [s]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,8 @@ class Progress:
 
     arm: Arm
     agents: int
-    time_scale: float
-    began_s: float = 0.0  # on the real clock
+    clock: ClientClock
+    began_s: float = 0.0
     makespan_s: float | None = None  # None: it runs
     done: int = 0
     present: int = 0
@@ -66,7 +64,7 @@ class Progress:
     @property
     def now_s(self) -> float:
         """Since it began [s]."""
-        return (time.monotonic() - self.began_s) * self.time_scale
+        return self.clock() - self.began_s
 
     @property
     def active(self) -> int:
@@ -82,7 +80,7 @@ class Course:
     calls: dict[str, list[CallRow]] = field(default_factory=dict)  # by agent
     pauses: int = 0
     makespan_s: float = 0.0
-    stalled_s: float = 0.0  # real time in which the machine did not let the clients run
+    real_s: float = 0.0  # time on the wall
 
     def note(self, event: Event) -> None:
         """Count what the governor says it does."""
@@ -121,41 +119,44 @@ class _Nobody:
 async def run_arm(
     arm: Arm,
     scenario: Scenario,
-    url: str,
+    server: EmbeddedServer,
     texts: Texts,
     watch: Callable[[Progress], object] = lambda progress: None,
 ) -> Course:
-    """Run the whole batch, beginning with an empty cache.
+    """Run the whole batch.
 
     Args:
         arm: who decides.
         scenario: what to run.
-        url: the embedded server; it runs `scenario.profile` at `scenario.time_scale`.
+        server: made with a `ClientClock`, running, and new: its cache is empty.
         texts: what the agents say.
         watch: is handed the progress once, before the first call; it changes from there on.
 
     Raises:
         ConcurError: a call failed, or was not counted as recorded.
     """
-    progress = Progress(arm, len(scenario.plans), scenario.time_scale)
+    assert server.clock is not None
+    progress = Progress(arm, len(scenario.plans), server.clock, began_s=server.clock())
     course = Course(arm)
-    async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="none", timeout=_PATIENCE_S
-    ) as client:
-        await client.post(f"{url}/reset_prefix_cache", cast_to=object)
-        async with _gate(course, url, scenario.time_scale) as gate:
-            progress.began_s = time.monotonic()
-            watch(progress)
-            batch = _Batch(scenario, gate, client, texts, course, progress)
-            try:
-                async with counting_stalls(course), asyncio.TaskGroup() as group:
-                    for plan in scenario.plans:
-                        group.create_task(batch.live(plan))
-            except ExceptionGroup as failed:
-                error = failed.exceptions[0]
-                if isinstance(error, openai.APIError):
-                    raise ConcurError(f"a call to the embedded server failed: {error}") from error
-                raise error from None
+    began_s = time.monotonic()
+    async with (
+        openai.AsyncOpenAI(
+            base_url=f"{server.url}/v1", api_key="none", timeout=_PATIENCE_S
+        ) as client,
+        _gate(course, server.url, server.clock) as gate,
+    ):
+        watch(progress)
+        batch = _Batch(scenario, gate, client, server.clock, texts, course, progress)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for plan in scenario.plans:
+                    group.create_task(batch.live(plan))
+        except ExceptionGroup as failed:
+            error = failed.exceptions[0]
+            if isinstance(error, openai.APIError):
+                raise ConcurError(f"a call to the embedded server failed: {error}") from error
+            raise error from None
+    course.real_s = time.monotonic() - began_s
     course.makespan_s = progress.makespan_s = max(
         rows[-1].done_s for rows in course.calls.values()
     ) - min(rows[0].gate_s for rows in course.calls.values())
@@ -170,11 +171,12 @@ class _Batch:
         scenario: Scenario,
         gate: _Gate,
         client: openai.AsyncOpenAI,
+        clock: ClientClock,
         texts: Texts,
         course: Course,
         progress: Progress,
     ) -> None:
-        self._scale = scenario.time_scale
+        self._clock = clock
         self._block_size = scenario.profile.block_size
         self._model = scenario.profile.model
         self._gate = gate
@@ -185,7 +187,11 @@ class _Batch:
 
     async def live(self, plan: AgentPlan) -> None:
         """One agent, first call to last."""
-        await self._sleep(plan.arrive_s)
+        with self._clock.client():
+            await self._live(plan)
+
+    async def _live(self, plan: AgentPlan) -> None:
+        await self._clock.sleep(plan.arrive_s)
         seen = self._progress
         chat = Chat(plan, self._texts)
         rows = self._course.calls[plan.id] = []
@@ -196,7 +202,7 @@ class _Batch:
         async with self._gate.agent(plan.id) as agent:
             for k, step in enumerate(plan.steps):
                 if k:
-                    await self._sleep(plan.steps[k - 1].tool_s)
+                    await self._clock.sleep(plan.steps[k - 1].tool_s)
                     gate_s = seen.now_s
                     seen.waiting += 1
                 messages = chat.messages(step)
@@ -247,13 +253,9 @@ class _Batch:
             )
         return answer.choices[0].message.content or "", usage
 
-    async def _sleep(self, engine_s: float) -> None:
-        if engine_s > 0:
-            await asyncio.sleep(engine_s / self._scale)
-
 
 @asynccontextmanager
-async def _gate(course: Course, url: str, time_scale: float) -> AsyncIterator[_Gate]:
+async def _gate(course: Course, url: str, clock: ClientClock) -> AsyncIterator[_Gate]:
     if course.arm.law is None:
         yield _Nobody()
         return
@@ -261,53 +263,46 @@ async def _gate(course: Course, url: str, time_scale: float) -> AsyncIterator[_G
         url,
         law=course.arm.law,
         poll_interval_s=POLL_INTERVAL_S,
-        clock=lambda: time.monotonic() * time_scale,
+        clock=clock,
         background=False,
     )
-    governor.on_event(course.note)
+    loop = asyncio.get_running_loop()
+
+    def note(event: Event) -> None:
+        course.note(event)
+        loop.call_soon_threadsafe(clock.look)  # because an agent may have begun to wait
+
+    governor.on_event(note)
     async with governor:
-        beating = asyncio.create_task(_beat(governor, time_scale))
+        clock.held = lambda: governor.snapshot().waiters
+        beating = asyncio.create_task(_beat(governor, clock))
         try:
             yield governor
         finally:
+            clock.held = lambda: 0
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
 
 
-async def _beat(governor: Governor, time_scale: float) -> None:
-    """The governor's own thread sleeps real seconds; this does its work on the faster clock."""
+async def _beat(governor: Governor, clock: ClientClock) -> None:
+    """Does the work of the governor's own thread, which would sleep real seconds."""
     loop = asyncio.get_running_loop()
-    due = asyncio.Event()
+    alarm = Alarm(clock)
+    here = threading.get_ident()
 
-    def wake() -> None:
-        loop.call_soon_threadsafe(due.set)
+    def ring() -> None:
+        if threading.get_ident() == here:
+            alarm.ring()
+        else:
+            loop.call_soon_threadsafe(alarm.ring)
 
-    governor.on_due = wake
-    while True:
-        rest_s = await asyncio.to_thread(governor.beat)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if rest_s is None else rest_s / time_scale):
-                await due.wait()
-        due.clear()
-
-
-@asynccontextmanager
-async def counting_stalls(course: Course) -> AsyncIterator[None]:
-    """Nothing here computes for long, so a nap that ends late was held up by the machine."""
-
-    async def nap() -> None:
+    governor.on_due = ring
+    with clock.client():
+        await alarm.sleep(None)  # until the first agent, as the governor's own thread does
         while True:
-            began_s = time.monotonic()
-            await asyncio.sleep(_NAP_S)
-            late_s = time.monotonic() - began_s - _NAP_S
-            course.stalled_s += late_s if late_s > _LATE_S else 0.0
-
-    napping = asyncio.create_task(nap())
-    try:
-        yield
-    finally:
-        napping.cancel()
+            # In a thread, because it waits for the server, which runs on this loop.
+            await alarm.sleep(await asyncio.to_thread(governor.beat))
 
 
 def _reusable_tokens(plan: AgentPlan, block_size: int) -> list[int]:

@@ -28,9 +28,7 @@ class ArmReport:
     virtual_makespan_s: float
     """The same batch in the virtual-time simulator: no HTTP, no clients, no machine [s]."""
     real_s: float
-    """Real time that it took [s]."""
-    stalled_s: float
-    """Real time in which the machine did not let the clients run [s]; it makes the arm slower."""
+    """Time on the wall that it took [s]."""
     agents_per_min: float
     output_tokens_per_s: float
     cached_share: float
@@ -119,7 +117,6 @@ def as_json(
             "capacity_tokens": profile.capacity_tokens,
             "final_tokens": scenario.final_tokens,
             "oversubscription": round(scenario.oversubscription, 3),
-            "time_scale": round(scenario.time_scale, 3),
         },
         "machine": machine,
         "arms": [
@@ -153,8 +150,7 @@ def _report(scenario: Scenario, course: Course, virtual_s: float) -> ArmReport:
         makespan_s=course.makespan_s,
         speedup=None,
         virtual_makespan_s=virtual_s,
-        real_s=course.makespan_s / scenario.time_scale,
-        stalled_s=course.stalled_s,
+        real_s=course.real_s,
         agents_per_min=60 * len(course.calls) / course.makespan_s,
         output_tokens_per_s=output_tokens / course.makespan_s,
         cached_share=cached_tokens / prompt_tokens,

@@ -1,8 +1,7 @@
-"""What a demo runs: which agents, on which engine, under which gates, and how fast time passes.
+"""What a demo runs: which agents, on which engine, under which gates.
 
-The batch is first run in the virtual-time simulator, which takes a second or two. That tells how
-long each arm will be on the engine's clock, and so how many of the engine's seconds must pass in a
-real one for the whole demo to fit into about a minute.
+The batch is first run in the simulator, without clients and HTTP, which takes a second or two: what
+the demo must show, give or take what clients and HTTP change.
 """
 
 from __future__ import annotations
@@ -23,15 +22,8 @@ __all__ = ["FITS_PROFILE", "Arm", "Scenario", "make_scenario", "parse_arms"]
 FITS_PROFILE = "2xh100-qwen3-coder-30b"
 """An engine whose pool holds the whole batch, for `--fits`."""
 
-_RUNS_S = 62.0
-"""Real time for all arms together [s]; the rest of the 90 s is for starting and drawing."""
-
-_EASY_CALLS_PER_S, _MOST_CALLS_PER_S = 40.0, 140.0
-"""Calls in a real second. A small batch runs at the easy rate; nothing runs faster than the other,
-beyond which a small machine would measure its own HTTP client."""
-
 POLL_INTERVAL_S = 5.0
-"""Time between the governor's readings [s on the engine's clock], 20 of them in a real second."""
+"""Time between the governor's readings [s on the engine's clock]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +52,7 @@ class Scenario:
     plans: tuple[AgentPlan, ...]
     arms: tuple[Arm, ...]
     virtual_s: tuple[float, ...]
-    """Makespan of each arm in the virtual-time simulator [s on the engine's clock]."""
-    time_scale: float
-    """Seconds on the engine's clock per real second."""
+    """Makespan of each arm in the simulator [s on the engine's clock]."""
 
     @property
     def calls(self) -> int:
@@ -79,11 +69,6 @@ class Scenario:
         """`final_tokens` in KV pools."""
         return self.final_tokens / self.profile.capacity_tokens
 
-    @property
-    def expected_s(self) -> float:
-        """Real time that all arms will take together [s]."""
-        return sum(self.virtual_s) / self.time_scale
-
 
 def make_scenario(
     *,
@@ -93,7 +78,6 @@ def make_scenario(
     agents: int = 64,
     max_steps: int | None = None,
     seed: int = 0,
-    time_scale: float | None = None,
 ) -> Scenario:
     """Decide everything; the same arguments give the same scenario.
 
@@ -104,14 +88,11 @@ def make_scenario(
         agents: how many of its agents, drawn by `seed`.
         max_steps: end every agent after so many calls; None: they run whole.
         seed: of the draw, of tool times that were not recorded and of all texts.
-        time_scale: seconds on the engine's clock per real second; None: chosen.
 
     Raises:
         ConfigError: an option is out of its range, or an agent does not fit the engine.
         TraceError: the recording cannot be read.
     """
-    if time_scale is not None and not time_scale > 0:
-        raise ConfigError(f"time_scale must be above 0, got {time_scale}")
     engine = profile if isinstance(profile, Profile) else load_profile(profile)
     longest = min(engine.max_model_len, engine.capacity_tokens)
     recorded = load_traces(traces, max_context=longest, cut=True, seed=seed)
@@ -119,10 +100,6 @@ def make_scenario(
     mean_tokens = sum(plan.peak_tokens for plan in plans) / len(plans)
     chosen = parse_arms(arms, cap=max(1, int(engine.capacity_tokens / mean_tokens)))
     virtual_s = tuple(_virtual_s(plans, engine, arm) for arm in chosen)
-    if time_scale is None:
-        s_per_call = min(virtual_s) / sum(len(plan.steps) for plan in plans)
-        fits = max(sum(virtual_s) / _RUNS_S, _EASY_CALLS_PER_S * s_per_call)
-        time_scale = min(fits, _MOST_CALLS_PER_S * s_per_call)
     return Scenario(
         traces=Path(traces).name,
         seed=seed,
@@ -130,7 +107,6 @@ def make_scenario(
         plans=plans,
         arms=tuple(chosen),
         virtual_s=virtual_s,
-        time_scale=time_scale,
     )
 
 
