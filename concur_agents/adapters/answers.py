@@ -9,34 +9,103 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from concur_agents.core import Usage
-from concur_agents.probes.usage import read_usage
+from concur_agents.probes.usage import generated_tokens, read_usage
 
 _KEY = b'"usage"'  # inside a JSON string it would be \"usage\", which does not contain this
+_OTHER_KEYS = (b'"usageMetadata"', b'"usage_metadata"')
+_META = b'"meta_info"'  # of SGLang's /generate, with log-probabilities between its counts
+_META_COUNTS = tuple(
+    (name, re.compile(b'"%s"\\s*:\\s*(\\d+)' % name.encode()))
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
+)
 _VALUE = re.compile(rb"\s*:\s*")
 _DECODER = json.JSONDecoder()
 _LONGEST_USAGE = 4096  # bytes of a usage object with all its details
+_LONGEST_LINE = 1024 * 1024  # bytes of an answer that is read whole because it has no usage object
 _TAIL = 64 * 1024  # bytes of a stream that are kept: its last events
+_HEAD = 8 * 1024  # bytes of a stream that are kept: its first event
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
-def usage_in(text: bytes) -> Usage | None:
-    """The last usage in an answer, plain or as server-sent events; None: there is none."""
-    at = text.rfind(_KEY)
-    while at >= 0:
-        colon = _VALUE.match(text, at + len(_KEY))
-        if colon is not None:
-            piece = text[colon.end() : colon.end() + _LONGEST_USAGE].decode("utf-8", "ignore")
-            try:
-                usage = read_usage(_DECODER.raw_decode(piece)[0])
-            except ValueError:
-                usage = None
+def usage_in(text: bytes, head: bytes = b"") -> Usage | None:
+    """The last usage in an answer, plain or as server-sent events; None: there is none.
+
+    Args:
+        text: the answer, or the end of a stream.
+        head: the beginning of that stream. Anthropic's streams report the prompt there, and the
+            completion in one of their last events.
+    """
+    head = head or text[:_HEAD]
+    if b'"message_start"' in head:
+        return _two_events(head, text)
+    for key in (_KEY, *_OTHER_KEYS):
+        for value in _values(text, key):
+            usage = read_usage(value)
             if usage is not None:
                 return usage
-        at = text.rfind(_KEY, 0, at)  # because streams have "usage":null in all events but one
+    if _META in text or _META in head:
+        return _meta_info(text, head)
+    return _last_line(text)
+
+
+def _values(text: bytes, key: bytes) -> Iterator[Any]:
+    """What stands under a key, from the end of the text."""
+    at = text.rfind(key)
+    while at >= 0:
+        colon = _VALUE.match(text, at + len(key))
+        if colon is not None:
+            piece = text[colon.end() : colon.end() + _LONGEST_USAGE].decode("utf-8", "ignore")
+            with suppress(ValueError, RecursionError):
+                yield _DECODER.raw_decode(piece)[0]
+        at = text.rfind(key, 0, at)  # because streams have "usage":null in all events but one
+
+
+def _two_events(head: bytes, tail: bytes) -> Usage | None:
+    """The usage of a stream of Anthropic's: each count is the largest that any event reports.
+
+    Some servers know the prompt at the start, some at the end, and some report 0 at the other.
+    """
+    prompt = cached = None
+    completion = 0
+    for text in (head, tail):
+        for value in _values(text, _KEY):
+            usage = read_usage(value)
+            if usage is not None:
+                prompt = max(prompt or 0, usage.prompt_tokens)
+                if usage.cached_tokens is not None:
+                    cached = max(cached or 0, usage.cached_tokens)
+            completion = max(completion, generated_tokens(value) or 0)
+    return None if prompt is None else Usage(prompt, completion, cached)
+
+
+def _meta_info(text: bytes, head: bytes) -> Usage | None:
+    """The counts of SGLang's native answer, which may have megabytes between them."""
+    counts: dict[str, int] = {}
+    at = max(0, text.rfind(_META))
+    for name, pattern in _META_COUNTS:
+        found = pattern.search(text, at) or pattern.search(head)
+        if found is not None and len(found[1]) < 16:
+            counts[name] = int(found[1])
+    return read_usage(counts)
+
+
+def _last_line(text: bytes) -> Usage | None:
+    """The usage of answers that hold their counts beside everything else, as Ollama's do."""
+    line = text.rstrip()
+    if b"_count" not in line and b"tokens_" not in line:
+        return None
+    for piece in (line[line.rfind(b"\n") + 1 :].removeprefix(b"data:"), line):
+        if len(piece) <= _LONGEST_LINE:
+            with suppress(ValueError, RecursionError):
+                usage = read_usage(json.loads(piece))
+                if usage is not None:
+                    return usage
     return None
 
 
@@ -54,6 +123,7 @@ class Answer:
         if encoding in ("gzip", "x-gzip", "deflate"):
             self._unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)
         self._readable = encoding in ("", "identity") or self._unzip is not None
+        self._head = b""
         self._tail: list[bytes] = []
         self._tail_bytes = 0
         self._pending = b""
@@ -78,7 +148,7 @@ class Answer:
 
     def usage(self) -> Usage | None:
         """The last usage so far; None: there is none."""
-        return usage_in(b"".join(self._tail))
+        return usage_in(b"".join(self._tail), self._head)
 
     def _remember(self, chunk: bytes) -> None:
         if self._unzip is not None:
@@ -87,6 +157,8 @@ class Answer:
             except zlib.error:
                 self._readable = False
                 return
+        if len(self._head) < _HEAD:
+            self._head += chunk[: _HEAD - len(self._head)]
         self._tail.append(chunk)
         self._tail_bytes += len(chunk)
         if self._tail_bytes > 2 * _TAIL:

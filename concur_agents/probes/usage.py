@@ -1,62 +1,218 @@
-"""Reads token counts from the usage objects of client libraries.
+"""Reads token counts from the usage objects of client libraries and servers.
 
-Names differ (`prompt_tokens` or `input_tokens`), places differ (on the response or on its `usage`),
-and some objects are dictionaries. Only this file knows that; everything else uses `Usage`.
+Names differ, places differ, and for some a prompt's count leaves out its cached part. `DIALECTS` is
+the table of that, one row per dialect; everything else uses `Usage`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from concur_agents.core import Usage
 
-_PROMPT = ("prompt_tokens", "input_tokens")
-_COMPLETION = ("completion_tokens", "output_tokens")
-_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_CACHED = ("cached_tokens", "cache_read")
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one API reports usage. Names may be paths: `details.cached` is `cached` in `details`.
+
+    Attributes:
+        name: whose it is.
+        prompt: the prompt's tokens; a dialect without them is not the dialect of an object.
+        completion: tokens that were generated; several are added up.
+        cached: prompt tokens found in the prefix cache; the first that is reported counts.
+        beside: parts of the prompt that `prompt` leaves out; they are added to it. One of them must
+            be reported, or the object is of another dialect.
+    """
+
+    name: str
+    prompt: str
+    completion: tuple[str, ...]
+    cached: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+DIALECTS = (
+    Dialect(
+        # Also completions, vLLM, SGLang's `/generate` (`meta_info`), DeepSeek, Moonshot, LiteLLM.
+        "OpenAI chat completions",
+        "prompt_tokens",
+        ("completion_tokens",),
+        (
+            "prompt_tokens_details.cached_tokens",
+            "input_token_details.cache_read",
+            "prompt_cache_hit_tokens",
+            "cached_tokens",
+            "num_cached_tokens",
+            "cache_read_input_tokens",
+        ),
+    ),
+    Dialect(
+        "DeepSeek, without a sum",
+        "prompt_cache_miss_tokens",
+        ("completion_tokens",),
+        ("prompt_cache_hit_tokens",),
+        beside=("prompt_cache_hit_tokens",),
+    ),
+    Dialect(
+        "Anthropic messages",
+        "input_tokens",
+        ("output_tokens",),
+        ("cache_read_input_tokens",),
+        beside=("cache_read_input_tokens", "cache_creation_input_tokens"),
+    ),
+    Dialect(
+        # Also LangChain's `usage_metadata` and Pydantic AI's `RequestUsage`.
+        "OpenAI responses",
+        "input_tokens",
+        ("output_tokens",),
+        (
+            "input_tokens_details.cached_tokens",
+            "input_token_details.cache_read",
+            "cache_read_tokens",
+            "cached_input_tokens",
+            "cached_tokens",
+        ),
+    ),
+    Dialect(
+        "Bedrock converse",
+        "inputTokens",
+        ("outputTokens",),
+        ("cacheReadInputTokens",),
+        beside=("cacheReadInputTokens", "cacheWriteInputTokens"),
+    ),
+    Dialect(
+        "Vercel AI SDK",
+        "inputTokens",
+        ("outputTokens",),
+        ("inputTokenDetails.cacheReadTokens", "cachedInputTokens"),
+    ),
+    Dialect(
+        "Gemini, Vertex AI",
+        "promptTokenCount",
+        ("candidatesTokenCount", "thoughtsTokenCount"),
+        ("cachedContentTokenCount",),
+    ),
+    Dialect(
+        "google-genai",
+        "prompt_token_count",
+        ("candidates_token_count", "thoughts_token_count"),
+        ("cached_content_token_count",),
+    ),
+    Dialect("Cohere", "tokens.input_tokens", ("tokens.output_tokens",), ("cached_tokens",)),
+    Dialect("llama.cpp", "tokens_evaluated", ("tokens_predicted",), ("timings.cache_n",)),
+    Dialect("Ollama", "prompt_eval_count", ("eval_count",)),
+)
+"""If several rows fit, the first that counts any prompt tokens is taken."""
+
+PLACES = ("usage", "usage_metadata", "usageMetadata", "meta_info", "message", "response")
+"""Where answers and events hold their usage."""
+
+_DEEPEST = 3  # places in one another: an event, its message, its usage
 
 
 def read_usage(source: object) -> Usage | None:
-    """The usage that an object reports; None: it reports none.
+    """The usage that an object reports; None: it reports none. Raises nothing, whatever it gets.
 
     Args:
-        source: a `Usage`; the `usage` of an OpenAI chat completion, completion or response; one of
-            these responses as a whole; LangChain's `usage_metadata`; or any of them as a mapping.
+        source: a `Usage`; a usage object of one of the `DIALECTS`; the answer or the stream event
+            that holds it; as an object or as a mapping. A count is a whole number, also numpy's;
+            text, negative numbers, NaN and more than 1e12 are none.
 
     Returns:
         Prompt, completion and cached tokens. `cached_tokens` is None, not 0, if the
         server does not report it: vLLM and SGLang need a flag for that.
     """
-    if source is None or isinstance(source, Usage):
-        return source
-    prompt = _count(source, _PROMPT)
-    if prompt is None:
-        nested = _get(source, "usage") or _get(source, "usage_metadata")
-        return None if nested is None or nested is source else read_usage(nested)
-    cached = None
-    for name in _DETAILS:
-        details = _get(source, name)
-        if details is not None:
-            cached = _count(details, _CACHED)
-            break
-    if cached is not None:
-        cached = min(cached, prompt)
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=_count(source, _COMPLETION) or 0,
-        cached_tokens=cached,
-    )
+    try:
+        return _read(source, _DEEPEST)
+    except Exception:  # because objects of others may raise at any attribute
+        return None
 
 
-def _count(source: object, names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = _get(source, name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-            return int(value)
+def generated_tokens(source: object) -> int | None:
+    """The generated tokens that an object reports, also without a prompt; None: it reports none.
+
+    The last event of Anthropic's older streams holds nothing else.
+    """
+    usage = read_usage(source)
+    if usage is not None:
+        return usage.completion_tokens
+    try:
+        nested = _get(source, "usage")
+        for dialect in DIALECTS:
+            for holder in (source, nested):
+                found = [_count(holder, path) for path in dialect.completion]
+                if any(count is not None for count in found):
+                    return sum(count or 0 for count in found)
+    except Exception:  # as above
+        return None
     return None
 
 
+def _read(source: object, depth: int) -> Usage | None:
+    if source is None:
+        return None
+    if isinstance(source, Usage):
+        return _checked(source.prompt_tokens, source.completion_tokens, source.cached_tokens)
+    found: Usage | None = None
+    for dialect in DIALECTS:
+        usage = _read_as(dialect, source)
+        if usage is not None and (found is None or not found.prompt_tokens):
+            found = usage
+            if usage.prompt_tokens:
+                break
+    if found is not None or depth == 0:
+        return found
+    for place in PLACES:
+        nested = _get(source, place)
+        if nested is not None and nested is not source:
+            usage = _read(nested, depth - 1)
+            if usage is not None:
+                return usage
+    return None
+
+
+def _read_as(dialect: Dialect, source: object) -> Usage | None:
+    prompt = _count(source, dialect.prompt)
+    if prompt is None:
+        return None
+    beside = [_count(source, path) for path in dialect.beside]
+    if beside and all(count is None for count in beside):
+        return None
+    prompt += sum(count or 0 for count in beside)
+    cached = next(
+        (count for path in dialect.cached if (count := _count(source, path)) is not None), None
+    )
+    return _checked(prompt, sum(_count(source, path) or 0 for path in dialect.completion), cached)
+
+
+def _checked(prompt: object, completion: object, cached: object) -> Usage | None:
+    sent, got, hit = _whole(prompt), _whole(completion), _whole(cached)
+    if sent is None:
+        return None
+    return Usage(sent, got or 0, None if hit is None else min(hit, sent))
+
+
+def _count(source: object, path: str) -> int | None:
+    """The tokens at a path; None: there is no count."""
+    place: Any = source
+    for name in path.split("."):
+        place = _get(place, name)
+        if place is None:
+            return None
+    return _whole(place)
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    number: Any = value
+    return int(number) if 0 <= number <= 1e12 else None
+
+
 def _get(source: Any, name: str) -> Any:
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
         return source.get(name)
     return getattr(source, name, None)

@@ -279,13 +279,15 @@ class Agent:
         """A call that passed the gate has ended. From any thread, never blocks or raises.
 
         Args:
-            usage: what it used, in any form that `Step.record` takes; None or something
-                unknown: not told.
+            usage: what it used, in any form that `Step.record` takes; None: not
+                reported. What holds no counts is warned of once, as there.
             step: which call, as returned by the gate. None: this task's latest, else the oldest.
             overloaded: the endpoint refused it for lack of capacity (429, 503).
             retry_after_s: how long the endpoint asked to wait [s].
         """
         told = read_usage(usage)
+        if told is None and usage is not None:
+            self._monitor.meet_unread_usage(usage)
         if step is None:
             end = End(told, overloaded, read_seconds(retry_after_s))
             self._monitor.end_any(self._session, caller(), end)

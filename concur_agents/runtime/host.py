@@ -299,6 +299,7 @@ class Host:
             closed=self._monitor.sessions.passing,
             alive=len(self._monitor.sessions.by_id),
             waiters=self._monitor.sessions.waiting,
+            unread_usages_total=self._monitor.unread_usages_total,
             shadow=self._recording.shadow,
         )
 

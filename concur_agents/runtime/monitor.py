@@ -13,6 +13,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from concur_agents.errors import ConcurError
@@ -55,6 +56,8 @@ class Monitor:
         self._always_beats = always_beats
         self._nudge = nudge
         self._warned_starvation = False
+        self.unread_usages_total = 0
+        """Usages recorded in which there were no token counts."""
         self.begin_anew(sessions, dispatcher)
 
     def begin_anew(
@@ -152,6 +155,20 @@ class Monitor:
                 "Make its calls asynchronous, or give the loop more threads with "
                 "`loop.set_default_executor(ThreadPoolExecutor(...))` (said once)",
                 agent,
+            )
+
+    def meet_unread_usage(self, usage: object) -> None:
+        """A call was recorded with something that holds no token counts."""
+        self.unread_usages_total += 1
+        if self.unread_usages_total == 1:
+            text = f"an object of type {type(usage).__name__}"
+            with suppress(Exception):  # because an object of others may not even have a repr
+                text = f"{usage!r:.200}"
+            logger.warning(
+                "no token counts in %s: this usage counts as not reported. Record the `usage` of "
+                "an answer, a dictionary with prompt_tokens and completion_tokens, or a Usage "
+                "(logged once)",
+                text.encode("ascii", "backslashreplace").decode(),
             )
 
     # The lock

@@ -24,6 +24,7 @@ class GovernorSnapshot(View):
             process.
         alive: agents that have entered and not left, waiting or not.
         waiters: threads and tasks that wait for their turn.
+        unread_usages_total: usages recorded by the program in which there were no token counts.
         shadow: the law that decides beside the one in force, and where it stands; None: none.
     """
 
@@ -37,4 +38,5 @@ class GovernorSnapshot(View):
     closed: bool
     alive: int
     waiters: int
+    unread_usages_total: int = 0
     shadow: Shadow | None = None

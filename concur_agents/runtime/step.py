@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
-from concur_agents.errors import ConfigError
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.checks import check_chain, check_tokens, read_seconds
 from concur_agents.runtime.session import End, Session, Ticket
@@ -78,20 +77,16 @@ class Step:
         Args:
             usage: the `usage` of a chat completion, completion or response of the openai client,
                 the whole response, a dictionary with the same names, LangChain's
-                `usage_metadata`, or a `concur_agents.core.Usage`. None is ignored, since streams
-                may end without.
-
-        Raises:
-            ConfigError: it holds no token counts.
+                `usage_metadata`, a `concur_agents.core.Usage`, or another form of
+                `probes.usage.DIALECTS`. None is ignored, because streams may end without. What
+                holds no token counts is not reported: it is warned of once and counted
+                (`governor.snapshot().unread_usages_total`), and never fails the agent.
         """
         told = read_usage(usage)
         if told is not None:
             self.usage = told
         elif usage is not None:
-            raise ConfigError(
-                f"no token counts in {usage!r:.200}: record() takes the `usage` of an OpenAI "
-                "response, a dictionary with prompt_tokens and completion_tokens, or a Usage"
-            )
+            self._monitor.meet_unread_usage(usage)
 
     def refused(self, retry_after_s: float = 0.0) -> None:
         """Says that the endpoint refused the call for lack of capacity (429, 503).
