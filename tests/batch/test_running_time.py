@@ -42,8 +42,9 @@ def test_the_time_limit_does_not_count_a_pause(timetable):
         law = timetable((0, 2), (5, 1), (100, 2))
         async with virtual_governor(law=law) as gov, AgentPool(gov, timeout_s=30) as pool:
 
-            async def hog(item):
-                await asyncio.sleep(25)
+            async def hog(item, agent):
+                async with agent.step():  # in a call, so that nothing is taken for a stall
+                    await asyncio.sleep(25)
 
             async def paused(item, agent):
                 await asyncio.sleep(10)
