@@ -23,6 +23,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from concur_agents.batch.interrupts import Interrupts
 from concur_agents.batch.journal import Journal
+from concur_agents.batch.keys import Keys
 from concur_agents.batch.outcome import AgentTask, Outcome, Run, Status
 from concur_agents.batch.progress import Progress, Reporter, default_reporter
 from concur_agents.batch.running_time import running_time
@@ -44,8 +45,6 @@ has a choice which agent to let in first."""
 REPORT_EVERY_S = 0.5
 """Time [s] between updates of the progress."""
 
-_NATURAL_KEYS = ("key", "id", "instance_id")
-
 
 class AgentPool:
     """Runs agents under a governor; an async context manager, structured like a task group.
@@ -56,7 +55,7 @@ class AgentPool:
         governor: lets them in. It stays open after the pool.
         journal: file that keeps the results of finished agents; None: nothing is kept.
         key: names an item; needed with a journal unless items are strings, numbers or have a
-            `key`, `id` or `instance_id`.
+            `key`, `id` or `instance_id`. The same name again is numbered: `t1`, `t1#2`, ...
         timeout_s: longest running time [s] of an agent; its queue and pauses do not count.
             None: no limit.
         on_error: "collect" errors as outcomes, or "raise" the first one and cancel the rest.
@@ -95,7 +94,7 @@ class AgentPool:
         self.governor = governor
         self._journal_path = journal
         self._dump, self._load = dump, load
-        self._key = key
+        self._keys = Keys(key, are_kept=journal is not None)
         self._timeout_s = timeout_s
         self._raises = on_error == "raise"
         self._progress = progress
@@ -109,7 +108,6 @@ class AgentPool:
         self._reporting: asyncio.Task[None] | None = None
         self._runs: set[Run] = set()
         self._streams: set[Stream] = set()
-        self._made_up = 0
         self._queued = 0
         self._counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "cached": 0}
         self._total: int | None = 0
@@ -152,7 +150,8 @@ class AgentPool:
         Args:
             fn: the agent, `async def` or plain.
             *args: its arguments.
-            key: its name; None: made from the first argument, else made up.
+            key: its name; None: made from the first argument, else made up. The same name again
+                is numbered: `t1`, `t1#2`, ...
             priority: higher goes first.
             **kwargs: its keyword arguments.
 
@@ -162,7 +161,7 @@ class AgentPool:
         """
         self._check_open()
         item = args[0] if len(args) == 1 and not kwargs else args
-        name = key if key is not None else self._name(item)
+        name = self._keys.of(item) if key is None else self._keys.unique(key)
         if self._total is not None:
             self._total += 1
         run = Run(name, item, fn, args, kwargs, priority)
@@ -384,7 +383,7 @@ class AgentPool:
         """The outcomes of `fn(item)` for each item, with the item's number, as the agents end."""
 
         def start(item: Any, index: int) -> Run:
-            run = Run(self._name(item), item, fn, (item,), {}, index=index)
+            run = Run(self._keys.of(item), item, fn, (item,), {}, index=index)
             self._start(run)
             return run
 
@@ -402,28 +401,6 @@ class AgentPool:
         finally:
             self._streams.discard(stream)
             await stream.stop()
-
-    def _name(self, item: Any) -> str:
-        if self._key is not None:
-            name: object = self._key(item)
-            if not isinstance(name, str):
-                raise ConfigError(f"key must return a string, got {name!r} for {item!r:.100}")
-            return name
-        if isinstance(item, str | int) and not isinstance(item, bool):
-            return str(item)
-        for attribute in _NATURAL_KEYS:
-            value = (
-                item.get(attribute) if isinstance(item, dict) else getattr(item, attribute, None)
-            )
-            if isinstance(value, str | int) and not isinstance(value, bool):
-                return str(value)
-        if self._journal is not None:
-            raise ConfigError(
-                f"the journal needs a key for {item!r:.100}, to find its result in the next run: "
-                "give AgentPool a key, such as key=lambda item: item.url"
-            )
-        self._made_up += 1
-        return f"agent-{self._made_up}"
 
     # One agent
 
@@ -453,7 +430,7 @@ class AgentPool:
             return self._conclude(run, "ok", value=value)
 
     async def _run(self, run: Run) -> Any:
-        agent = run.agent = self.governor.agent(run.key, priority=run.priority)
+        agent = run.agent = self.governor.agent(self._free_id(run.key), priority=run.priority)
         call = _call_of(run, agent)
         await agent.open()
         thread: WorkerThread | None = None
@@ -469,6 +446,14 @@ class AgentPool:
         finally:
             if thread is None or not thread.abandoned:
                 agent.close()
+
+    def _free_id(self, key: str) -> str:
+        """`key`; another one if an agent outside of this pool is alive under that name."""
+        name, count = key, 1
+        while self.governor.agent_state(name) is not None:
+            count += 1
+            name = f"{key}~{count}"
+        return name
 
     def _move(self, run: Run, stage: Literal["in", "over"]) -> None:
         if run.stage == "queued":

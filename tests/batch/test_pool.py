@@ -248,17 +248,6 @@ def test_an_agent_that_asks_for_its_handle_gets_it_and_others_find_it():
     run(main())
 
 
-def test_a_duplicate_key_is_the_error_of_that_agent_alone():
-    async def main():
-        async with virtual_governor(limit=2) as gov, AgentPool(gov) as pool:
-            one, two = pool.submit(work, "same"), pool.submit(work, "same")
-            assert await one == "same done"
-            with pytest.raises(ca.ConfigError, match="'same' is alive already"):
-                await two
-
-    run(main())
-
-
 # Draining
 
 

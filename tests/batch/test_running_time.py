@@ -43,7 +43,7 @@ def test_the_time_limit_does_not_count_a_pause(timetable):
         async with virtual_governor(law=law) as gov, AgentPool(gov, timeout_s=30) as pool:
 
             async def hog(item, agent):
-                async with agent.step():  # else nothing moves, and the other is let in
+                async with agent.step():  # in a call, so that nothing is taken for a stall
                     await asyncio.sleep(25)
 
             async def paused(item, agent):
