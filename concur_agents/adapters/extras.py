@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from concur_agents._text import wire_id
 from concur_agents.runtime.agent import Agent
 
 fields: ContextVar[Mapping[str, object] | None] = ContextVar("concur_agents_fields", default=None)
@@ -45,7 +46,8 @@ class Extras:
     ) -> Edit:
         """Adds to a request the fields that it may have.
 
-        Where an engine is polled, the headers also get the agent's id: no server refuses a header.
+        Where an engine is polled, the headers also get the agent's id, see `wire_id`: no server
+        refuses a header.
 
         Args:
             request: the request; it is changed in place.
@@ -61,14 +63,13 @@ class Extras:
         probe = agent.governor.probe
         if probe is not None:
             # For routers that keep an agent on its replica, and for the engine's log.
-            request.headers.setdefault("x-session-id", agent.id)
+            request.headers.setdefault("x-session-id", wire_id(agent.id))
             engine = getattr(probe, "engine", None)
-            if engine == "vllm":
-                added["session_id"] = agent.id  # names the agent in its KV events
-                if agent.priority:
-                    added["priority"] = -agent.priority  # it serves the lowest number first
+            # No `session_id` in the body, because some versions of vLLM log a warning for each
+            # unknown field, and SGLang's session cache keeps a session until it is closed.
+            if engine == "vllm" and agent.priority:
+                added["priority"] = -agent.priority  # it serves the lowest number first
             elif engine == "sglang" and agent.priority:
-                # No session_id, because its session cache keeps a session until it is closed.
                 added["priority"] = agent.priority
         if not added:
             return _NOTHING

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from concur_agents._text import shown_id
 from concur_agents.runtime.agent import Agent
 
 SHORTEST_TIMER_S = 0.05
@@ -42,7 +43,8 @@ async def running_time(agent: Agent, limit_s: float | None) -> AsyncIterator[Non
         if not scope.expired():
             raise  # the agent's own
         raise TimeoutError(
-            f"agent {agent.id!r} ran for more than {limit_s:g} s (queue and pauses not counted)"
+            f"agent {shown_id(agent.id)!r} ran for more than {limit_s:g} s "
+            "(queue and pauses not counted)"
         ) from error
     finally:
         if timer is not None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
+from concur_agents._text import wire_id
 from concur_agents.runtime.agent import Agent
 
 
@@ -31,7 +32,10 @@ class WorkerThread:
         """The pool has stopped waiting: the agent ends at its next boundary and leaves then."""
         # A daemon, because an abandoned thread must not hold up the exit of the interpreter.
         threading.Thread(
-            target=copy_context().run, args=(self._run,), name=f"agent {agent.id}", daemon=True
+            target=copy_context().run,
+            args=(self._run,),
+            name=f"agent {wire_id(agent.id)}",
+            daemon=True,
         ).start()
 
     async def result(self) -> Any:

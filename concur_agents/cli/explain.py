@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents._text import wire_id
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
 from concur_agents.recording import Happening, RecordedCall, Recording
@@ -42,6 +43,7 @@ def explain_command(
     """
     recorded = Recording(recording)
     timeline = read_timeline(recorded)
+    agent = wire_id(agent) if agent else ""
     if not agent:
         _show_all(timeline, most, as_json=as_json)
         return

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from concur_agents._text import shown_id
+
 if TYPE_CHECKING:
     from concur_agents.core import AgentView
     from concur_agents.runtime.host import Host
@@ -156,7 +158,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
         closed=snapshot.closed,
         waiting=[
             Waiting(
-                agent=who.agent,
+                agent=shown_id(who.agent),
                 state=who.state,
                 waited_s=round(max(0.0, now - who.since_s), 3),
                 why=why.numbers,
@@ -166,7 +168,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
         ],
         active=[
             Active(
-                agent=who.agent,
+                agent=shown_id(who.agent),
                 state=who.state,
                 for_s=round(max(0.0, now - who.since_s), 3),
                 tokens=round(who.footprint_tokens),

@@ -29,6 +29,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from concur_agents._access import check_host, is_allowed
+from concur_agents._text import MOST_ID, printable, shown_id
 from concur_agents._version import __version__
 from concur_agents.core import Limit
 from concur_agents.errors import ConfigError
@@ -178,7 +179,7 @@ class _Numbers:
 
     def __init__(self, governor: Host, name: str) -> None:
         self._governor = weakref.ref(governor)
-        self._name = name
+        self._name = shown_id(name)
         self._counts = {
             "steps": 0.0,
             "steps_untold": 0.0,
@@ -204,8 +205,8 @@ class _Numbers:
             registry=None,
         )
         for kind in ("queued", "paused"):
-            self._wait.labels(name, kind)
-        self._step.labels(name)
+            self._wait.labels(self._name, kind)
+        self._step.labels(self._name)
 
     def note(self, event: Event) -> None:
         """Counts an event of the governor."""
@@ -253,7 +254,11 @@ class _Numbers:
         )
         info.add_metric(
             [self._name],
-            {"law": now.law, "engine": now.engine or "", "version": __version__},
+            {
+                "law": printable(now.law, MOST_ID),
+                "engine": now.engine or "",
+                "version": __version__,
+            },
         )
         yield info
         agents = GaugeMetricFamily("concur_agents", "Agents by state.", labels=[LABEL, "state"])
@@ -308,7 +313,7 @@ class _Numbers:
             "concur_limit_changes", "Changes of the limit, by reason.", labels=[LABEL, "reason"]
         )
         for reason, value in list(self._decisions.items()):
-            decisions.add_metric([self._name, reason], value)
+            decisions.add_metric([self._name, printable(reason, MOST_ID)], value)
         yield decisions
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from concur_agents._extras import missing_extra
+from concur_agents._text import shown_id
 from concur_agents._version import __version__
 from concur_agents.runtime.events import Event
 from concur_agents.runtime.host import Host
@@ -129,7 +130,7 @@ class _Spans:
         from opentelemetry.trace import set_span_in_context
 
         parent = self._lives.get(event.parent or "")
-        attributes = {OPERATION: "invoke_agent", AGENT_ID: agent, LAW: self._law}
+        attributes = {OPERATION: "invoke_agent", AGENT_ID: shown_id(agent), LAW: self._law}
         span = self._tracer.start_span(
             "invoke_agent" if self._name is None else f"invoke_agent {self._name}",
             context=None if parent is None else parent.context,
@@ -161,7 +162,8 @@ class _Spans:
                     "chat",
                     context=life.context,
                     kind=SpanKind.CLIENT,
-                    attributes={OPERATION: "chat", AGENT_ID: event.agent or ""} | self._common(),
+                    attributes={OPERATION: "chat", AGENT_ID: shown_id(event.agent or "")}
+                    | self._common(),
                     start_time=at_ns,
                 )
             )
@@ -178,9 +180,9 @@ class _Spans:
         elif kind == "tool_began":
             life.tools.setdefault(event.reason, []).append(
                 self._tracer.start_span(
-                    f"execute_tool {event.reason}",
+                    f"execute_tool {shown_id(event.reason)}",
                     context=life.context,
-                    attributes={OPERATION: "execute_tool", TOOL_NAME: event.reason},
+                    attributes={OPERATION: "execute_tool", TOOL_NAME: shown_id(event.reason)},
                     start_time=at_ns,
                 )
             )

@@ -10,7 +10,8 @@ at any time; `concur explain`, `report` and `watch` read that.
     {"event": "tool_began", "now": 13.1, "agent": "issue-3", "reason": "pytest"}
 
 A recording holds ids, counts and times. It never holds prompts, answers or keys; names of shared
-prefixes are written as digests, because a caller may make them from a prompt. The governor hands a
+prefixes and ids that are texts are written as digests, because a caller may make them from a
+prompt. The governor hands a
 line over under its lock, and a thread of the recorder writes it a moment later.
 """
 

@@ -9,9 +9,10 @@ from dataclasses import MISSING, asdict, fields
 from hashlib import blake2b
 from typing import Any, TypeVar
 
+from concur_agents._text import wire_id
 from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
 from concur_agents.recording.format_1 import upgrade_line
-from concur_agents.recording.model import CALLS, FORMAT, Happening, Line, RecordedCall, Tick
+from concur_agents.recording.model import CALLS, FORMAT, Happening, Header, Line, RecordedCall, Tick
 from concur_agents.recording.values import numbers, plain, scrub
 
 
@@ -103,11 +104,11 @@ def line_dict(line: Line) -> dict[str, Any]:
         return _happening_dict(line)
     written: dict[str, Any] = {"call": line.name, "now": line.now}
     if line.agent is not None:
-        written["agent"] = line.agent
+        written["agent"] = wire_id(line.agent)
     for name, value in line.options.items():
         written[name] = _option(name, value)
     if line.error is None:
-        written["let_in"] = line.let_in
+        written["let_in"] = [wire_id(agent) for agent in line.let_in]
     else:
         written["error"] = line.error
     if line.reason is not None:
@@ -119,12 +120,22 @@ def line_dict(line: Line) -> dict[str, Any]:
     return written
 
 
+def header_dict(header: Header) -> dict[str, Any]:
+    """A header as the object that is written."""
+    written = {"concur_recording": FORMAT, **asdict(header)}
+    for who in written["agents"]:
+        who["id"] = wire_id(who["id"])
+        who["parent"] = None if who["parent"] is None else wire_id(who["parent"])
+    return written
+
+
 def _happening_dict(line: Happening) -> dict[str, Any]:
     written: dict[str, Any] = {"event": line.kind, "now": line.now}
     if line.agent is not None:
-        written["agent"] = line.agent
+        written["agent"] = wire_id(line.agent)
     if line.reason:
-        written["reason"] = scrub(line.reason)
+        is_name = line.kind in ("tool_began", "tool_ended")
+        written["reason"] = wire_id(line.reason) if is_name else scrub(line.reason)
     if line.waited_s is not None:
         written["waited_s"] = line.waited_s
     return written
@@ -148,6 +159,8 @@ def _tick_dict(tick: Tick) -> dict[str, Any]:
 def _option(name: str, value: Any) -> Any:
     if name == "prefix" and value is not None:
         return _digests(value)
+    if name == "parent" and value is not None:
+        return wire_id(value)
     if isinstance(value, Reading | Usage):
         every = ((item.name, getattr(value, item.name)) for item in fields(value))
         return {key: known for key, known in every if known is not None}

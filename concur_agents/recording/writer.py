@@ -9,13 +9,13 @@ import queue
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from concur_agents.errors import ConfigError
-from concur_agents.recording.codec import dump, line_dict
-from concur_agents.recording.model import FORMAT, Happening, Header, Line, RecordedCall
+from concur_agents.recording.codec import dump, header_dict, line_dict
+from concur_agents.recording.model import Happening, Header, Line, RecordedCall
 from concur_agents.recording.tracker import Tracker
 
 logger = logging.getLogger("concur_agents")
@@ -174,7 +174,7 @@ class _Files:
         # the owner may read it, because ids can be confidential.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         file = io.FileIO(descriptor, "w")
-        text = dump({"concur_recording": FORMAT, **asdict(header)})
+        text = dump(header_dict(header))
         _write_all(file, text)
         self._size = len(text)
         return file

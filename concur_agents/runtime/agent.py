@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from concur_agents import _moved
+from concur_agents._text import shown_id
 from concur_agents.errors import ConfigError
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.checks import read_seconds
@@ -126,7 +127,7 @@ class Agent:
 
     def __repr__(self) -> str:
         state = "left" if self.left else self.state or "new"
-        return f"<Agent {self.id!r} {state}, {self._session.steps} steps>"
+        return f"<Agent {shown_id(self.id)!r} {state}, {self._session.steps} steps>"
 
     # Its life
 
@@ -341,7 +342,7 @@ class Agent:
     def _enter(self, make_waiter: Callable[[], Waiter]) -> Ticket:
         if self._entered:
             raise ConfigError(
-                f"agent {self.id!r} was entered before; an agent is entered once, "
+                f"agent {shown_id(self.id)!r} was entered before; an agent is entered once, "
                 "make a new one with governor.agent(...)"
             )
         ticket = Ticket(self._session, entry=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from concur_agents._text import shown_id
 from concur_agents.errors import ConcurError
 from concur_agents.runtime.events import told
 
@@ -154,7 +155,7 @@ class Monitor:
                 "wait for such a thread: its call passes ungoverned, or all would wait for ever. "
                 "Make its calls asynchronous, or give the loop more threads with "
                 "`loop.set_default_executor(ThreadPoolExecutor(...))` (said once)",
-                agent,
+                shown_id(agent),
             )
 
     def meet_unread_usage(self, usage: object) -> None:

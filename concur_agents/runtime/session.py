@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from concur_agents._text import shown_id
+
 if TYPE_CHECKING:
     from concur_agents.core import Usage
     from concur_agents.runtime.waiter import Waiter
@@ -124,6 +126,11 @@ class Session:
     cached_tokens: int | None = None
     thread: int | None = None  # it has this thread to itself
     was_needed: bool = False  # a thread that it waited in was needed by others
+
+    @property
+    def shown(self) -> str:
+        """Its id as messages show it."""
+        return shown_id(self.id)
 
     @property
     def root(self) -> Session:

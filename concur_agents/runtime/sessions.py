@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from concur_agents._text import shown_id
 from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.events import Dispatcher, Event, EventKind
 from concur_agents.runtime.session import End, Session, Ticket
@@ -76,12 +77,12 @@ class Sessions:
         session = ticket.session
         if self.closed:
             raise ClosedError(
-                f"agent {session.id!r} comes after this governor was closed: keep the governor "
+                f"agent {session.shown!r} comes after this governor was closed: keep the governor "
                 "open for as long as agents start, or make a new one"
             )
         if session.id in self.by_id:
             raise ConfigError(
-                f"an agent {session.id!r} is alive already: ids must be unique among agents "
+                f"an agent {session.shown!r} is alive already: ids must be unique among agents "
                 "that run at once; give another id, or none to have one made up"
             )
         session.arrived_s = now
@@ -157,7 +158,7 @@ class Sessions:
             return ()
         if session.entering is not None or self.by_id.get(session.id) is not session:
             raise ConfigError(
-                f"agent {session.id!r} makes a call before it was let in: do so inside its "
+                f"agent {session.shown!r} makes a call before it was let in: do so inside its "
                 "`async with` (or `with`) block"
             )
         former = session.calls.get(ticket.key)
@@ -366,10 +367,10 @@ class Sessions:
     def explain(self, agent: str, now: float) -> str:
         """Why an agent waits, or what it does, in one line for humans."""
         if agent not in self.by_id:
-            return f"{agent}: not here"
+            return f"{shown_id(agent)}: not here"
         if self.passing:
-            return f"{agent}: passes, nothing is governed any more"
-        return str(self.regulator.explain(agent, now))
+            return f"{shown_id(agent)}: passes, nothing is governed any more"
+        return explained(self.regulator, agent, now)
 
     def tell(
         self,
@@ -387,3 +388,9 @@ class Sessions:
     def _tell_overdue(self, session: Session, now: float, waited_s: float) -> None:
         if waited_s >= self._max_wait_s:
             self.tell("overdue", now, session, waited_s=waited_s)
+
+
+def explained(regulator: Regulator, agent: str, now: float) -> str:
+    """What the regulator says of an agent, in one line that is safe to show."""
+    reason = regulator.explain(agent, now)
+    return str(replace(reason, agent=shown_id(reason.agent)))

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from concur_agents._text import shown_id
 from concur_agents.runtime.events import told
 from concur_agents.runtime.poller import PENDING
+from concur_agents.runtime.sessions import explained
 
 if TYPE_CHECKING:
     from concur_agents.core import LawState, Limit, Reading
@@ -183,7 +185,8 @@ class Ticker:
                     self._long_wait_s *= 2
                 session = sessions.longest_waiting()
                 if session is not None:
-                    who, why = session.id, str(sessions.regulator.explain(session.id, now))
+                    who = shown_id(session.id)
+                    why = explained(sessions.regulator, session.id, now)
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
             if self._long_wait_s > LAST_LONG_WAIT_S:

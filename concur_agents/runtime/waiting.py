@@ -42,8 +42,8 @@ def wait_sync(monitor: Monitor, ticket: Ticket) -> None:
     if running_loop() is not None:
         monitor.withdraw(ticket)
         raise GateError(
-            f"agent {ticket.session.id!r} has to wait for its turn, but an event loop runs in this "
-            "thread and a synchronous wait would stop everything on it: use `async with` "
+            f"agent {ticket.session.shown!r} has to wait for its turn, but an event loop runs "
+            "in this thread and a synchronous wait would stop everything on it: use `async with` "
             "and async clients here, or move the synchronous agent to a thread with "
             "`asyncio.to_thread`"
         )
@@ -58,7 +58,7 @@ def wait_sync(monitor: Monitor, ticket: Ticket) -> None:
 def check_expelled(session: Session) -> None:
     """Raises if the agent, or one whose place it shares, has been expelled."""
     if session.is_expelled():
-        raise _Expelled(f"agent {session.id!r} was cancelled")
+        raise _Expelled(f"agent {session.shown!r} was cancelled")
 
 
 def _sleep(monitor: Monitor, ticket: Ticket, waiter: ThreadWaiter) -> None:

@@ -223,10 +223,17 @@ class TestWhatIsAdded:
 
         return Governor(law="working_set", probe=Probe())  # type: ignore[arg-type]
 
-    def test_vllm_is_told_who_calls_and_how_urgent_it_is(self, endpoint: Any) -> None:
+    def test_vllm_gets_the_agent_in_a_header_and_its_priority(self, endpoint: Any) -> None:
         with self.gov("vllm") as gov, gov.agent("issue-17", priority=3):
             sync(gov, endpoint).chat.completions.create(**ASK)
-        assert endpoint.bodies[0] == {**ASK, "session_id": "issue-17", "priority": -3}
+        assert endpoint.bodies[0] == {**ASK, "priority": -3}
+        assert endpoint.requests[0].headers["x-session-id"] == "issue-17"
+
+    def test_a_call_of_an_agent_without_priority_has_no_field_of_ours(self, endpoint: Any) -> None:
+        """Some versions of vLLM log a warning for each request with a field unknown to them."""
+        with self.gov("vllm") as gov, gov.agent("issue-17"):
+            sync(gov, endpoint).chat.completions.create(**ASK)
+        assert endpoint.bodies[0] == ASK
 
     def test_sglang_serves_the_highest_priority_first(self, endpoint: Any) -> None:
         with self.gov("sglang") as gov, gov.agent("issue-17", priority=3):
@@ -241,17 +248,17 @@ class TestWhatIsAdded:
         assert endpoint.bodies == [ASK]
 
     def test_what_the_user_says_himself_stays(self, endpoint: Any) -> None:
-        with self.gov("vllm") as gov, gov.agent("issue-17"):
-            sync(gov, endpoint).chat.completions.create(**ASK, extra_body={"session_id": "mine"})
-        assert endpoint.bodies[0]["session_id"] == "mine"
+        with self.gov("vllm") as gov, gov.agent("issue-17", priority=3):
+            sync(gov, endpoint).chat.completions.create(**ASK, extra_body={"priority": 7})
+        assert endpoint.bodies[0]["priority"] == 7
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
     async def test_a_refused_field_is_left_out_and_not_tried_again(
         self, kind: str, endpoint: Any
     ) -> None:
-        endpoint.check = lambda body: "unknown field session_id" if "session_id" in body else None
+        endpoint.check = lambda body: "unknown field priority" if "priority" in body else None
         with self.gov("vllm") as gov:
-            async with gov.agent("issue-17") as agent:
+            async with gov.agent("issue-17", priority=3) as agent:
                 for _ in range(2):
                     if kind == "sync":
                         assert sync(gov, endpoint).chat.completions.create(**ASK).choices
@@ -259,7 +266,7 @@ class TestWhatIsAdded:
                         client = asynchronous(gov, endpoint)
                         assert (await client.chat.completions.create(**ASK)).choices
                 assert agent.stats.steps == 2
-        assert ["session_id" in body for body in endpoint.bodies] == [True, False, False]
+        assert ["priority" in body for body in endpoint.bodies] == [True, False, False]
 
     def test_an_endpoint_that_cannot_count_streams_is_streamed_from_all_the_same(
         self, gov: Governor, endpoint: Any

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from concur_agents._text import wire_id
 from concur_agents.core import Reading, Regulator, Usage, make_law
 from concur_agents.recording import Recording, record
 from concur_agents.recording import page as pages
@@ -66,7 +67,7 @@ def test_an_id_cannot_break_out_of_the_page(tmp_path):
         recorded.leave(name, 1.0)
     text = page(read_timeline(Recording(recorder.path)), title=name)
     assert text.count("</script>") == 1
-    assert data_of(text)["lanes"][0]["id"] == name
+    assert data_of(text)["lanes"][0]["id"] == wire_id(name)
 
 
 def test_long_recordings_are_thinned_out_and_keep_their_sums(tmp_path, monkeypatch):
