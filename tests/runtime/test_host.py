@@ -276,7 +276,7 @@ def test_off_with_a_call_in_flight_gives_the_place_back_when_that_call_ends():
     run(main())
 
 
-def test_after_off_it_is_the_same_agent_and_goes_before_new_ones():
+def test_after_a_suspension_it_is_the_same_agent_and_goes_before_new_ones():
     """Found by reading: it left and arrived anew, behind all who had come meanwhile."""
 
     async def main():
@@ -291,7 +291,7 @@ def test_after_off_it_is_the_same_agent_and_goes_before_new_ones():
                     async with agent.suspended():
                         await asyncio.sleep(5)
                         assert gov.snapshot().done_total == 0
-                        assert gov.explain("long") == "long: off, its place is free meanwhile"
+                        assert gov.explain("long") == "long: suspended: its place is free meanwhile"
                     async with agent.step():
                         await asyncio.sleep(1)
 
@@ -354,10 +354,12 @@ def test_tool_times_are_learned_by_name():
     run(main())
 
 
-def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable):
+def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable, watched):
+    law = watched(timetable((0, 2), (5, 1)))
+
     async def main():
         async with (
-            virtual_governor(law=timetable((0, 2), (5, 1))) as gov,
+            virtual_governor(law=law) as gov,
             gov.agent("other"),
             gov.agent("a", detached=True) as agent,
         ):
@@ -366,8 +368,8 @@ def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable):
             assert agent.state == "acting"
             assert [e.kind for e in events] == ["step_began", "step_withdrawn"]
             assert agent.stats.steps == 0
-            assert gov._monitor.sessions.regulator._sizes.evidence.failures == 0
             await asyncio.sleep(10)
+            assert (law.steps, law.overloads) == (0, 0)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(agent.checkpoint(), 3)
             assert agent.state in ("paused", "queued")
@@ -419,10 +421,14 @@ def test_granted_and_cancelled_in_the_same_tick_the_place_goes_to_the_next():
     run(main())
 
 
-def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failure(timetable):
+def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failure(
+    timetable, watched
+):
+    law = watched(timetable((0, 2), (5, 1)))
+
     async def main():
         async with (
-            virtual_governor(law=timetable((0, 2), (5, 1))) as gov,
+            virtual_governor(law=law) as gov,
             gov.agent("a") as agent,
             gov.agent("other", detached=True) as other,
         ):
@@ -438,7 +444,8 @@ def test_a_step_granted_and_cancelled_in_the_same_tick_was_no_step_and_no_failur
             await asyncio.gather(call, return_exceptions=True)
             assert agent.state == "acting"
             assert agent.stats.steps == 1
-            assert gov._monitor.sessions.regulator._sizes.evidence.failures == 0
+            await asyncio.sleep(2)
+            assert (law.steps, law.overloads) == (1, 0)
 
     run(main())
 
@@ -458,7 +465,7 @@ def test_a_paused_call_that_is_cut_by_a_timeout_leaves_its_agent_paused_and_aliv
                     assert asyncio.get_running_loop().time() >= 60
                     return agent.stats.paused_s
 
-            other = asyncio.ensure_future(live(gov, "other", steps=1, tool_s=100))
+            other = asyncio.ensure_future(live(gov, "other", steps=1, step_s=100))
             paused_s = await victim()
             assert 49 < paused_s < 52
             other.cancel()
@@ -578,7 +585,11 @@ def test_all_branches_of_a_paused_agent_wait_and_go_on_together(timetable):
                 async with agent.step():
                     went.append(asyncio.get_running_loop().time())
 
-            async with gov.agent("other"), gov.agent("a", detached=True) as agent:
+            async with (
+                gov.agent("other") as other,
+                other.step(),
+                gov.agent("a", detached=True) as agent,
+            ):
                 await asyncio.sleep(10)
                 await asyncio.gather(*(branch(agent) for _ in range(3)))
                 assert len(went) == 3
@@ -824,7 +835,7 @@ def test_a_watcher_may_call_the_governor_and_unsubscribe():
 def test_a_long_wait_is_logged_with_its_reason(caplog):
     async def main():
         async with virtual_governor(limit=1) as gov:
-            await asyncio.gather(live(gov, "holder", tool_s=200), live(gov, "waiter"))
+            await asyncio.gather(live(gov, "holder", step_s=200), live(gov, "waiter"))
 
     run(main())
     lines = [r.message for r in caplog.records if "a long wait" in r.message]

@@ -6,12 +6,13 @@ a bug of ours, upon which everybody passes for good.
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
 
 import concur_agents as ca
-from concur_agents.core import Usage
+from concur_agents.core import Usage, make_law
 from concur_agents.testing import assert_idle, run, virtual_governor
 
 
@@ -100,11 +101,12 @@ def test_a_tool_without_a_name():
     run(main())
 
 
-def test_a_retry_after_that_is_none_is_no_time():
+def test_a_retry_after_that_is_none_is_no_time(watched):
     """`done` never raises: it stands in `finally` blocks."""
+    law = watched(make_law("fixed", agents=1))
 
     async def main():
-        async with virtual_governor(limit=1) as gov:
+        async with virtual_governor(law=law) as gov:
             async with gov.agent("a") as agent:
                 for said in (None, "soon", math.nan, -5):
                     await agent.gate()
@@ -112,8 +114,9 @@ def test_a_retry_after_that_is_none_is_no_time():
                     step = await agent.gate()
                     step.refused(said)
                     step.end()
-            evidence = gov._monitor.sessions.regulator._sizes.evidence
-            assert (evidence.overloads, evidence.retry_after_s) == (8, 0.0)
+                await asyncio.sleep(2)
+            assert law.overloads == 8
+            assert {snapshot.retry_after_s for snapshot in law.seen} == {0.0}
             assert not gov.snapshot().closed
             assert_idle(gov)
 
