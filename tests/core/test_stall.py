@@ -7,7 +7,7 @@ Here the agents call nothing while another one waits; time is an argument.
 import pytest
 
 from concur_agents.core import Reading, Regulator, Usage, law_names, make_law
-from concur_agents.core.regulator import NEW_STALL_S, STALL_S
+from concur_agents.core.machine import NEW_STALL_S, STALL_S
 
 STEP = Usage(900, 100, 0)
 TIGHT = {

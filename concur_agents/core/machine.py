@@ -1,0 +1,201 @@
+"""The state machine behind the Regulator's door: what every call does around its own few lines.
+
+Time passes, stalls end, agents are let in, and the moves become one `Decision`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from concur_agents.core.admission import Admission
+from concur_agents.core.family import Account
+from concur_agents.core.laws.law import Law, LawState
+from concur_agents.core.meter import Meter
+from concur_agents.core.order import ORDERS, Order
+from concur_agents.core.sizes import Sizes
+from concur_agents.core.types import AgentId, Decision, Snapshot, State
+
+STALL_MEMORY_S = 600.0
+"""So long after a stall the agents that ended it may stay active beyond the limit [s]."""
+STALL_S, NEW_STALL_S = 5.0, 60.0
+"""Least time without a call until a stall is assumed [s]: if one that has begun waits, and else."""
+
+
+class _Accounts(dict[AgentId, Account]):
+    """All agents that are here."""
+
+    def __missing__(self, agent: AgentId) -> Account:
+        raise KeyError(f"agent {agent!r} is not here: it must arrive first")
+
+
+class Machine:
+    """One KV pool's agents under one law.  Owned by `Regulator`."""
+
+    def __init__(
+        self,
+        law: Law,
+        start_s: float = 0.0,
+        *,
+        max_wait_s: float | None = None,
+        max_open: int | None = None,
+        blind_after_s: float = 30.0,
+        blind_agents: int = 8,
+        order: str | Order = "warm_new_least",
+        first_reading_s: float = 0.0,
+        max_started: int | None = None,
+    ) -> None:
+        max_open = max_started if max_open is None else max_open
+        for name, value, least in (("max_open", max_open, 1), ("blind_agents", blind_agents, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, above in (("max_wait_s", max_wait_s), ("blind_after_s", blind_after_s)):
+            if above is not None and not above > 0:
+                raise ValueError(f"{name} must be above 0, got {above}")
+        if not 0 <= first_reading_s < math.inf:
+            raise ValueError(
+                f"first_reading_s must be at least 0 and not infinite: {first_reading_s}"
+            )
+        if isinstance(order, str):
+            if order not in ORDERS:
+                raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+            order = ORDERS[order]
+        self.law = law
+        self.state: LawState = law.initial()
+        self.last_snapshot: Snapshot | None = None
+        self._accounts = _Accounts()
+        self._sizes = Sizes()
+        self._admission = Admission(self._sizes, order, max_wait_s=max_wait_s, max_open=max_open)
+        self._meter = Meter(start_s, self._sizes.price)
+        self._blind_after_s, self._blind_agents = blind_after_s, blind_agents
+        self._is_blind = False
+        self._first_reading_s = first_reading_s
+        # One agent runs alone until then; infinity: until the first tick, for none has come yet.
+        self._admission.alone_until_s = math.inf if first_reading_s else None
+        self._enforce(start_s)
+        self._arrivals = self._done_total = self._pauses_total = 0
+        self._heard_s = start_s
+        self._wake_s: float | None = None
+        self._wake_stands = False
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _own_account(self, agent: AgentId) -> Account:
+        who = self._accounts[agent]
+        if who.parent is not None:
+            raise ValueError(f"agent {agent!r} shares the place of {who.parent.agent!r}")
+        return who
+
+    def _ask_back(self, root: Account, now: float) -> None:
+        """A suspended `root` waits for its place again."""
+        if root.state is State.SUSPENDED:
+            self._admission.suspended -= 1
+            self._admission.wait(root, now)
+
+    def _settle_suspension(self, root: Account) -> None:
+        """The place of a suspended agent is free unless a member of its family needs it."""
+        if root.is_suspended and not root.needs_place and root.state is not State.SUSPENDED:
+            self._admission.suspend(root)
+
+    def _gives_up(self, who: Account, now: float) -> bool:
+        """Whether a call of `who` that ends was still waiting; it then waits no longer.
+
+        Raises:
+            ValueError: it has no call.
+        """
+        self._pass_time(now)
+        self._meter.called(now)
+        if who.root.state.is_active:
+            if not who.calls:
+                raise ValueError(f"agent {who.agent!r} has no step to end")
+            return False
+        who.stop_waiting()
+        self._settle_suspension(who.root)
+        return True
+
+    def _end(self, who: Account, calls: int, now: float) -> None:
+        """`calls` of `who`, which is active, are over."""
+        root, sizes = who.root, self._sizes
+        self._meter.call_ended(now)
+        who.end_calls(calls)
+        if root.in_flight:
+            self._admission.begin(root, max(root.need, sizes.need(root)))
+            return
+        root.expected_prompt = None
+        held = sizes.held(root)
+        self._admission.end(root, held, now)
+        if root.has_context:
+            sizes.residency.touch(root.lru_entry, held)
+        self._settle_suspension(root)
+
+    def _fill(self, now: float, *first: AgentId) -> Decision:
+        """Lets in the agents that may be now; the answer of every call, after `first`."""
+        admission = self._admission
+        stall_s = self._stall_s()
+        stalled = stall_s is not None and stall_s <= now
+        if stalled:
+            self._meter.stalled_s = now
+        admitted = admission.fill(now, stalled=stalled)
+        woken = list(first)
+        for root in admitted:
+            members, waiters = root.take_waiters()
+            woken += members
+            if any(waiters.values()):
+                in_calls = admission.claims.reasoning_tokens
+                admission.begin(root, root.need)
+                root.has_sent = False
+                self._sizes.begin(root, in_calls)
+                for agent, calls in waiters.items():
+                    self._accounts[agent].begin_calls(calls, now)
+        if admitted:
+            self._meter.last_call_s = now
+            if stalled:
+                self._meter.stalls += 1
+                self._meter.stall_until_s = now + STALL_MEMORY_S
+        admission.queue.settle()
+        moves, admission.moves = tuple(admission.moves), []
+        return Decision(woken, moves)
+
+    def _stall_s(self) -> float | None:
+        """When a stall will have to be assumed if nothing moves before [s]; None: never."""
+        admission = self._admission
+        if admission.reasoning or not len(admission.queue) or not admission.active:
+            return None
+        head = admission.stall_head()
+        if head is None:  # all who wait are new, and `max_open` are open
+            return None
+        meter = self._meter
+        if not (head.admitted_ever or meter.has_called):
+            return None  # as far as is known, the agents make their calls without us
+        least_s = STALL_S if head.admitted_ever else NEW_STALL_S
+        rest_s = max(least_s, 2.0 * meter.longest_gap_s)
+        since_s = max(meter.last_call_s, head.waiting_since_s)  # before, no agent was kept
+        # A paused agent may well hold what the others need; a new one seldom does.
+        return since_s + rest_s * (1.0 if head.admitted_ever else 2.0 ** min(meter.stalls, 16))
+
+    def _enforce(self, now: float) -> None:
+        """The law's limit holds, or what is tighter."""
+        limit, most = self.state.limit, math.inf
+        if self._admission.alone_until_s is not None:
+            most = 1
+        elif self._is_blind:
+            most = self._blind_agents
+        self._admission.resize(replace(limit, agents=most) if limit.agents > most else limit, now)
+
+    def _end_alone(self) -> None:
+        """The first reading is no longer waited for, and no agent has waited for the limit yet."""
+        if self._admission.alone_until_s is not None:
+            self._admission.alone_until_s = None
+            self._admission.bound = False
+
+    def _pass_time(self, now: float) -> None:
+        self._wake_stands = False
+        self._heard_s = now
+        if self._admission.least > 1 and now >= self._meter.stall_until_s:
+            self._admission.least = 1
+        alone_until_s = self._admission.alone_until_s
+        if alone_until_s is not None and now >= alone_until_s:
+            self._end_alone()
+            self._enforce(now)
+        admission = self._admission
+        self._meter.pass_time(now, admission.reasoning, admission.claims.reasoning_tokens)

@@ -1,0 +1,133 @@
+"""Questions to a Regulator: they change nothing, however often they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from concur_agents.core.machine import Machine
+from concur_agents.core.types import AgentId, AgentView, Limit, State, View
+from concur_agents.core.why import Reason
+
+
+class Reads(Machine):
+    """How things stand, and why."""
+
+    def next_wake(self, now: float) -> float | None:
+        """When to call `advance` if nothing else happens before [s]; None: no need.
+
+        Cheap to ask again: the answer stands until the next call of another method.
+        """
+        if not self._wake_stands:
+            # From the last event on, not from `now`: when it was asked must not matter.
+            wakes = [self._admission.next_wake(self._heard_s), self._stall_s()]
+            self._wake_s = min((wake for wake in wakes if wake is not None), default=None)
+            self._wake_stands = True
+        return self._wake_s
+
+    @property
+    def limit(self) -> Limit:
+        """What is enforced now: the law's limit, or a tighter one while blind or at first."""
+        return self._admission.limit
+
+    @property
+    def reason(self) -> str:
+        """Code of the decision in force."""
+        if self._admission.alone_until_s is not None:
+            return "first_reading"
+        return "blind" if self._is_blind else self.state.reason
+
+    def agent_state(self, agent: AgentId) -> str | None:
+        """A value of `State`: where its family stands; None: not here."""
+        who = self._accounts.get(agent)
+        return None if who is None else who.root.state.value
+
+    def view(self, now: float) -> View:
+        """How things stand."""
+        admission, sizes = self._admission, self._sizes
+        oldest = admission.queue.oldest()
+        deficit = None
+        if sizes.recent_reusable > 0:
+            deficit = 1.0 - sizes.recent_reused / sizes.recent_reusable
+        return View(
+            at_s=now,
+            active=admission.active,
+            reasoning=admission.reasoning,
+            acting=admission.active - admission.reasoning,
+            paused=admission.paused,
+            queued=len(admission.queue) - admission.paused,
+            suspended=admission.suspended,
+            done_total=self._done_total,
+            pressure_tokens=admission.pressure(now),
+            capacity_tokens=sizes.residency.capacity_tokens,
+            footprint_tokens=sizes.footprint_tokens,
+            limit=admission.limit,
+            reason=self.reason,
+            hit_rate=self._meter.hit_rate,
+            hit_deficit=deficit,
+            pauses_total=self._pauses_total,
+            overdue_total=admission.overdue_total,
+            stalls_total=admission.stalls_total,
+            longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
+        )
+
+    def ids(self) -> list[AgentId]:
+        """All agents that are here, in order of arrival."""
+        return list(self._accounts)
+
+    def waiting(self, first: int | None = None) -> list[AgentId]:
+        """The agents that wait, longest first; with `first` no more than that many."""
+        return [account.agent for account in self._admission.queue.waiting(first)]
+
+    def agents(self, only: Iterable[AgentId] | None = None) -> list[AgentView]:
+        """The agents that are here, in order of arrival, or those of `only` that are.
+
+        O(n): a host with a lock asks for `ids` and then for some of them at a time.
+        """
+        found = (self._accounts.get(agent) for agent in only) if only is not None else None
+        return [
+            AgentView(
+                who.agent,
+                None if who.parent is None else who.parent.agent,
+                state.value,
+                who.since_s(state),
+                who.footprint,
+                who.claim.tokens if who.claim.held else 0.0,
+                who.steps,
+            )
+            for who in (self._accounts.values() if found is None else found)
+            if who is not None
+            for state in (who.standing,)
+        ]
+
+    def explain(self, agent: AgentId, now: float) -> Reason:
+        """Why `agent` stands where it stands; `str()` gives one line.  O(n): for people."""
+        who = self._accounts.get(agent)
+        if who is None:
+            return Reason(agent=agent, cause="absent")
+        root, admission = who.root, self._admission
+        state = root.state
+        if state.is_active:
+            held = root.claim.tokens
+            return Reason(agent=agent, state=state.value, cause="active", count=held)
+        if state is State.SUSPENDED:
+            return Reason(agent=agent, state=state.value, cause="suspended")
+        ahead = sum(admission.goes_before(other, root) for other in admission.queue.waiting())
+        wake_s = self.next_wake(now)
+        wake_in_s = None if wake_s is None else max(0.0, wake_s - now)
+        why = admission.why(root, now)
+        return replace(why, agent=agent, ahead=ahead, wake_in_s=wake_in_s)
+
+    def why(self, agent: AgentId, now: float) -> Reason | None:
+        """What keeps `agent` waiting at this instant; None: it does not wait.  O(1)."""
+        who = self._accounts.get(agent)
+        if who is None or who.root.state.is_active or who.root.state is State.SUSPENDED:
+            return None
+        return replace(self._admission.why(who.root, now), agent=agent)
+
+    def __repr__(self) -> str:
+        admission = self._admission
+        return (
+            f"<Regulator {self.law.name} [{self.reason}]: {admission.reasoning} reasoning, "
+            f"{admission.active - admission.reasoning} acting, {len(admission.queue)} waiting>"
+        )
