@@ -208,6 +208,7 @@ class _Batch:
                 messages = chat.messages(step)
                 async with agent.step() as turn:
                     seen.waiting -= 1
+                    await self._clock.sleep(0.0)  # agents let in together send one by one
                     sent_s = seen.now_s
                     reply, usage = await self._call(messages, step)
                     turn.record(usage)

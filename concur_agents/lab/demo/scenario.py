@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from concur_agents.core import Law, Regulator, law_names, make_law
+from concur_agents.core import FIRST_READING_S, Law, Regulator, law_names, make_law
 from concur_agents.errors import ConfigError
+from concur_agents.sim.gates import Gate
 from concur_agents.sim.profile import Profile, load_profile
 from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
 from concur_agents.sim.traces import load_traces
@@ -140,7 +141,11 @@ def parse_arms(text: str, *, cap: int) -> list[Arm]:
 
 
 def _virtual_s(plans: Sequence[AgentPlan], profile: Profile, arm: Arm) -> float:
-    gate = Ungoverned() if arm.law is None else RegulatorGate(Regulator(arm.law))
+    gate: Gate = Ungoverned()
+    if arm.law is not None:
+        # As a Governor does: a law that needs readings waits for the first one.
+        wait_s = 0.0 if arm.law.name == "fixed" else FIRST_READING_S
+        gate = RegulatorGate(Regulator(arm.law, first_reading_s=wait_s), sizes_told=False)
     return simulate(
         plans, profile, gate, poll_interval_s=POLL_INTERVAL_S, record_series=False
     ).makespan_s

@@ -265,7 +265,7 @@ async def test_an_arm_takes_as_long_as_in_the_simulator(number):
     """HTTP, clients and the governor's own readings cost real time, and none of the engine's."""
     scenario = small_scenario()
     course = await ran(scenario, scenario.arms[number])
-    assert course.makespan_s == pytest.approx(scenario.virtual_s[number], rel=0.05)
+    assert course.makespan_s == pytest.approx(scenario.virtual_s[number], rel=0.001)
 
 
 @pytest.mark.parametrize("law", ["none", "working_set"])
