@@ -14,7 +14,7 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -26,14 +26,12 @@ from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Extras
 from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.routes import is_llm_call, meet_unknown
+from concur_agents.core import Usage
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.runtime.agent import Governing
 
 C = TypeVar("C")
-
-_LLM_PATHS = ("/completions", "/responses", "/messages", "/generate")
-"""Ends of the paths whose requests hold KV cache: chat and plain completions, responses, and the
-Messages and native APIs of engines."""
 
 _OVERLOADED = (429, 503, 529)
 
@@ -99,6 +97,7 @@ def govern(governor: Governing, client: C) -> C:
         "_concur_governor": governor,
         "_concur_inner": client,
         "_concur_tee": _tee(library),
+        "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
     }
     view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
@@ -115,24 +114,22 @@ def http_library(client: object) -> ModuleType | None:
     return None
 
 
-def is_llm_call(method: str, path: str) -> bool:
-    """Whether a request holds KV cache while it runs."""
-    return method.upper() == "POST" and path.endswith(_LLM_PATHS)
-
-
 class _SyncSend:
     _concur_governor: Governing
     _concur_tee: Any
+    _concur_noticing: Any
     _concur_extras: Extras
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
         path = request.url.path
-        if not is_llm_call(request.method, path):
-            return send(request, stream=stream, **options)
+        governor = self._concur_governor
+        if not is_llm_call(request.method, path, governor.routes):
+            response = send(request, stream=stream, **options)
+            return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = calls.begin_sync(self._concur_governor, path, read=lambda: _prompt(body))
+            call = calls.begin_sync(governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -155,16 +152,19 @@ class _SyncSend:
 class _AsyncSend:
     _concur_governor: Governing
     _concur_tee: Any
+    _concur_noticing: Any
     _concur_extras: Extras
 
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = super().send  # type: ignore[misc]
         path = request.url.path
-        if not is_llm_call(request.method, path):
-            return await send(request, stream=stream, **options)
+        governor = self._concur_governor
+        if not is_llm_call(request.method, path, governor.routes):
+            response = await send(request, stream=stream, **options)
+            return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = await calls.begin(self._concur_governor, path, read=lambda: _prompt(body))
+            call = await calls.begin(governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -182,6 +182,39 @@ class _AsyncSend:
             raise
         _watch(call, response, self._concur_tee, hide=edit.hides_usage)
         return response
+
+
+def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> Any:
+    """Passes on the answer of a route that is not governed; notices one that generates tokens."""
+    if request.method != "POST" or response.status_code >= 400:
+        return response
+    path = request.url.path
+    if hasattr(response, "_content"):
+        try:
+            meet_unknown(governor, path, usage_in(response.content))
+        except ConcurError as error:
+            raise _for_openai(error) from None
+    elif response.headers.get("content-type", "").startswith(_STREAMED):
+        encoding = response.headers.get("content-encoding", "").lower()
+        unknown = _Unknown(governor, path)
+        response.stream = tee(response.stream, unknown, Answer(encoding))
+    return response
+
+
+_STREAMED = ("text/event-stream", "application/x-ndjson")
+
+
+class _Unknown:
+    """A call of a route that is not governed, while its answer is streamed."""
+
+    def __init__(self, governor: Governing, path: str) -> None:
+        self.over = False
+        self._governor = governor
+        self._path = path
+
+    def end(self, usage: Usage | None) -> None:
+        self.over = True
+        meet_unknown(self._governor, self._path, usage)
 
 
 def _for_openai(error: ConcurError) -> ConcurError:
@@ -253,7 +286,7 @@ def _tee(library: Any) -> Any:
     """A stream class of a library: passes an answer on and reads the usage in it."""
 
     class Tee(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, inner: Any, call: Call, answer: Answer) -> None:
+        def __init__(self, inner: Any, call: Call | _Unknown, answer: Answer) -> None:
             self._inner = inner
             self._call = call
             self._answer = answer

@@ -9,7 +9,8 @@ from functools import cache, wraps
 from typing import Any
 
 from concur_agents.adapters import extras
-from concur_agents.adapters.http import govern, is_llm_call
+from concur_agents.adapters.http import govern
+from concur_agents.adapters.routes import is_llm_call
 from concur_agents.runtime.agent import Agent, Governing
 
 
@@ -48,7 +49,9 @@ def _agent_of(client: Any, options: Any) -> tuple[Agent | None, bool]:
     None: the call is left to the HTTP client, because it is no LLM call or has no agent.
     """
     governor: Governing | None = getattr(client._client, "_concur_governor", None)
-    if governor is None or not is_llm_call(options.method, options.url.partition("?")[0]):
+    if governor is None or not is_llm_call(
+        options.method, options.url.partition("?")[0], governor.routes
+    ):
         return None, False
     agent = governor.current_agent()
     if agent is None and governor.ungoverned == "agent":
