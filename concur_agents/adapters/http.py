@@ -14,8 +14,8 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
-from functools import cache, partial
-from types import ModuleType
+from functools import cache, partial, wraps
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -84,13 +84,16 @@ def govern(governor: Governing, client: C) -> C:
         if client._concur_governor is governor:  # type: ignore[attr-defined]
             return client
         client = mine  # another governor's view, because two gates must not follow each other
-    base = type(client)
+    base: Any = type(client)
     library = http_library(client)
     if library is None:
         raise ConfigError(f"{client!r} is not a client of httpx or httpx2")
-    mixin = _AsyncSend if hasattr(client, "aclose") else _SyncSend
-    members = {
+    mixin: Any = _AsyncSend if hasattr(client, "aclose") else _SyncSend
+    members: dict[str, Any] = {
         "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "send": _as_signed(mixin.send, base.send),
         # openai's own clients close themselves when they are collected. The view must not, because
         # the inner client does, and the view keeps that alive.
         "__del__": lambda self: None,
@@ -100,9 +103,21 @@ def govern(governor: Governing, client: C) -> C:
         "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
     }
+    if "send" in vars(client):  # a patch of others; a property goes before it
+        governed_send = members["send"]
+        members["send"] = property(lambda self: MethodType(governed_send, self))
     view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
     view.__dict__ = client.__dict__
     return view
+
+
+def _as_signed(send: Any, base_send: Any) -> Any:
+    """A copy of `send` that shows the signature of the base class's."""
+    copied = FunctionType(
+        send.__code__, send.__globals__, send.__name__, send.__defaults__, send.__closure__
+    )
+    copied.__kwdefaults__ = send.__kwdefaults__
+    return wraps(base_send)(copied)
 
 
 def http_library(client: object) -> ModuleType | None:
@@ -121,7 +136,7 @@ class _SyncSend:
     _concur_extras: Extras
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        send: Any = super().send  # type: ignore[misc]
+        send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
@@ -156,7 +171,7 @@ class _AsyncSend:
     _concur_extras: Extras
 
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        send: Any = super().send  # type: ignore[misc]
+        send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
