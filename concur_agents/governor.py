@@ -40,6 +40,8 @@ class Governor(Host):
         blind_agents: the safe limit [agents].
         ungoverned: what governed clients do with a call that has no agent: let it "pass" with one
             warning, take it for an "agent" of its own, or raise an "error".
+        routes: further paths of LLM calls, such as "/rollout/step", beside the usual ones. A path
+            is matched by its segments, wherever they stand in a request's path.
         record: a file for the flight recorder; see `record`.
         shadow: a law that decides beside the one in force, without effect: it is recorded, and
             shown by `snapshot`.

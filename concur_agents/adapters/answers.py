@@ -196,4 +196,13 @@ def _only_tells_usage(event: bytes) -> bool:
         data = json.loads(text[5:])
     except ValueError:
         return False
-    return isinstance(data, dict) and data.get("choices") == [] and bool(data.get("usage"))
+    if not isinstance(data, dict) or data.get("choices") != [] or not data.get("usage"):
+        return False
+    return all(name in _OURS for name, value in data.items() if value is not None)
+
+
+_OURS = frozenset(
+    ("id", "object", "created", "model", "system_fingerprint", "service_tier", "choices", "usage")
+)
+"""What the answer to our question holds: the usage, and what is on every chunk. An event with
+anything else says something to the user."""

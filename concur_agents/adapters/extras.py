@@ -46,6 +46,7 @@ class Extras:
     ) -> Edit:
         """Adds to a request the fields that it may have.
 
+        A signed request is left as it is, because any change would break its signature.
         Where an engine is polled, the headers also get the agent's id, see `wire_id`: no server
         refuses a header.
 
@@ -56,6 +57,8 @@ class Extras:
             agent: the agent that makes it.
             stream: whether its answer is streamed.
         """
+        if _is_signed(request):
+            return _NOTHING
         known = fields.get()
         added: dict[str, object] = {}
         if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
@@ -154,6 +157,22 @@ class Edit:
 
 
 _NOTHING = Edit(Extras(), None, "", {})
+
+
+def _is_signed(request: Any) -> bool:
+    """Whether the request carries a signature of itself: AWS, RFC 9421, a digest of the body."""
+    for raw, value in request.headers.raw:
+        name = raw.lower()
+        if name == b"authorization" or name == b"proxy-authorization":
+            scheme = value[:64].partition(b" ")[0].lower()
+            if b"hmac" in scheme or b"signature" in scheme or b"sha256" in scheme:
+                return True
+        elif b"signature" in name or name in _DIGESTS:
+            return True
+    return b"signature=" in request.url.query.lower()
+
+
+_DIGESTS = (b"x-amz-content-sha256", b"x-amz-date", b"content-digest", b"digest", b"content-md5")
 
 
 def _is_said(name: str, body: bytes, known: Mapping[str, object] | None) -> bool:

@@ -14,8 +14,8 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
-from functools import cache
-from types import ModuleType
+from functools import cache, partial, wraps
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -26,14 +26,12 @@ from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Extras
 from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.routes import is_llm_call, meet_unknown
+from concur_agents.core import Usage
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.runtime.agent import Governing
 
 C = TypeVar("C")
-
-_LLM_PATHS = ("/completions", "/responses", "/messages", "/generate")
-"""Ends of the paths whose requests hold KV cache: chat and plain completions, responses, and the
-Messages and native APIs of engines."""
 
 _OVERLOADED = (429, 503, 529)
 
@@ -86,24 +84,40 @@ def govern(governor: Governing, client: C) -> C:
         if client._concur_governor is governor:  # type: ignore[attr-defined]
             return client
         client = mine  # another governor's view, because two gates must not follow each other
-    base = type(client)
+    base: Any = type(client)
     library = http_library(client)
     if library is None:
         raise ConfigError(f"{client!r} is not a client of httpx or httpx2")
-    mixin = _AsyncSend if hasattr(client, "aclose") else _SyncSend
-    members = {
+    mixin: Any = _AsyncSend if hasattr(client, "aclose") else _SyncSend
+    members: dict[str, Any] = {
         "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "send": _as_signed(mixin.send, base.send),
         # openai's own clients close themselves when they are collected. The view must not, because
         # the inner client does, and the view keeps that alive.
         "__del__": lambda self: None,
         "_concur_governor": governor,
         "_concur_inner": client,
         "_concur_tee": _tee(library),
+        "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
     }
+    if "send" in vars(client):  # a patch of others; a property goes before it
+        governed_send = members["send"]
+        members["send"] = property(lambda self: MethodType(governed_send, self))
     view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
     view.__dict__ = client.__dict__
     return view
+
+
+def _as_signed(send: Any, base_send: Any) -> Any:
+    """A copy of `send` that shows the signature of the base class's."""
+    copied = FunctionType(
+        send.__code__, send.__globals__, send.__name__, send.__defaults__, send.__closure__
+    )
+    copied.__kwdefaults__ = send.__kwdefaults__
+    return wraps(base_send)(copied)
 
 
 def http_library(client: object) -> ModuleType | None:
@@ -115,24 +129,22 @@ def http_library(client: object) -> ModuleType | None:
     return None
 
 
-def is_llm_call(method: str, path: str) -> bool:
-    """Whether a request holds KV cache while it runs."""
-    return method.upper() == "POST" and path.endswith(_LLM_PATHS)
-
-
 class _SyncSend:
     _concur_governor: Governing
     _concur_tee: Any
+    _concur_noticing: Any
     _concur_extras: Extras
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        send: Any = super().send  # type: ignore[misc]
+        send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
-        if not is_llm_call(request.method, path):
-            return send(request, stream=stream, **options)
+        governor = self._concur_governor
+        if not is_llm_call(request.method, path, governor.routes):
+            response = send(request, stream=stream, **options)
+            return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = calls.begin_sync(self._concur_governor, path, read=lambda: _prompt(body))
+            call = calls.begin_sync(governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -155,16 +167,19 @@ class _SyncSend:
 class _AsyncSend:
     _concur_governor: Governing
     _concur_tee: Any
+    _concur_noticing: Any
     _concur_extras: Extras
 
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        send: Any = super().send  # type: ignore[misc]
+        send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
-        if not is_llm_call(request.method, path):
-            return await send(request, stream=stream, **options)
+        governor = self._concur_governor
+        if not is_llm_call(request.method, path, governor.routes):
+            response = await send(request, stream=stream, **options)
+            return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = await calls.begin(self._concur_governor, path, read=lambda: _prompt(body))
+            call = await calls.begin(governor, path, read=lambda: _prompt(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -182,6 +197,39 @@ class _AsyncSend:
             raise
         _watch(call, response, self._concur_tee, hide=edit.hides_usage)
         return response
+
+
+def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> Any:
+    """Passes on the answer of a route that is not governed; notices one that generates tokens."""
+    if request.method != "POST" or response.status_code >= 400:
+        return response
+    path = request.url.path
+    if hasattr(response, "_content"):
+        try:
+            meet_unknown(governor, path, usage_in(response.content))
+        except ConcurError as error:
+            raise _for_openai(error) from None
+    elif response.headers.get("content-type", "").startswith(_STREAMED):
+        encoding = response.headers.get("content-encoding", "").lower()
+        unknown = _Unknown(governor, path)
+        response.stream = tee(response.stream, unknown, Answer(encoding))
+    return response
+
+
+_STREAMED = ("text/event-stream", "application/x-ndjson")
+
+
+class _Unknown:
+    """A call of a route that is not governed, while its answer is streamed."""
+
+    def __init__(self, governor: Governing, path: str) -> None:
+        self.over = False
+        self._governor = governor
+        self._path = path
+
+    def end(self, usage: Usage | None) -> None:
+        self.over = True
+        meet_unknown(self._governor, self._path, usage)
 
 
 def _for_openai(error: ConcurError) -> ConcurError:
@@ -253,7 +301,7 @@ def _tee(library: Any) -> Any:
     """A stream class of a library: passes an answer on and reads the usage in it."""
 
     class Tee(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, inner: Any, call: Call, answer: Answer) -> None:
+        def __init__(self, inner: Any, call: Call | _Unknown, answer: Answer) -> None:
             self._inner = inner
             self._call = call
             self._answer = answer

@@ -13,7 +13,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, TypeVar
 
 from concur_agents._extras import missing_extra
@@ -73,10 +75,12 @@ def wrap_graph(
         "__qualname__": base.__qualname__,
         "_concur_base": base,
         "_concur": _Policy(governor, key, priority, detached),
-        "stream": _stream,
-        "astream": _astream,
+        "__doc__": base.__doc__,
+        "stream": _stream_of(base),
+        "astream": _astream_of(base),
     }
-    copied: Any = graph.copy({}) if isinstance(graph, RemoteGraph) else graph.copy()  # type: ignore[attr-defined]
+    # Not `graph.copy()`, because that builds another one, without what its compiler put on it.
+    copied: Any = copy(graph)
     # One base only, because the class of an object can be changed only to one of the same layout.
     copied.__class__ = type(base.__name__, (base,), members)
     return copied  # type: ignore[no-any-return]
@@ -125,39 +129,51 @@ class _Policy:
                 self.ended.popitem(last=False)
 
 
-def _stream(self: Any, input: Any, config: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
-    # A generator, as in the base class, so the agent arrives when the caller reads the first item.
-    policy: _Policy = self._concur
-    name, asked = policy.agent_of(self, input, config)
-    agent = open_agent_sync(policy.governor, name, **asked)
-    try:
-        items = self._concur_base.stream(self, input, config, **options)
-        yield from run_in(agent, iter(items))
-    finally:
-        agent.close()
-        policy.note_end(name, agent)
+def _stream_of(base: Any) -> Any:
+    """The `stream` of a graph's class, as one agent."""
 
-
-async def _astream(
-    self: Any,
-    input: Any,  # noqa: A002
-    config: Any = None,
-    **options: Any,
-) -> AsyncIterator[Any]:
-    policy: _Policy = self._concur
-    name, asked = policy.agent_of(self, input, config)
-    agent = await open_agent(policy.governor, name, **asked)
-    try:
-        stream = self._concur_base.astream(self, input, config, **options)
-        items = run_in_async(agent, aiter(stream))
+    @wraps(base.stream)
+    def stream(self: Any, input: Any, config: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
+        # A generator, as in the base, so the agent arrives when the caller reads the first item.
+        policy: _Policy = self._concur
+        name, asked = policy.agent_of(self, input, config)
+        agent = open_agent_sync(policy.governor, name, **asked)
         try:
-            async for item in items:
-                yield item
+            items = base.stream(self, input, config, **options)
+            yield from run_in(agent, iter(items))
         finally:
-            await items.aclose()
-    finally:
-        agent.close()
-        policy.note_end(name, agent)
+            agent.close()
+            policy.note_end(name, agent)
+
+    return stream
+
+
+def _astream_of(base: Any) -> Any:
+    """As `_stream_of`, for `astream`."""
+
+    @wraps(base.astream)
+    async def astream(
+        self: Any,
+        input: Any,  # noqa: A002
+        config: Any = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        policy: _Policy = self._concur
+        name, asked = policy.agent_of(self, input, config)
+        agent = await open_agent(policy.governor, name, **asked)
+        try:
+            stream = base.astream(self, input, config, **options)
+            items = run_in_async(agent, aiter(stream))
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                await items.aclose()
+        finally:
+            agent.close()
+            policy.note_end(name, agent)
+
+    return astream
 
 
 _warned_of: set[str] = set()

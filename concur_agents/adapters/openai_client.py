@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from copy import copy
+from functools import cache, cached_property, wraps
 from typing import Any
 
 from concur_agents.adapters import extras
-from concur_agents.adapters.http import govern, is_llm_call
+from concur_agents.adapters.http import govern
+from concur_agents.adapters.routes import is_llm_call
 from concur_agents.runtime.agent import Agent, Governing
 
 
@@ -48,7 +50,9 @@ def _agent_of(client: Any, options: Any) -> tuple[Agent | None, bool]:
     None: the call is left to the HTTP client, because it is no LLM call or has no agent.
     """
     governor: Governing | None = getattr(client._client, "_concur_governor", None)
-    if governor is None or not is_llm_call(options.method, options.url.partition("?")[0]):
+    if governor is None or not is_llm_call(
+        options.method, options.url.partition("?")[0], governor.routes
+    ):
         return None, False
     agent = governor.current_agent()
     if agent is None and governor.ungoverned == "agent":
@@ -78,10 +82,51 @@ def _fields(options: Any) -> dict[str, object] | None:
 
 
 def wrap_client(governor: Governing, client: Any) -> Any:
-    """A governed copy of a client: same class, options and connections. See `Governor.wrap`."""
-    copied = client.with_options(http_client=govern(governor, client._client))
-    copied.__class__ = _in_one_step(type(client))  # type: ignore[arg-type]
+    """A governed copy of a client; a client that others have patched is governed itself.
+
+    The copy is shallow: class, options, attributes and connections are those of the client, and
+    its constructor is not called. What others have put on a client or on its resources (tracing,
+    structured answers) calls that very client, so a copy would lose it or pass ungoverned.
+    """
+    wrapped = client if _is_patched(client) else _shallow_copy(client)
+    return _govern_in_place(governor, wrapped)
+
+
+def _govern_in_place(governor: Governing, client: Any) -> Any:
+    client._client = govern(governor, client._client)
+    if hasattr(vars(client).get("governor"), "current_agent"):  # it is one of our drop-in clients
+        client.governor = governor
+    client.__class__ = _in_one_step(type(client))  # type: ignore[arg-type]
+    return client
+
+
+def _shallow_copy(client: Any) -> Any:
+    copied = copy(client)
+    for name in _resources(client):
+        del copied.__dict__[name]  # because it calls the client that it was made for
     return copied
+
+
+def _resources(holder: Any) -> list[str]:
+    """The resources that a client or a resource has made so far, such as `chat`."""
+    kind = type(holder)
+    return [name for name in vars(holder) if isinstance(getattr(kind, name, None), cached_property)]
+
+
+def _is_patched(holder: Any) -> bool:
+    """Whether something on a client, or on a resource of it, replaces what its class has."""
+    kind = type(holder)
+    made = _resources(holder)
+    for name in made:
+        resource = vars(holder)[name]
+        of_openai = type(resource).__module__.startswith("openai.")
+        if not of_openai or (hasattr(resource, "__dict__") and _is_patched(resource)):
+            return True
+    return any(
+        callable(getattr(kind, name, None)) and callable(value)
+        for name, value in vars(holder).items()
+        if name not in made
+    )
 
 
 @cache
@@ -91,8 +136,23 @@ def _in_one_step(base: type[Any]) -> type[Any]:
     members = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
         "_concur_one_step": True,
         "request": one_step(base.request),
+        "copy": _governed_copy(base.copy),
+        "with_options": _governed_copy(base.with_options),
     }
     # One base only, because the class of an object can be changed only to one of the same layout.
     return type(base.__name__, (base,), members)
+
+
+def _governed_copy(make: Any) -> Any:
+    """The `copy` of a client, changed so that the copy stays governed, whatever its transport."""
+
+    @wraps(make)
+    def copy_governed(self: Any, *args: Any, **options: Any) -> Any:
+        made = make(self, *args, **options)
+        governor: Governing | None = getattr(self._client, "_concur_governor", None)
+        return made if governor is None else _govern_in_place(governor, made)
+
+    return copy_governed

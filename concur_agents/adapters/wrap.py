@@ -35,6 +35,11 @@ def wrap(governor: Governing, thing: T, **options: Any) -> T:
         return wrap_graph(governor, thing, **options)
     if inspect.isroutine(thing):
         return governed(governor, **options)(thing)
+    if isinstance(getattr(thing, "client", None), openai.OpenAI | openai.AsyncOpenAI):
+        raise ConfigError(
+            f"cannot wrap {thing!r:.200}: wrap the client that it is made from, as in "
+            f"`{type(thing).__name__}(governor.wrap(client))`"
+        )
     raise ConfigError(
         f"cannot wrap {thing!r:.200}: wrap takes an openai client, an httpx client, a compiled "
         "LangGraph graph or an agent function; for other frameworks open an agent around the run "

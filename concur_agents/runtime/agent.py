@@ -38,6 +38,9 @@ class Governing(Protocol):
     ungoverned: Literal["pass", "agent", "error"]
     """What becomes of a call that has no agent."""
 
+    routes: tuple[str, ...]
+    """Further routes of LLM calls, beside those that are known."""
+
     @property
     def probe(self) -> Probe | None:
         """What reads the engine; None: nothing is read."""

@@ -7,7 +7,8 @@ argument has to be its caller's error, here.
 from __future__ import annotations
 
 import math
-from typing import SupportsFloat
+from collections.abc import Iterable
+from typing import Any, SupportsFloat
 
 from concur_agents.core import Chain
 from concur_agents.errors import ConfigError
@@ -58,6 +59,19 @@ def check_chain(prefix: Chain | None) -> Chain | None:
     if len(names) != len(chain):
         raise _bad_chain(prefix)
     return tuple((name, float(tokens)) for name, tokens in chain)
+
+
+def check_routes(routes: Iterable[Any]) -> tuple[str, ...]:
+    """Paths of LLM calls.
+
+    Raises:
+        ConfigError: one is none, or is the whole server.
+    """
+    paths = (routes,) if isinstance(routes, str) else tuple(routes)
+    for path in paths:
+        if not isinstance(path, str) or not path.strip("/"):
+            raise ConfigError(f"routes must be paths such as '/rollout/step', got {path!r}")
+    return paths
 
 
 def read_seconds(told: object) -> float:

@@ -50,6 +50,13 @@ def _ungoverned(text: str) -> str:
     return text
 
 
+def _routes(text: str) -> tuple[str, ...]:
+    paths = tuple(path.strip() for path in text.split(",") if path.strip())
+    if not all(path.strip("/") for path in paths):
+        raise ValueError("it is paths such as /rollout/step, separated by commas")
+    return paths
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option of a governor."""
@@ -108,6 +115,12 @@ OPTIONS: tuple[Option, ...] = (
         _ungoverned,
         "pass",
         "A call outside of any agent: 'pass', 'agent' or 'error'.",
+    ),
+    Option(
+        "routes",
+        _routes,
+        (),
+        "Further paths of LLM calls beside the usual ones, separated by commas.",
     ),
     Option("record", str, None, "File for the flight recorder; {pid} stands for the process."),
     Option("shadow", str, None, "Law that decides beside the one in force, without effect."),

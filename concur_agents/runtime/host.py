@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self
@@ -27,7 +27,7 @@ from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Reason,
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent
-from concur_agents.runtime.checks import check_priority, check_tokens
+from concur_agents.runtime.checks import check_priority, check_routes, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
 from concur_agents.runtime.context import current
 from concur_agents.runtime.events import Dispatcher, Watcher
@@ -73,6 +73,7 @@ class Host:
         blind_after_s: float = 30.0,
         blind_agents: int = 8,
         ungoverned: Ungoverned = "pass",
+        routes: Iterable[str] = (),
         record: str | os.PathLike[str] | None = None,
         shadow: str | Law | None = None,
         socket: str | os.PathLike[str] | None = None,
@@ -120,6 +121,7 @@ class Host:
             "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
         }
         self.ungoverned: Ungoverned = ungoverned
+        self.routes = check_routes(routes)
         self._warned_ungoverned = False
         self._background = background
         self.on_due: Callable[[], None] | None = None
