@@ -19,8 +19,9 @@ from concur_agents import AgentPool, ConfigError, Governor
 from concur_agents._access import check_host, is_allowed, is_loopback
 from concur_agents.cli.app import main
 from concur_agents.errors import ProbeError
+from concur_agents.observe import metrics
 from concur_agents.observe.frame import frame_of
-from concur_agents.observe.metrics import export, serve
+from concur_agents.observe.metrics import MOST_CONNECTIONS, export, serve
 from concur_agents.probes import HttpProbe
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
@@ -101,6 +102,40 @@ def test_the_exporter_listens_on_this_machine_and_asks_for_its_token():
         stop()
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(request, timeout=10)
+
+
+def test_silent_connections_take_few_descriptors_and_no_scrape_waits_for_them():
+    """The exporter shares its descriptors with the agents of the process."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with Governor(limit=2) as governor:
+        registry = CollectorRegistry()
+        export(governor, registry)
+        stop = serve(registry, port=0)
+        port = int(stop.url.rpartition(":")[2])
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(260)]
+        with urllib.request.urlopen(stop.url + "/metrics", timeout=10) as answer:
+            assert b"concur_limit_agents" in answer.read()
+        until_s = time.monotonic() + 10
+        taken = 1000
+        while taken > 2 * MOST_CONNECTIONS and time.monotonic() < until_s:
+            taken = len(list(Path("/proc/self/fd").iterdir())) - before - len(silent)
+            time.sleep(0.01)
+        assert taken <= 2 * MOST_CONNECTIONS
+        stop()
+        for one in silent:
+            assert one.recv(1) == b"", "the listener has closed it"
+            one.close()
+
+
+@pytest.mark.parametrize("slow", [b"", b"GET /metrics HTTP/1.1\r\nx-a: b\r\n"])
+def test_a_slow_scraper_is_hung_up_on(slow, monkeypatch):
+    monkeypatch.setattr(metrics, "REQUEST_S", 0.2)
+    stop = serve(CollectorRegistry(), port=0)
+    with socket.create_connection(("127.0.0.1", int(stop.url.rpartition(":")[2]))) as one:
+        one.settimeout(10)
+        one.sendall(slow)
+        assert one.recv(1) == b""
+    stop()
 
 
 @pytest.mark.parametrize("process", [False, True])

@@ -11,6 +11,10 @@ from typing import Any, Self
 
 from concur_agents.errors import WatchError
 from concur_agents.observe.frame import Frame, Point
+from concur_agents.observe.socket_path import check_folder
+
+MOST_ANSWER = 2**22
+"""Longest answer [characters]; a frame has at most some thousand."""
 
 TIMEOUT_S = 10.0
 """Longest wait for an answer [s]."""
@@ -23,11 +27,13 @@ class SocketClient:
         path: the socket.
 
     Raises:
-        WatchError: no governor listens there; also from each read, once the governor has ended.
+        WatchError: no governor listens there, or its folder is not the user's own; also from each
+            read, once the governor has ended.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        check_folder(self.path.absolute().parent)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(TIMEOUT_S)
         try:
@@ -67,7 +73,7 @@ class SocketClient:
     def _ask(self, question: str) -> Any:
         try:
             self._socket.sendall(question.encode() + b"\n")
-            line = self._answers.readline()
+            line = self._answers.readline(MOST_ANSWER)
         except ConnectionError as error:
             raise WatchError(f"the governor at {self.path} has ended") from error
         except OSError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from concur_agents.errors import WatchError
 
 _LONGEST_FOLDER = 80
 """Bytes in the path of `own_folder`: macOS bounds the path of a socket to 103, Linux to 107."""
@@ -21,14 +24,38 @@ def own_folder() -> Path:
 
 
 def sockets() -> list[Path]:
-    """The sockets in `own_folder` on which a governor listens, the youngest first."""
+    """The sockets in `own_folder` on which a governor listens, the youngest first.
+
+    Raises:
+        WatchError: another user owns that folder, or may write to it.
+    """
     found: list[Path] = []
-    if not hasattr(socket, "AF_UNIX"):
+    folder = own_folder()
+    if not hasattr(socket, "AF_UNIX") or not os.path.lexists(folder):
         return found
+    check_folder(folder)
     with suppress(OSError):
-        found = [path for path in own_folder().iterdir() if path.suffix == ".sock"]
+        found = [path for path in folder.iterdir() if path.suffix == ".sock"]
     alive = [path for path in found if is_alive(path)]
     return sorted(alive, key=lambda path: -path.stat().st_mtime)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder in which another user could put a socket and speak for a governor.
+
+    Raises:
+        WatchError: another user owns it or may write to it, or it is a link.
+    """
+    try:
+        found = folder.lstat()
+    except OSError:  # the connection reports what is missing
+        return
+    if found.st_uid != os.getuid() or stat.S_ISLNK(found.st_mode) or found.st_mode & 0o022:
+        raise WatchError(
+            f"{folder} is owned by another user, is a link, or other users may write there, so "
+            "what answers there may be no governor of yours: `concur watch` reads only from a "
+            "folder that is yours alone"
+        )
 
 
 def is_alive(path: Path) -> bool:

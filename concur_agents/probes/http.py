@@ -1,7 +1,8 @@
 """Fetches the metrics page of an engine over HTTP, with one GET per reading.
 
 All network exceptions become `ProbeError` here and nowhere else. Redirects are never followed,
-because the key would go with them.
+because the key would go with them. Encoded pages are refused, because a few hundred bytes of nested
+gzip can hold gigabytes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from concur_agents._text import printable
 from concur_agents.core.types import Reading
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes.page import PageReading, parse_page
@@ -21,6 +23,7 @@ METRICS_PATH: Final = "/metrics"
 # The largest page of one engine has 80 kB; a router in front of a hundred sends some MB.
 MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 _ABSENT: Final = (404, 405, 501)
+_MOST_TEXT: Final = 1000  # characters of a message
 
 
 class HttpProbe:
@@ -82,7 +85,7 @@ class HttpProbe:
         try:
             page = parse_page(text, at_s, model=self._model)
         except ProbeError as error:
-            raise ProbeError(f"{self.url}{path}: {error}") from error
+            raise ProbeError(printable(f"{self.url}{path}: {error}", _MOST_TEXT)) from error
         self._engine = page.engine
         return page
 
@@ -109,7 +112,7 @@ class HttpProbe:
         if answer.status in (401, 403):
             return f"{where} needs a key (HTTP {answer.status}): give api_key="
         if 300 <= answer.status < 400:
-            to = answer.headers.get("location", "elsewhere")
+            to = printable(answer.headers.get("location", "elsewhere"), 200)
             return (
                 f"{where} redirects to {to}; redirects are not followed: give that address instead"
             )
@@ -150,7 +153,10 @@ class Http:
         self._timeout_s = timeout_s
         self._base, self.shown, self.metrics_path = _split(url)
         self._httpx = _httpx()
-        self._headers = {"accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1"}
+        self._headers = {
+            "accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1",
+            "accept-encoding": "identity",
+        }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._client = self._connect()
@@ -182,7 +188,16 @@ class Http:
         content = bytearray()
         try:
             with self._client.stream(method, url, json=body) as response:
-                for chunk in response.iter_bytes():
+                encoding = response.headers.get("content-encoding", "").strip().lower()
+                if encoding not in ("", "identity"):
+                    if response.status_code != 200:  # the status says enough
+                        return HttpResponse(response.status_code, "", dict(response.headers))
+                    raise ProbeError(
+                        f"{shown} sent an encoded page ({printable(encoding, 40)}), although plain "
+                        "text was asked for: switch compression off in the proxy before it, or "
+                        "give the engine's own address"
+                    )
+                for chunk in response.iter_raw():
                     content += chunk
                     if len(content) > MAX_PAGE_BYTES:
                         raise ProbeError(f"{shown} sent more than {MAX_PAGE_BYTES} bytes")
@@ -200,12 +215,12 @@ class Http:
             ) from error
         except self._httpx.ConnectError as error:
             raise ProbeError(
-                f"nothing answers at {shown} ({error}): is the server running, and are host "
-                "and port right?"
+                f"nothing answers at {shown} ({printable(str(error))}): is the server running, "
+                "and are host and port right?"
             ) from error
         # InvalidURL and a few others are not subclasses of HTTPError
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ValueError) as error:
-            raise ProbeError(f"{shown} could not be read: {error}") from error
+            raise ProbeError(f"{shown} could not be read: {printable(str(error))}") from error
 
     def close(self) -> None:
         """Closes the connection."""

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import queue
+import stat
 import threading
 import weakref
 from contextlib import suppress
@@ -41,7 +42,8 @@ class Recorder:
         max_bytes: bound on the size of all files together [bytes].
 
     Raises:
-        ConfigError: the file cannot be written, or `max_bytes` is below 65,536.
+        ConfigError: the file cannot be written, or is there and is no regular file; `max_bytes` is
+            below 65,536.
     """
 
     def __init__(
@@ -101,9 +103,10 @@ class _Files:
         self._now = header.now
         self._size = 0
         try:
+            _check_files(path)
             for old in (path, *older(path)):
                 if old.exists():
-                    old.replace(old.with_name(old.name + ".old"))
+                    old.replace(_put_aside(old))
             self._file = self._open(header)
         except OSError as error:
             raise ConfigError(
@@ -171,8 +174,10 @@ class _Files:
 
     def _open(self, header: Header) -> io.FileIO:
         # Unbuffered, because then the operating system has every line, even after `kill -9`. Only
-        # the owner may read it, because ids can be confidential.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # the owner may read it, because ids can be confidential. It is always a new file, so that
+        # nothing which another user has put there meanwhile is written to.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(self._path, flags, 0o600)
         file = io.FileIO(descriptor, "w")
         text = dump(header_dict(header))
         _write_all(file, text)
@@ -188,6 +193,29 @@ class _Files:
                 return
             if isinstance(line, threading.Event):
                 line.set()
+
+
+def _check_files(path: Path) -> None:
+    """Refuses to move what is no recording out of the way: a device, a folder, a link, a pipe."""
+    for file in (path, *older(path), *(_put_aside(old) for old in (path, *older(path)))):
+        try:
+            mode = file.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise ConfigError(
+                f"cannot record to {path}: {file} is {_kind(mode)}, not a regular file; name a "
+                "file that is new, or an earlier recording"
+            )
+
+
+def _put_aside(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device or a socket")
 
 
 def _write_all(file: io.FileIO, text: bytes) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from concur_agents import ConfigError, Governor, WatchError
+from concur_agents.cli.app import main
 from concur_agents.observe.frame import Frame, frame_of
 from concur_agents.observe.socket import MOST_WATCHERS
 from concur_agents.observe.socket_client import SocketClient
@@ -208,3 +209,34 @@ def test_the_former_name_of_the_client_still_works():
     with pytest.warns(DeprecationWarning, match="SocketClient"):
         from concur_agents.observe.socket import Looker
     assert Looker is SocketClient
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_not_watched(folder, monkeypatch):
+    """He may have put a socket there that says what he likes."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    own = folder / "concur-agents"
+    with Governor(limit=1, socket="auto"):
+        (path,) = sockets()
+        os.chown(own, 12345, 12345)
+        for look in (sockets, lambda: SocketClient(path)):
+            with pytest.raises(WatchError, match="owned by another user"):
+                look()
+        with pytest.raises(SystemExit) as left:
+            main(["watch"])
+        assert left.value.code == 2
+        os.chown(own, os.getuid(), os.getgid())
+        assert sockets() == [path]
+
+
+def test_a_folder_that_others_may_write_to_is_not_watched(folder):
+    path = folder / "s"
+    with Governor(limit=1, socket=path):
+        folder.chmod(0o777)
+        with pytest.raises(WatchError, match="other users may write"):
+            SocketClient(path)
+        folder.chmod(0o700)
+        SocketClient(path).close()
+        (folder / "link").symlink_to(folder)
+        with pytest.raises(WatchError, match="is a link"):
+            SocketClient(folder / "link" / "s")

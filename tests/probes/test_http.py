@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,10 +33,12 @@ class Site:
 
     def __init__(self, routes: Routes, headers: Mapping[str, str]) -> None:
         seen = self.seen = []  # type: list[tuple[str, str | None]]
+        encodings = self.encodings = []  # type: list[str | None]
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 seen.append((self.path, self.headers.get("authorization")))
+                encodings.append(self.headers.get("accept-encoding"))
                 status, body = routes.get(self.path, (404, "not here"))
                 content = body.encode()
                 self.send_response(status)
@@ -106,10 +109,48 @@ def test_sglang_without_enable_metrics_is_read_from_its_loads() -> None:
         assert probe.engine == "sglang"
 
 
-def test_compressed_pages_are_read() -> None:
+def test_plain_text_is_asked_for_and_an_encoded_page_is_refused() -> None:
     zipped = {"content-encoding": "gzip"}
-    with site({"/metrics": (200, VLLM)}, zipped) as it, HttpProbe(it.url) as probe:
-        assert probe.read().capacity_tokens == 9600
+    with site({"/metrics": (200, VLLM)}, zipped) as it:
+        assert "encoded page (gzip)" in refusal(it.url)
+        assert it.encodings == ["identity"]
+
+
+def test_a_bomb_is_not_decoded() -> None:
+    """274 bytes of nested gzip cost 2.9 GB; here 10 kB would cost 10 MB twice over."""
+    bomb = gzip.compress(gzip.compress(bytes(10_000_000)))
+
+    def talk(connection: socket.socket) -> None:
+        head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip, gzip\r\ncontent-length: {}\r\n\r\n"
+        connection.sendall(head.format(len(bomb)).encode() + bomb)
+
+    tracemalloc.start()
+    try:
+        with raw_server(talk) as url:
+            assert "encoded page (gzip, gzip)" in refusal(url)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_refusal_may_be_encoded() -> None:
+    with site({}, {"content-encoding": "gzip"}) as it:
+        assert "no metrics at" in refusal(it.url)
+
+
+def test_what_a_server_sends_reaches_no_terminal_as_it_is() -> None:
+    """A Location header and a page are quoted in messages, logs and `concur doctor`."""
+    evil = "http://elsewhere/\x9b2J\x1b]0;gotcha\x07"
+
+    def talk(connection: socket.socket) -> None:
+        head = f"HTTP/1.1 302 Found\r\nlocation: {evil}\r\ncontent-length: 0\r\n\r\n"
+        connection.sendall(head.encode("latin-1"))
+
+    with raw_server(talk) as url:
+        assert refusal(url).isprintable()
+    for page in ("\x1b[2J{\x1b[2J", '{"\x1b[2J": 1}', 'vllm:x{a="\x1b[2J"} \x1b[2J\n'):
+        with site({"/metrics": (200, page), "/v1/loads": (200, page)}) as it:
+            assert refusal(it.url).isprintable()
 
 
 def test_the_key_is_sent_as_a_bearer_token() -> None:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,53 @@ def test_a_forked_child_leaves_the_recording_of_its_parent_alone(tmp_path):
         if isinstance(line, RecordedCall) and line.name == "arrive"
     ]
     assert arrived == ["parent", "after"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "link to nothing", "pipe", "device"])
+@pytest.mark.parametrize("suffix", ["", ".1", ".old"])
+def test_only_a_regular_file_is_moved_out_of_the_way(kind, suffix, tmp_path):
+    """`record=` on a device or a folder moved it away."""
+    path = tmp_path / "run.jsonl"
+    there = path.with_name(path.name + suffix)
+    (tmp_path / "other").write_text("precious")
+    if kind == "folder":
+        there.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(there)
+    elif kind == "device":
+        try:
+            os.mknod(there, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("only root may make a device")
+    else:
+        there.symlink_to(tmp_path / ("other" if kind == "link" else "nothing"))
+    before = there.lstat()
+    with pytest.raises(ConfigError, match="not a regular file"):
+        Governor(limit=1, record=path)
+    assert there.lstat() == before
+    assert (tmp_path / "other").read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_device_is_not_recorded_to():
+    with pytest.raises(ConfigError, match="device"):
+        Governor(limit=1, record="/dev/null")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_every_file_of_a_recording_is_its_owners_alone(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text("an earlier one")
+    path.chmod(0o644)
+    old = os.umask(0)
+    try:
+        regulator = Regulator(make_law("fixed"))
+        recorded, recorder = record(regulator, path, max_bytes=65536)
+        with recorder:
+            for now in range(300):
+                recorded.arrive(f"a{now}", float(now))
+    finally:
+        os.umask(old)
+    files = [file for file in tmp_path.iterdir() if file.name != "run.jsonl.old"]
+    assert len(files) > 1
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
