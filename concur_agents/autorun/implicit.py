@@ -125,13 +125,21 @@ class ImplicitGovernor(Governor):
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool | None = None,
+        timeout_s: float | None = None,
     ) -> Agent:
         """See `Governor.agent`. Without any argument: one for this task or thread."""
-        if id is None and detached is None and not priority and prompt_tokens is None:
+        given = (id, detached, priority or None, prompt_tokens, timeout_s)
+        if all(value is None for value in given):
             return self._implicit()
         # Nested only in an agent that the program has opened, because a task is no parent.
         alone = bool(detached) or super().current_agent() is None
-        return super().agent(id, priority=priority, prompt_tokens=prompt_tokens, detached=alone)
+        return super().agent(
+            id,
+            priority=priority,
+            prompt_tokens=prompt_tokens,
+            detached=alone,
+            timeout_s=timeout_s,
+        )
 
     def current_agent(self) -> Agent | None:
         """See `Governor.current_agent`; if there is none, the agent of this task or thread."""

@@ -53,6 +53,7 @@ class Governing(Protocol):
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool = False,
+        timeout_s: float | None = None,
     ) -> Agent:
         """An agent, to be entered."""
         ...
@@ -85,12 +86,14 @@ class Agent:
         *,
         governor: Governing,
         prompt_tokens: int | None = None,
+        timeout_s: float | None = None,
         outer: Agent | None = None,
     ) -> None:
         self._monitor = monitor
         self._governor = governor
         self._session = session
         self._prompt_tokens = prompt_tokens
+        self._timeout_s = timeout_s
         self._entered = False
         self._token: Token[Agent | None] | None = None
         self.outer = outer
@@ -135,22 +138,27 @@ class Agent:
     # Its life
 
     async def open(self) -> None:
-        """Takes a place and waits for it. For adapters whose agent is no block; see `close`."""
+        """Takes a place and waits for it. For adapters whose agent is no block; see `close`.
+
+        Raises:
+            TimeoutError: it was not let in within `timeout_s`.
+        """
         loop = asyncio.get_running_loop()
         ticket = self._enter(lambda: LoopWaiter(loop))
         if ticket.waiter is not None:
-            await wait(self._monitor, ticket)
+            await wait(self._monitor, ticket, self._timeout_s)
 
     def open_sync(self) -> None:
         """As `open`, in a thread.
 
         Raises:
             GateError: it would have to wait, and an event loop runs in this thread.
+            TimeoutError: it was not let in within `timeout_s`.
         """
         self._session.thread = threading.get_ident()
         ticket = self._enter(ThreadWaiter)
         if ticket.waiter is not None:
-            wait_sync(self._monitor, ticket)
+            wait_sync(self._monitor, ticket, self._timeout_s)
 
     def arrive(self, let_in: Callable[[], object]) -> bool:
         """Takes a place without waiting for it. For hosts with a queue of their own.

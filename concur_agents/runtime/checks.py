@@ -38,6 +38,19 @@ def check_priority(priority: int) -> int:
     return int(priority)
 
 
+def check_timeout(timeout_s: float | None) -> float | None:
+    """A bound on a wait [s]; None: no bound.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if timeout_s is None or timeout_s == math.inf:
+        return None
+    if not _is_number(timeout_s) or not timeout_s >= 0:
+        raise ConfigError(f"timeout_s must be at least 0 s, or None, got {timeout_s!r}")
+    return float(timeout_s)
+
+
 def check_chain(prefix: Chain | None) -> Chain | None:
     """The leading parts of a prompt, as tuples.
 

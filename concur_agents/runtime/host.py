@@ -27,7 +27,12 @@ from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Reason,
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent
-from concur_agents.runtime.checks import check_priority, check_routes, check_tokens
+from concur_agents.runtime.checks import (
+    check_priority,
+    check_routes,
+    check_timeout,
+    check_tokens,
+)
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
 from concur_agents.runtime.context import current
 from concur_agents.runtime.events import Dispatcher, Watcher
@@ -219,6 +224,7 @@ class Host:
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool = False,
+        timeout_s: float | None = None,
     ) -> Agent:
         """An agent, to be entered with `async with` or `with`: waits there until it is let in.
 
@@ -230,10 +236,15 @@ class Host:
             priority: higher goes first.
             prompt_tokens: size of its first prompt [tokens], if known.
             detached: it takes a place of its own even when opened inside another agent.
+            timeout_s: longest wait [s] on entering; None: no bound. Use this and not
+                `asyncio.wait_for`, which on Python 3.11 enters the agent in a task of its own: the
+                calls that follow would then not find it.
 
         Raises:
-            ConfigError: on entering, if an agent with this id is alive.
+            ConfigError: an argument is out of its range; on entering, if an agent with this id is
+                alive.
             ClosedError: on entering, if the governor is closed.
+            TimeoutError: on entering, if it was not let in within `timeout_s`.
         """
         if id is not None and not isinstance(id, str):
             raise ConfigError(f"an agent's id must be a string, got {id!r}: give str(...) of it")
@@ -249,6 +260,7 @@ class Host:
             session,
             governor=self,
             prompt_tokens=first_tokens,
+            timeout_s=check_timeout(timeout_s),
             outer=current.get(),
         )
 
@@ -279,7 +291,9 @@ class Host:
             logger.warning(
                 "%s was called outside of any agent and passes ungoverned; wrap the agent in "
                 "`async with governor.agent(...)`, and start threads of your own through "
-                "`concur_agents.bind` (said once)",
+                "`concur_agents.bind`. An agent that was entered in another task, as by "
+                "`asyncio.wait_for` or in an async generator, is not found either: bound the wait "
+                "with `agent(..., timeout_s=)` (said once)",
                 what,
             )
 
@@ -422,6 +436,12 @@ class Host:
         if self._poll_thread.thread is None:
             self._engine_poller.close()  # otherwise the thread does, as it ends
         self._engine_poller.join(max(0.0, ends_s - time.monotonic()))
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "a governor belongs to its process and cannot be pickled: make one in each process, "
+            "for example with Governor.from_env()"
+        )
 
     def __enter__(self) -> Self:
         return self

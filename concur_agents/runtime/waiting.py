@@ -21,22 +21,41 @@ _LOOK_S, _NEXT_LOOK_S = 0.5, 0.05
 """A waiting thread checks this often whether others need it, and more often once they did."""
 
 
-async def wait(monitor: Monitor, ticket: Ticket) -> None:
-    """Waits on the running loop until `ticket` is granted."""
+async def wait(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None) -> None:
+    """Waits on the running loop until `ticket` is granted.
+
+    Args:
+        monitor: grants it.
+        ticket: has a `LoopWaiter`.
+        timeout_s: bound on the wait at the entry [s]; None: no bound.
+
+    Raises:
+        TimeoutError: the bound has passed.
+    """
     assert isinstance(ticket.waiter, LoopWaiter)
     try:
-        await ticket.waiter.wait()
+        async with asyncio.timeout(timeout_s):
+            await ticket.waiter.wait()
+    except TimeoutError:
+        monitor.withdraw(ticket)
+        raise _timed_out(ticket.session, timeout_s or 0.0) from None
     except BaseException:  # also when the turn was granted in this very tick
         monitor.withdraw(ticket)
         raise
     check_expelled(ticket.session)
 
 
-def wait_sync(monitor: Monitor, ticket: Ticket) -> None:
+def wait_sync(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None) -> None:
     """Waits in this thread until `ticket` is granted.
+
+    Args:
+        monitor: grants it.
+        ticket: has a `ThreadWaiter`.
+        timeout_s: bound on the wait at the entry [s]; None: no bound.
 
     Raises:
         GateError: an event loop runs in this thread.
+        TimeoutError: the bound has passed.
     """
     assert isinstance(ticket.waiter, ThreadWaiter)
     if running_loop() is not None:
@@ -48,7 +67,7 @@ def wait_sync(monitor: Monitor, ticket: Ticket) -> None:
             "`asyncio.to_thread`"
         )
     try:
-        _sleep(monitor, ticket, ticket.waiter)
+        _sleep(monitor, ticket, ticket.waiter, timeout_s)
     except BaseException:  # Ctrl-C
         monitor.withdraw(ticket)
         raise
@@ -61,11 +80,12 @@ def check_expelled(session: Session) -> None:
         raise _Expelled(f"agent {session.shown!r} was cancelled")
 
 
-def _sleep(monitor: Monitor, ticket: Ticket, waiter: ThreadWaiter) -> None:
+def _sleep(monitor: Monitor, ticket: Ticket, waiter: ThreadWaiter, timeout_s: float | None) -> None:
     """Waits, but does not keep a thread from the agents that it waits for."""
     session = ticket.session
     if ticket.entry or session.root.thread == threading.get_ident():
-        waiter.wait()
+        if not waiter.wait(timeout_s):
+            raise _timed_out(session, timeout_s or 0.0)
         return
     most_s = _NEXT_LOOK_S if session.was_needed else _LOOK_S
     while not waiter.wait(most_s):
@@ -74,6 +94,10 @@ def _sleep(monitor: Monitor, ticket: Ticket, waiter: ThreadWaiter) -> None:
             monitor.withdraw(ticket)
             monitor.meet_starvation(session.id)
             return  # the step was never begun, and passes
+
+
+def _timed_out(session: Session, timeout_s: float) -> TimeoutError:
+    return TimeoutError(f"agent {session.id!r} was not let in within {timeout_s:g} s")
 
 
 class _Expelled(asyncio.CancelledError, KeyboardInterrupt):
