@@ -133,15 +133,14 @@ class _Board:
             table.add_column(heading, justify="right" if heading else "left")
         for row in self.rows:
             runs = row.makespan_s is None
-            elapsed_s = row.now_s if row.makespan_s is None else row.makespan_s
-            share = row.cached_tokens / row.prompt_tokens if row.prompt_tokens else 0.0
+            elapsed_s = row.clock() if row.makespan_s is None else row.makespan_s
             table.add_row(
                 row.arm.label,
                 f"{int(elapsed_s) // 60}:{int(elapsed_s) % 60:02d}",
-                f"{row.done}/{row.agents}",
-                str(row.active) if runs else "",
-                str(row.waiting) if runs else "",
-                f"{share:.0%}",
+                f"{len(row.batch.done_s)}/{row.agents}",
+                str(row.batch.active) if runs else "",
+                str(row.batch.waiting) if runs else "",
+                f"{row.cached_share:.0%}",
                 style="bold" if runs else "",
             )
         return table

@@ -10,10 +10,9 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
 
 import openai
 
@@ -21,55 +20,38 @@ from concur_agents.errors import ConcurError
 from concur_agents.governor import Governor
 from concur_agents.lab.demo.chat import Chat, Message, Texts
 from concur_agents.lab.demo.scenario import POLL_INTERVAL_S, Arm, Scenario
+from concur_agents.lab.replay.arms import Gate, Governed, Open
+from concur_agents.lab.replay.batch import Batch, PromptSize, StepRow
+from concur_agents.lab.replay.endpoint import Completion
 from concur_agents.runtime.events import Event
 from concur_agents.sim.client_clock import Alarm, ClientClock
+from concur_agents.sim.profile import Profile
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
-__all__ = ["CallRow", "Course", "Progress", "run_arm"]
+__all__ = ["Course", "Progress", "run_arm"]
 
 
 _PATIENCE_S = 600.0
 """Longest that a call may take [s]: on a busy machine even connecting takes its time."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
-    """One LLM call that was answered; instants in seconds since the arm began."""
-
-    gate_s: float  # when the agent stood before it (the first one: when the agent asked to start)
-    sent_s: float
-    done_s: float
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    reusable_tokens: int  # of the prompt, in whole blocks, that this agent had sent or received
-
-
 @dataclass(slots=True)
 class Progress:
-    """One arm as it stands, for whoever watches."""
+    """One arm as it stands, for the live view."""
 
     arm: Arm
     agents: int
     clock: ClientClock
-    began_s: float = 0.0
+    batch: Batch
     makespan_s: float | None = None  # None: it runs
-    done: int = 0
-    present: int = 0
-    waiting: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
 
     @property
-    def now_s(self) -> float:
-        """Since it began [s]."""
-        return self.clock() - self.began_s
-
-    @property
-    def active(self) -> int:
-        """Agents that are there and do not wait at a gate."""
-        return self.present - self.waiting
+    def cached_share(self) -> float:
+        """Share of all prompt tokens so far that was cached."""
+        rows = list(self.batch.rows)
+        prompt_tokens = sum(row.prompt_tokens for row in rows)
+        return sum(row.cached_tokens or 0 for row in rows) / max(1, prompt_tokens)
 
 
 @dataclass(slots=True)
@@ -77,7 +59,7 @@ class Course:
     """Everything written down about one arm."""
 
     arm: Arm
-    calls: dict[str, list[CallRow]] = field(default_factory=dict)  # by agent
+    calls: dict[str, list[StepRow]] = field(default_factory=dict)  # by agent
     pauses: int = 0
     makespan_s: float = 0.0
     real_s: float = 0.0  # time on the wall
@@ -85,35 +67,6 @@ class Course:
     def note(self, event: Event) -> None:
         """Count what the governor says it does."""
         self.pauses += event.kind == "paused"
-
-
-class _Turn(Protocol):
-    def record(self, usage: Any) -> None: ...
-
-
-class _Agent(Protocol):
-    def step(self) -> AbstractAsyncContextManager[_Turn]: ...
-
-
-class _Gate(Protocol):
-    """What the batch sees of whoever decides: a Governor, or nobody."""
-
-    def agent(self, id: str, /) -> AbstractAsyncContextManager[_Agent]: ...  # noqa: A002
-
-
-class _Nobody:
-    """Lets everybody do everything at once."""
-
-    @asynccontextmanager
-    async def agent(self, name: str, /) -> AsyncIterator[_Nobody]:
-        yield self
-
-    @asynccontextmanager
-    async def step(self) -> AsyncIterator[_Nobody]:
-        yield self
-
-    def record(self, usage: Any) -> None:
-        """Nobody learns from it."""
 
 
 async def run_arm(
@@ -135,18 +88,23 @@ async def run_arm(
     Raises:
         ConcurError: a call failed, or was not counted as recorded.
     """
-    assert server.clock is not None
-    progress = Progress(arm, len(scenario.plans), server.clock, began_s=server.clock())
-    course = Course(arm)
+    clock = server.clock
+    assert clock is not None
+    course = Course(arm, {plan.id: [] for plan in scenario.plans})
     began_s = time.monotonic()
     async with (
         openai.AsyncOpenAI(
             base_url=f"{server.url}/v1", api_key="none", timeout=_PATIENCE_S
         ) as client,
-        _gate(course, server.url, server.clock) as gate,
+        _gate(course, server.url, clock) as gate,
     ):
+
+        def converse(plan: AgentPlan) -> _Conversation:
+            return _Conversation(plan, texts, client, scenario.profile)
+
+        batch = Batch(gate, clock, converse, [], [])
+        progress = Progress(arm, len(scenario.plans), clock, batch)
         watch(progress)
-        batch = _Batch(scenario, gate, client, server.clock, texts, course, progress)
         try:
             async with asyncio.TaskGroup() as group:
                 for plan in scenario.plans:
@@ -157,81 +115,35 @@ async def run_arm(
                 raise ConcurError(f"a call to the embedded server failed: {error}") from error
             raise error from None
     course.real_s = time.monotonic() - began_s
-    course.makespan_s = progress.makespan_s = max(
-        rows[-1].done_s for rows in course.calls.values()
-    ) - min(rows[0].gate_s for rows in course.calls.values())
+    for row in batch.rows:
+        course.calls[row.agent].append(row)
+    course.makespan_s = progress.makespan_s = max(row.done_s for row in batch.rows) - min(
+        row.at_gate_s for row in batch.rows
+    )
     return course
 
 
-class _Batch:
-    """The agents of one arm on their way."""
+class _Conversation:
+    """The recorded calls of one agent, made as any openai client makes them."""
+
+    first_tokens: int | None = None  # agents learn from `usage` how large their prompts are
 
     def __init__(
-        self,
-        scenario: Scenario,
-        gate: _Gate,
-        client: openai.AsyncOpenAI,
-        clock: ClientClock,
-        texts: Texts,
-        course: Course,
-        progress: Progress,
+        self, plan: AgentPlan, texts: Texts, client: openai.AsyncOpenAI, profile: Profile
     ) -> None:
-        self._clock = clock
-        self._block_size = scenario.profile.block_size
-        self._model = scenario.profile.model
-        self._gate = gate
         self._client = client
-        self._texts = texts
-        self._course = course
-        self._progress = progress
+        self._model = profile.model
+        self._chat = Chat(plan, texts)
+        self._reusable = _reusable_tokens(plan, profile.block_size)
+        self._messages: list[Message] = []
 
-    async def live(self, plan: AgentPlan) -> None:
-        """One agent, first call to last."""
-        with self._clock.client():
-            await self._live(plan)
+    def prepare(self, step: PlanStep) -> PromptSize:
+        """Spell the messages of the next call."""
+        self._messages = self._chat.messages(step)
+        return {}
 
-    async def _live(self, plan: AgentPlan) -> None:
-        await self._clock.sleep(plan.arrive_s)
-        seen = self._progress
-        chat = Chat(plan, self._texts)
-        rows = self._course.calls[plan.id] = []
-        reusable = _reusable_tokens(plan, self._block_size)
-        gate_s = seen.now_s
-        seen.present += 1
-        seen.waiting += 1
-        async with self._gate.agent(plan.id) as agent:
-            for k, step in enumerate(plan.steps):
-                if k:
-                    await self._clock.sleep(plan.steps[k - 1].tool_s)
-                    gate_s = seen.now_s
-                    seen.waiting += 1
-                messages = chat.messages(step)
-                async with agent.step() as turn:
-                    seen.waiting -= 1
-                    await self._clock.sleep(0.0)  # agents let in together send one by one
-                    sent_s = seen.now_s
-                    reply, usage = await self._call(messages, step)
-                    turn.record(usage)
-                chat.hear(step, reply)
-                cached = usage.prompt_tokens_details.cached_tokens
-                rows.append(
-                    CallRow(
-                        gate_s,
-                        sent_s,
-                        seen.now_s,
-                        usage.prompt_tokens,
-                        cached,
-                        usage.completion_tokens,
-                        reusable[k],
-                    )
-                )
-                seen.prompt_tokens += usage.prompt_tokens
-                seen.cached_tokens += cached
-        seen.present -= 1
-        seen.done += 1
-
-    async def _call(self, messages: list[Message], step: PlanStep) -> tuple[str, Any]:
-        """One LLM call, as any agent makes it."""
+    async def ask(self, step: PlanStep) -> Completion:
+        """One LLM call."""
         answer = await self._client.chat.completions.create(
             model=self._model,
             messages=[],
@@ -239,26 +151,33 @@ class _Batch:
             # The client walks through `messages` one by one, 0.1 ms each. This batch sends tens
             # of thousands of them in seconds: they go past that walk to the same place of the body.
             extra_body={
-                "messages": messages,
+                "messages": self._messages,
                 "min_tokens": step.output.tokens,
                 "ignore_eos": True,
             },
         )
         usage = answer.usage
         assert usage is not None
+        assert usage.prompt_tokens_details is not None
         counted = usage.prompt_tokens, usage.completion_tokens
         if counted != (step.prompt_tokens, step.output.tokens):
             raise ConcurError(
                 f"a call of {step.prompt_tokens} + {step.output.tokens} tokens was counted as "
                 f"{counted[0]} + {counted[1]}: the arms would not do the same work"
             )
-        return answer.choices[0].message.content or "", usage
+        self._chat.hear(step, answer.choices[0].message.content or "")
+        cached = usage.prompt_tokens_details.cached_tokens
+        return Completion(usage, counted[0], counted[1], cached, None)
+
+    def reusable_tokens(self, index: int) -> int:
+        """Prompt tokens of a step that the agent had sent or received, in whole blocks."""
+        return self._reusable[index]
 
 
 @asynccontextmanager
-async def _gate(course: Course, url: str, clock: ClientClock) -> AsyncIterator[_Gate]:
+async def _gate(course: Course, url: str, clock: ClientClock) -> AsyncIterator[Gate]:
     if course.arm.law is None:
-        yield _Nobody()
+        yield Open()
         return
     governor = Governor(
         url,
@@ -278,7 +197,7 @@ async def _gate(course: Course, url: str, clock: ClientClock) -> AsyncIterator[_
         clock.held = lambda: governor.snapshot().waiters
         beating = asyncio.create_task(_beat(governor, clock))
         try:
-            yield governor
+            yield Governed(governor)
         finally:
             clock.held = lambda: 0
             beating.cancel()

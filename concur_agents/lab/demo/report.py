@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from concur_agents.lab.demo.course import CallRow, Course
+from concur_agents.lab.demo.course import Course
 from concur_agents.lab.demo.scenario import Scenario
+from concur_agents.lab.replay.batch import StepRow
 
 __all__ = ["ArmReport", "Series", "as_json", "series_of", "summarize"]
 
@@ -85,7 +86,7 @@ def series_of(course: Course, every_s: float) -> Series:
         for row in rows:
             at = min(bins - 1, int(row.done_s / every_s))
             prompts[at] += row.prompt_tokens
-            cached[at] += row.cached_tokens
+            cached[at] += row.cached_tokens or 0
             _spread(outputs, every_s, row.sent_s, row.done_s, row.output_tokens)
         for from_s, to_s in _active_spans(rows):
             _spread(active_s, every_s, from_s, to_s, to_s - from_s)
@@ -136,9 +137,9 @@ def _report(scenario: Scenario, course: Course, virtual_s: float) -> ArmReport:
     calls = [row for rows in course.calls.values() for row in rows]
     output_tokens = sum(row.output_tokens for row in calls)
     prompt_tokens = sum(row.prompt_tokens for row in calls)
-    cached_tokens = sum(row.cached_tokens for row in calls)
+    cached_tokens = sum(row.cached_tokens or 0 for row in calls)
     reusable = sum(row.reusable_tokens for row in calls)
-    reused = sum(min(row.cached_tokens, row.reusable_tokens) for row in calls)
+    reused = sum(min(row.cached_tokens or 0, row.reusable_tokens) for row in calls)
     active_s = sum(
         to_s - from_s for rows in course.calls.values() for from_s, to_s in _active_spans(rows)
     )
@@ -157,7 +158,7 @@ def _report(scenario: Scenario, course: Course, virtual_s: float) -> ArmReport:
         hit_deficit=1 - reused / reusable if reusable else 0.0,
         mean_active=active_s / course.makespan_s,
         pauses=course.pauses,
-        worst_wait_s=max(row.sent_s - row.gate_s for row in calls),
+        worst_wait_s=max(row.waited_s for row in calls),
         calls=len(calls),
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
@@ -165,9 +166,9 @@ def _report(scenario: Scenario, course: Course, virtual_s: float) -> ArmReport:
     )
 
 
-def _active_spans(rows: Sequence[CallRow]) -> list[tuple[float, float]]:
+def _active_spans(rows: Sequence[StepRow]) -> list[tuple[float, float]]:
     """When an agent did not wait at the gate: from each call sent to the next gate, or its end."""
-    ends_s = [row.gate_s for row in rows[1:]] + [rows[-1].done_s]
+    ends_s = [row.at_gate_s for row in rows[1:]] + [rows[-1].done_s]
     return [(row.sent_s, end_s) for row, end_s in zip(rows, ends_s, strict=True)]
 
 

@@ -28,7 +28,7 @@ from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Agent
 from concur_agents.runtime.law_choice import law_by_name
 
-__all__ = ["Arm", "Gate", "GateAgent", "GateStep", "parse_arm", "parse_arms"]
+__all__ = ["Arm", "Gate", "GateAgent", "GateStep", "Governed", "Open", "parse_arm", "parse_arms"]
 
 
 class GateStep(Protocol):
@@ -102,10 +102,10 @@ def parse_arm(text: str) -> Arm:
     """Read one arm; its settings are checked now, not when its turn comes."""
     kind, _, setting = text.partition(":")
     if kind == "none":
-        return Arm(text, lambda probe: _Open())
+        return Arm(text, lambda probe: Open())
     if kind == "requests":
         limit = _count(text, setting)
-        return Arm(text, lambda probe: _Open(limit))
+        return Arm(text, lambda probe: Open(limit))
     if kind not in law_names():
         if not setting:
             names = ", ".join(law_names())
@@ -119,7 +119,7 @@ def parse_arm(text: str) -> Arm:
         law = law_by_name(kind, **settings)
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"arm {text!r}: {error}") from error
-    return Arm(text, lambda probe: _Governed(Governor(law=law, probe=probe)))
+    return Arm(text, lambda probe: Governed(Governor(law=law, probe=probe)))
 
 
 def _settings(text: str, kind: str, setting: str) -> dict[str, float]:
@@ -146,7 +146,7 @@ def _count(text: str, setting: str) -> int:
     return int(setting)
 
 
-class _Open:
+class Open:
     """Lets every agent in; with a limit, at most so many calls at once, whoever makes them."""
 
     def __init__(self, limit: int | None = None) -> None:
@@ -155,13 +155,15 @@ class _Open:
     @asynccontextmanager
     async def agent(
         self, agent_id: str, *, prompt_tokens: int | None = None
-    ) -> AsyncIterator[_Open]:
+    ) -> AsyncIterator[Open]:
+        """One agent's whole life."""
         yield self
 
     @asynccontextmanager
     async def step(
         self, *, prompt_tokens: int | None = None, prompt_bytes: int | None = None
-    ) -> AsyncIterator[_Open]:
+    ) -> AsyncIterator[Open]:
+        """One call."""
         if self._turns is None:
             yield self
         else:
@@ -170,19 +172,21 @@ class _Open:
 
     @asynccontextmanager
     async def tool(self, name: str) -> AsyncIterator[None]:
+        """A tool call, which nothing learns from."""
         yield
 
     def record(self, usage: Any) -> None:
         """Nothing learns from it."""
 
     def view(self) -> dict[str, float | str | None]:
+        """Nothing is decided."""
         return {}
 
     def close(self) -> None:
         """Nothing to stop."""
 
 
-class _Governed:
+class Governed:
     """A law in the product's Governor."""
 
     def __init__(self, governor: Governor) -> None:
@@ -192,10 +196,12 @@ class _Governed:
     async def agent(
         self, agent_id: str, *, prompt_tokens: int | None = None
     ) -> AsyncIterator[_GovernedAgent]:
+        """One agent's whole life."""
         async with self._governor.agent(agent_id, prompt_tokens=prompt_tokens) as agent:
             yield _GovernedAgent(agent)
 
     def view(self) -> dict[str, float | str | None]:
+        """What the law decides right now."""
         seen = self._governor.snapshot()
         return {
             "limit_agents": seen.limit.agents,
@@ -208,6 +214,7 @@ class _Governed:
         }
 
     def close(self) -> None:
+        """Close the governor."""
         self._governor.close()
 
 

@@ -2,8 +2,7 @@
 
 Every arm begins the same way: the endpoint is left to fall idle, its prefix cache is emptied if it
 allows that (else this arm's content is spelled so that nothing of an earlier arm can be reused), a
-short warm-up runs, and the cache is emptied again. Then all agents of the plan run: wait for the
-turn, call, sleep for as long as the tool took.
+short warm-up runs, and the cache is emptied again. Then all agents of the plan run (`batch`).
 
 A call that fails is counted, never hidden: what may pass (no connection, timeouts, 408, 409, 429,
 5xx) is tried again within the same step, anything else, or a third failure, ends that agent.
@@ -18,7 +17,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +24,8 @@ import openai
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
-from concur_agents.lab.replay.arms import Arm, Gate, GateAgent, GateStep
+from concur_agents.lab.replay.arms import Arm, Gate
+from concur_agents.lab.replay.batch import Batch, PromptSize, StepRow, WallClock
 from concur_agents.lab.replay.endpoint import Completion, Endpoint, EndpointError, Unit, Vocabulary
 from concur_agents.probes import Probe
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
@@ -68,31 +67,6 @@ class Options:
             raise ConfigError(f"lengths are estimated, told or unknown, not {self.lengths!r}")
         if self.repeat < 1:
             raise ConfigError(f"repeat must be at least 1, got {self.repeat}")
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """One step that ended well; instants in seconds since the arm began."""
-
-    agent: str
-    step: int
-    at_gate_s: float  # arrival at the gate; for a first step, arrival of the agent
-    sent_s: float
-    done_s: float
-    prompt_tokens: int
-    cached_tokens: int | None  # None: not told
-    output_tokens: int
-    reusable_tokens: int  # prompt tokens this agent had sent or received before
-
-    @property
-    def waited_s(self) -> float:
-        """Time at the gate [s]."""
-        return self.sent_s - self.at_gate_s
-
-    @property
-    def latency_s(self) -> float:
-        """From arrival at the gate to the answer, the hold included [s]."""
-        return self.done_s - self.at_gate_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +175,11 @@ async def _run_arm(
     run.before = await _read(probe, run)
     course = _Course(run, gate, endpoint, endpoint.vocabulary(salt), options)
     observer = asyncio.create_task(course.observe(probe, say))
-    tasks = [asyncio.create_task(course.live(plan)) for plan in plans]
+    tasks = [asyncio.create_task(course.batch.live(plan)) for plan in plans]
     try:
         limit_s = max(0.0, min(options.limit_s, end_s - time.monotonic()))
         _, unfinished = await asyncio.wait(tasks, timeout=limit_s)
-        run.span_s = course.now()
+        run.span_s = course.clock()
         run.outcome = "cut" if unfinished else "finished"
     finally:
         observer.cancel()
@@ -213,6 +187,7 @@ async def _run_arm(
             task.cancel()
         ends = await asyncio.gather(*tasks, observer, return_exceptions=True)
         await asyncio.to_thread(gate.close)
+        run.agents_done, run.agents_failed = len(run.agent_done_s), course.batch.failed
     broken = [end for end in ends if isinstance(end, Exception)]
     if broken:
         # The endpoint's errors were counted where they happened, so this is a bug of ours. The
@@ -224,149 +199,35 @@ async def _run_arm(
 
 
 class _Course:
-    """The agents of one arm on their way, and the counts the samples are taken from."""
+    """One arm on its way, and the counts the samples are taken from."""
 
     def __init__(
         self, run: ArmRun, gate: Gate, endpoint: Endpoint, vocabulary: Vocabulary, options: Options
     ) -> None:
         self._run = run
         self._gate = gate
-        self._endpoint = endpoint
-        self._vocabulary = vocabulary
         self._options = options
-        self._began_s = time.monotonic()
-        self._waiting = 0
-        self._in_flight = 0
-        self._present = 0
+        self.clock = WallClock(options.time_scale)
+        self.in_flight = 0
 
-    def now(self) -> float:
-        """Seconds since the arm began."""
-        return time.monotonic() - self._began_s
+        def converse(plan: AgentPlan) -> _Conversation:
+            return _Conversation(plan, run, endpoint, vocabulary, options, self)
 
-    async def live(self, plan: AgentPlan) -> None:
-        """One agent from arrival to end."""
-        await asyncio.sleep(plan.arrive_s * self._options.time_scale)
-        at_gate_s = self.now()
-        self._present += 1
-        self._waiting += 1
-        waits = True
-        # content by its key: spelled once, or what the model really said
-        known: dict[Hashable, list[Unit]] = {}
-        try:
-            first = plan.steps[0].prompt_tokens if self._options.lengths == "told" else None
-            async with self._gate.agent(plan.id, prompt_tokens=first) as agent:
-                for index, step in enumerate(plan.steps):
-                    if index:
-                        async with agent.tool("replayed tool"):
-                            await asyncio.sleep(
-                                plan.steps[index - 1].tool_s * self._options.time_scale
-                            )
-                        at_gate_s = self.now()
-                        self._waiting += 1
-                        waits = True
-                    prompt = self._spell(step, known)
-                    async with self._step(agent, prompt) as turn:
-                        self._waiting -= 1
-                        waits = False
-                        sent_s = self.now()
-                        answer = await self._ask(prompt, step.output.tokens)
-                        if answer is None:
-                            self._run.agents_failed += 1
-                            return
-                        turn.record(answer.usage)
-                    if answer.ids is not None:
-                        known[step.output.key] = list(answer.ids)
-                    self._write_down(plan, index, at_gate_s, sent_s, answer, len(prompt))
-            self._run.agents_done += 1
-            self._run.agent_done_s.append(self.now())
-        finally:
-            self._present -= 1
-            self._waiting -= waits
-
-    def _step(
-        self, agent: GateAgent, prompt: Sequence[Unit]
-    ) -> AbstractAsyncContextManager[GateStep]:
-        if self._options.lengths == "told":
-            return agent.step(prompt_tokens=len(prompt))
-        if self._options.lengths == "unknown":
-            return agent.step()
-        # as it stands in the request's JSON: a comma after an id, a space before a word
-        return agent.step(prompt_bytes=sum(len(str(unit)) + 1 for unit in prompt))
-
-    def _spell(self, step: PlanStep, known: dict[Hashable, list[Unit]]) -> list[Unit]:
-        prompt: list[Unit] = []
-        for run in step.prompt:
-            units = known.get(run.key, [])
-            if len(units) < run.tokens:
-                units = units + self._vocabulary.spell(run.key, run.tokens)[len(units) :]
-                known[run.key] = units
-            prompt += units[: run.tokens]
-        return prompt
-
-    async def _ask(self, prompt: list[Unit], output_tokens: int) -> Completion | None:
-        """The answer, or None after the last try failed."""
-        for left in reversed(range(_TRIES)):
-            self._in_flight += 1
-            try:
-                return await self._endpoint.complete(prompt, output_tokens)
-            except openai.APIError as error:
-                status = getattr(error, "status_code", None)
-                self._run.errors[f"{type(error).__name__}{f' {status}' if status else ''}"] += 1
-                passing = status is None or status in (408, 409, 429) or status >= 500
-                if not passing:
-                    return None
-            except EndpointError as error:
-                self._run.errors[str(error)] += 1
-                return None
-            finally:
-                self._in_flight -= 1
-            if left:
-                await asyncio.sleep(self._options.retry_wait_s)
-        return None
-
-    def _write_down(
-        self,
-        plan: AgentPlan,
-        index: int,
-        at_gate_s: float,
-        sent_s: float,
-        answer: Completion,
-        planned_tokens: int,
-    ) -> None:
-        step = plan.steps[index]
-        reusable = 0
-        if index:
-            before = plan.steps[index - 1]
-            sent = before.prompt + ((before.output,) if self._endpoint.tells_ids else ())
-            reusable = common_tokens(sent, step.prompt)
-        self._run.wrong_lengths += answer.prompt_tokens != planned_tokens
-        self._run.steps.append(
-            StepRow(
-                agent=plan.id,
-                step=index,
-                at_gate_s=at_gate_s,
-                sent_s=sent_s,
-                done_s=self.now(),
-                prompt_tokens=answer.prompt_tokens,
-                cached_tokens=answer.cached_tokens,
-                output_tokens=answer.output_tokens,
-                reusable_tokens=reusable,
-            )
-        )
+        self.batch = Batch(gate, self.clock, converse, run.steps, run.agent_done_s)
 
     async def observe(self, probe: Probe | None, say: Callable[[str], None]) -> None:
         """Take a sample every ``sample_s`` until cancelled."""
         count = 0
         while True:
             count += 1
-            await asyncio.sleep(max(0.0, count * self._options.sample_s - self.now()))
+            await asyncio.sleep(max(0.0, count * self._options.sample_s - self.clock()))
             reading = await _read(probe, self._run)
             sample = ReplaySample(
-                at_s=self.now(),
-                active=self._present - self._waiting,
-                in_flight=self._in_flight,
-                waiting=self._waiting,
-                done=self._run.agents_done,
+                at_s=self.clock(),
+                active=self.batch.active,
+                in_flight=self.in_flight,
+                waiting=self.batch.waiting,
+                done=len(self.batch.done_s),
                 reading=reading,
                 gate=self._gate.view(),
             )
@@ -377,6 +238,83 @@ class _Course:
                     f"done, {sample.active} active, {sample.in_flight} in flight, "
                     f"{self._run.errors.total()} errors"
                 )
+
+
+class _Conversation:
+    """Prompts of the planned lengths, that repeat what the model said where the endpoint tells."""
+
+    def __init__(
+        self,
+        plan: AgentPlan,
+        run: ArmRun,
+        endpoint: Endpoint,
+        vocabulary: Vocabulary,
+        options: Options,
+        course: _Course,
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._endpoint = endpoint
+        self._vocabulary = vocabulary
+        self._options = options
+        self._course = course
+        # content by its key: spelled once, or what the model really said
+        self._known: dict[Hashable, list[Unit]] = {}
+        self._prompt: list[Unit] = []
+        self.first_tokens = plan.steps[0].prompt_tokens if options.lengths == "told" else None
+
+    def prepare(self, step: PlanStep) -> PromptSize:
+        """Spell the next prompt; returns what the gate may know of it."""
+        self._prompt = prompt = self._spell(step)
+        if self._options.lengths == "told":
+            return {"prompt_tokens": len(prompt)}
+        if self._options.lengths == "unknown":
+            return {}
+        # as it stands in the request's JSON: a comma after an id, a space before a word
+        return {"prompt_bytes": sum(len(str(unit)) + 1 for unit in prompt)}
+
+    async def ask(self, step: PlanStep) -> Completion | None:
+        """The answer, or None after the last try failed."""
+        for left in reversed(range(_TRIES)):
+            self._course.in_flight += 1
+            try:
+                answer = await self._endpoint.complete(self._prompt, step.output.tokens)
+                if answer.ids is not None:
+                    self._known[step.output.key] = list(answer.ids)
+                self._run.wrong_lengths += answer.prompt_tokens != len(self._prompt)
+                return answer
+            except openai.APIError as error:
+                status = getattr(error, "status_code", None)
+                self._run.errors[f"{type(error).__name__}{f' {status}' if status else ''}"] += 1
+                passing = status is None or status in (408, 409, 429) or status >= 500
+                if not passing:
+                    return None
+            except EndpointError as error:
+                self._run.errors[str(error)] += 1
+                return None
+            finally:
+                self._course.in_flight -= 1
+            if left:
+                await asyncio.sleep(self._options.retry_wait_s)
+        return None
+
+    def reusable_tokens(self, index: int) -> int:
+        """Prompt tokens of a step that the agent had sent or received before."""
+        if not index:
+            return 0
+        before = self._plan.steps[index - 1]
+        sent = before.prompt + ((before.output,) if self._endpoint.tells_ids else ())
+        return common_tokens(sent, self._plan.steps[index].prompt)
+
+    def _spell(self, step: PlanStep) -> list[Unit]:
+        prompt: list[Unit] = []
+        for run in step.prompt:
+            units = self._known.get(run.key, [])
+            if len(units) < run.tokens:
+                units = units + self._vocabulary.spell(run.key, run.tokens)[len(units) :]
+                self._known[run.key] = units
+            prompt += units[: run.tokens]
+        return prompt
 
 
 async def _read(probe: Probe | None, run: ArmRun) -> Reading | None:

@@ -17,9 +17,9 @@ from concur_agents.core import Regulator, make_law
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.lab.demo import Arm, Course, Texts, make_scenario, parse_arms, run_arm, summarize
 from concur_agents.lab.demo.chat import Chat
-from concur_agents.lab.demo.course import CallRow
 from concur_agents.lab.demo.picture import draw
 from concur_agents.lab.demo.report import series_of
+from concur_agents.lab.replay.batch import StepRow
 from concur_agents.sim.client_clock import ClientClock
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
@@ -51,7 +51,9 @@ def simulated(scenario, arm):
             held = before.prompt_tokens + before.output.tokens - 1
             sent.append(min(same, held, call.prompt_tokens - 1) // 16 * 16)
         course.calls[plan.id] = [
-            CallRow(
+            StepRow(
+                plan.id,
+                number,
                 c.gate_s,
                 c.start_s,
                 c.end_s,
@@ -60,7 +62,7 @@ def simulated(scenario, arm):
                 c.output_tokens,
                 reusable,
             )
-            for c, reusable in zip(row.calls, sent, strict=True)
+            for number, (c, reusable) in enumerate(zip(row.calls, sent, strict=True))
         ]
     return course, result
 
@@ -157,7 +159,7 @@ def test_curves_hold_exactly_what_the_table_sums_up():
 
 def test_speedups_are_against_the_ungoverned_arm_wherever_it_stands():
     scenario = small_scenario(arms="fixed:2,none")
-    row = CallRow(0.0, 0.0, 1.0, 10, 0, 1, 0)
+    row = StepRow("a", 0, 0.0, 0.0, 1.0, 10, 0, 1, 0)
     courses = [
         Course(arm, {"a": [row]}, makespan_s=makespan_s)
         for arm, makespan_s in zip(scenario.arms, (50.0, 100.0), strict=True)
@@ -292,7 +294,7 @@ async def test_a_governed_arm_lives_on_the_engines_clock():
     scenario = small_scenario()
     arm = Arm("cache_aimd", make_law("cache_aimd", start=1, interval_s=5.0))
     course = await ran(scenario, arm)
-    waits_s = [row.sent_s - row.gate_s for rows in course.calls.values() for row in rows]
+    waits_s = [row.waited_s for rows in course.calls.values() for row in rows]
     assert 5 < max(waits_s) < course.makespan_s
     # One agent at a time would take the sum of all lives; the law has grown well before that.
     lives_s = sum(rows[-1].done_s - rows[0].sent_s for rows in course.calls.values())
