@@ -33,12 +33,16 @@ _MOST_PARTS = 100_000  # of nested messages that are looked at
 def text_size(body: bytes) -> tuple[int, int]:
     """The bytes of text in a JSON body, and how many payloads there are beside it."""
     size, payloads, at = len(body), 0, 0
+    quote = -1  # the next one, found once per string
     while at + _STRIDE <= len(body):
         if _WINDOW.match(body, at) is None:
             at += _STRIDE
             continue
         begin = _begin_of_run(body, at)
-        end = _end_of_run(body, at)
+        if quote < at:
+            quote = body.find(b'"', at)
+            quote = len(body) if quote < 0 else quote
+        end = _end_of_run(body, at, quote)
         if _is_payload(body, begin, end):
             size -= end - begin
             payloads += 1
@@ -118,13 +122,11 @@ def _begin_of_run(body: bytes, at: int) -> int:
     return at if before is None else start + before.start()
 
 
-def _end_of_run(body: bytes, at: int) -> int:
+def _end_of_run(body: bytes, at: int, quote: int) -> int:
     """Where a run ends: with its string, if samples of that are of the run, as megabytes are."""
-    quote = body.find(b'"', at)
-    if quote >= 0:
-        step = max(_STRIDE, (quote - at) // 16)
-        if all(_WINDOW.match(body, place) for place in range(at, quote - _STRIDE, step)):
-            return quote
+    step = max(_STRIDE, (quote - at) // 16)
+    if all(_WINDOW.match(body, place) for place in range(at, quote - _STRIDE, step)):
+        return quote
     run = _RUN.match(body, at)
     return at if run is None else run.end()
 

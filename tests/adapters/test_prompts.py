@@ -205,6 +205,13 @@ def test_messages_of_frameworks_are_measured_the_same() -> None:
     assert of_messages("litellm", []) is None
 
 
+def test_text_full_of_long_words_is_measured_in_linear_time() -> None:
+    data = json.dumps(("a" * 300 + " ") * 20_000).encode()
+    began = time.perf_counter()
+    assert payload.text_size(data) == (len(data), 0)
+    assert time.perf_counter() - began < 1.0
+
+
 def test_megabytes_of_images_are_measured_at_once() -> None:
     """The measure is taken before each call, on the event loop."""
     uri = "data:image/png;base64," + base64.b64encode(os.urandom(7_500_000)).decode()
