@@ -323,12 +323,16 @@ def _tee(library: Any) -> Any:
                 yield rest
 
         def close(self) -> None:
-            self._end()
-            self._inner.close()
+            try:
+                self._end()
+            finally:
+                self._inner.close()
 
         async def aclose(self) -> None:
-            self._end()
-            await self._inner.aclose()
+            try:
+                self._end()
+            finally:
+                await self._inner.aclose()
 
         def _end(self) -> None:
             if not self._call.over:
