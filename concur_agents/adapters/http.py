@@ -25,7 +25,7 @@ from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Extras
-from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.routes import is_llm_call, meet_unknown
 from concur_agents.core import Usage
 from concur_agents.errors import ConcurError, ConfigError
@@ -144,7 +144,7 @@ class _SyncSend:
             return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = calls.begin_sync(governor, path, read=lambda: _prompt(body))
+            call = calls.begin_sync(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -179,7 +179,7 @@ class _AsyncSend:
             return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
-            call = await calls.begin(governor, path, read=lambda: _prompt(body))
+            call = await calls.begin(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
             raise _for_openai(error) from None
         if call is None:
@@ -248,10 +248,6 @@ def _body(request: Any) -> bytes:
         return cast("bytes", request.content)
     except Exception:  # the body is produced while it is sent
         return b""
-
-
-def _prompt(body: bytes) -> Prompt | None:
-    return Prompt("body", len(body), body) if body else None
 
 
 def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
@@ -327,12 +323,16 @@ def _tee(library: Any) -> Any:
                 yield rest
 
         def close(self) -> None:
-            self._end()
-            self._inner.close()
+            try:
+                self._end()
+            finally:
+                self._inner.close()
 
         async def aclose(self) -> None:
-            self._end()
-            await self._inner.aclose()
+            try:
+                self._end()
+            finally:
+                await self._inner.aclose()
 
         def _end(self) -> None:
             if not self._call.over:

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from concur_agents._extras import missing_extra
 from concur_agents.adapters import call as calls
-from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.prompts import Prompt, of_messages
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Governing, current_agent
 
@@ -139,19 +139,9 @@ def _what(serialized: dict[str, Any] | None) -> str:
     return str((serialized or {}).get("name") or "a language model")
 
 
-def _reader(said: Said) -> Callable[[], Prompt]:
+def _reader(said: Said) -> Callable[[], Prompt | None]:
     """Measures a prompt: batches of messages, or texts."""
-
-    def read() -> Prompt:
-        size = 0
-        for part in said:
-            if isinstance(part, str):
-                size += len(part)
-            else:
-                size += sum(len(str(message.content)) for message in part)
-        return Prompt("messages", size)
-
-    return read
+    return lambda: of_messages("messages", said)
 
 
 def _usage(response: LLMResult) -> object:

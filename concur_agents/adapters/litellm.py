@@ -15,7 +15,7 @@ from typing import Any
 
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import usage_in
-from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.prompts import Prompt, of_messages
 from concur_agents.runtime.agent import current_agent
 
 try:
@@ -131,6 +131,10 @@ def _what(kwargs: Any) -> str:
 def _reader(kwargs: Any) -> Callable[[], Prompt | None]:
     def read() -> Prompt | None:
         said = kwargs.get("messages") or kwargs.get("input") or kwargs.get("prompt")
-        return Prompt("litellm", len(str(said))) if said else None
+        continues = any(
+            options.get("previous_response_id")
+            for options in (kwargs, kwargs.get("optional_params") or {})
+        )
+        return of_messages("litellm", said, continues=continues)
 
     return read

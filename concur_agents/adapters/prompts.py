@@ -1,9 +1,9 @@
 """How large a prompt is, and what it begins with, before it is sent.
 
 The gate needs to know how much a step adds. Counting tokens would need the model's tokeniser and a
-pass over the whole context at each step. Instead, the size in bytes is scaled by the tokens that
-earlier prompts of the same agent had. After one step only the last turn is estimated, because an
-agent's context only grows at its end.
+pass over the whole context at each step. Instead, the agent's last prompt counts as the server
+counted it, and only its growth is estimated: bytes of text by the tokens per byte that earlier
+growth had, within what text can have, and images and sounds by the piece (see `payload.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,27 @@ from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from concur_agents.adapters import payload
 from concur_agents.core import Chain, Usage
 from concur_agents.runtime.agent import Agent
 
 TOKENS_PER_BYTE = 0.25
-"""Before the first usage of an agent: English and code have 3.5 to 4.5 bytes per token."""
+"""Before the first usage of an agent: English and code have 3.5 to 4.5 bytes per token; of other
+scripts a token has 3 to 6."""
+
+TOKENS_PER_PAYLOAD = 1000.0
+"""Before the first usage with an image or a sound: models take some 100 to 3,000 for one."""
+
+_PLAUSIBLE_PER_BYTE = (1 / 12, 1.0)
+"""Tokens of a byte of text. Outside of this something else has grown, such as a hidden prompt."""
+
+_PLAUSIBLE_PER_PAYLOAD = (50.0, 16_000.0)
+
+_LEAST_GROWTH = 64
+"""Bytes; less growth is mostly the frame of a message, and says nothing about its text."""
+
+_WEIGHT = 1000
+"""Bytes of growth that weigh as much as all before: one short turn does not change the ratio."""
 
 _HEAD_BYTES = 1024
 """A prompt that begins with the same bytes as the agent's last one has the same leading parts."""
@@ -26,12 +42,14 @@ _HEAD_BYTES = 1024
 
 @dataclass(slots=True, eq=False)
 class Prompt:
-    """A prompt about to be sent.
+    """A prompt about to be sent. Made by `of_body` and `of_messages`.
 
     Attributes:
         unit: how its size was measured; sizes of different units are not compared.
-        size: its size [bytes or characters].
+        size: its text [bytes].
         body: the JSON body; empty if there is none.
+        payloads: images, sounds and files in it, which are not part of its size.
+        continues: the server holds what came before: the size is that of the new part.
         tokens: estimated tokens; None: not estimated yet.
         chain: its leading parts; None: unknown.
     """
@@ -39,8 +57,24 @@ class Prompt:
     unit: str
     size: int
     body: bytes = b""
+    payloads: int = 0
+    continues: bool = False
     tokens: int | None = None
     chain: Chain | None = None
+
+
+def of_body(body: bytes) -> Prompt | None:
+    """The prompt in the JSON body of a request; None: there is none."""
+    if not body:
+        return None
+    size, payloads = payload.text_size(body)
+    return Prompt("body", size, body, payloads, payload.continues(body))
+
+
+def of_messages(unit: str, said: object, *, continues: bool = False) -> Prompt | None:
+    """The prompt of a framework's messages: texts, mappings, lists and message objects of them."""
+    size, payloads = payload.measure(said)
+    return Prompt(unit, size, b"", payloads, continues) if size or payloads else None
 
 
 @dataclass(slots=True)
@@ -48,8 +82,12 @@ class _Known:
     """What one agent's prompts of one unit have shown."""
 
     size: int = 0
+    payloads: int = 0
     tokens: int = 0
-    tokens_per_unit: float = TOKENS_PER_BYTE
+    completion: int = 0
+    per_byte: float = TOKENS_PER_BYTE
+    per_payload: float = TOKENS_PER_PAYLOAD
+    has_grown: bool = False  # then the ratio comes from growth
     head: bytes = b""
     parts: tuple[tuple[str, int], ...] = ()  # name, size up to its end
 
@@ -60,12 +98,8 @@ _known: WeakKeyDictionary[Agent, dict[str, _Known]] = WeakKeyDictionary()
 def estimate(agent: Agent, prompt: Prompt) -> None:
     """Fills in the tokens and the leading parts of a prompt."""
     known = _of(agent, prompt.unit)
-    grown = prompt.size - known.size
-    # Only growth is estimated. If the prompt shrank, it was compacted, and all of it is new.
-    if known.tokens and grown >= 0:
-        tokens = known.tokens + grown * known.tokens_per_unit
-    else:
-        tokens = prompt.size * known.tokens_per_unit
+    before, grown, more = _growth(known, prompt)
+    tokens = before + grown * known.per_byte + more * known.per_payload
     prompt.tokens = max(1, round(tokens))
     head = prompt.body[:_HEAD_BYTES]
     if head and head != known.head:
@@ -73,16 +107,51 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
         known.parts = _leading_parts(prompt.body)
     if known.parts:
         prompt.chain = tuple(
-            (name, min(size * known.tokens_per_unit, tokens)) for name, size in known.parts
+            (name, min(size * known.per_byte, tokens)) for name, size in known.parts
         )
+
+
+def _growth(known: _Known, prompt: Prompt) -> tuple[int, int, int]:
+    """What a prompt has in common with the last one [tokens], and its new bytes and payloads."""
+    if prompt.continues:
+        return known.tokens + known.completion, prompt.size, prompt.payloads
+    grown, more = prompt.size - known.size, prompt.payloads - known.payloads
+    if known.tokens and known.size and grown >= 0 and more >= 0:
+        return known.tokens, grown, more
+    return 0, prompt.size, prompt.payloads  # it was compacted, and all of it is new
 
 
 def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
     """Takes the server's count of a prompt, for later estimates."""
-    if usage.prompt_tokens > 0 and prompt.size > 0:
-        known = _of(agent, prompt.unit)
-        known.size, known.tokens = prompt.size, usage.prompt_tokens
-        known.tokens_per_unit = usage.prompt_tokens / prompt.size
+    if usage.prompt_tokens <= 0:
+        return
+    known = _of(agent, prompt.unit)
+    before, grown, more = _growth(known, prompt)
+    gained = usage.prompt_tokens - before
+    if more > 0:
+        known.per_payload = _bounded(
+            (gained - grown * known.per_byte) / more, _PLAUSIBLE_PER_PAYLOAD
+        )
+    elif grown >= _LEAST_GROWTH and _is_plausible(gained / grown):
+        if before:
+            known.per_byte = (_WEIGHT * known.per_byte + gained) / (_WEIGHT + grown)
+            known.has_grown = True
+        elif not known.has_grown and not prompt.continues:  # else part of it is the server's
+            known.per_byte = gained / grown
+    # What a prompt that continues holds in all is not known: a later one may repeat everything.
+    known.size = 0 if prompt.continues else prompt.size
+    known.payloads = 0 if prompt.continues else prompt.payloads
+    known.tokens, known.completion = usage.prompt_tokens, usage.completion_tokens
+
+
+def _is_plausible(per_byte: float) -> bool:
+    low, high = _PLAUSIBLE_PER_BYTE
+    return low <= per_byte <= high
+
+
+def _bounded(value: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return min(max(value, low), high)
 
 
 def last_tokens(agent: Agent) -> int | None:
@@ -123,7 +192,7 @@ def _leading_parts(body: bytes) -> tuple[tuple[str, int], ...]:
         if not part:
             continue
         text = json.dumps(part, separators=(",", ":"), ensure_ascii=False).encode()
-        size += len(text)
+        size += payload.text_size(text)[0]
         digest.update(text)
         parts.append((digest.hexdigest(), size))
     return tuple(parts)
