@@ -291,3 +291,17 @@ def listening():
         cells = [row.split() for row in rows]
         found |= {cell[9] for cell in cells if cell[3] == "0A"}
     return {inode for inode in found if f"socket:[{inode}]" in mine}
+
+
+def test_every_command_prints_through_what_makes_text_safe():
+    """A bare `print` or console passes on what an id, a page or an error text holds."""
+    for path in (PACKAGE / "cli").glob("*.py"):
+        if path.name in ("terminal.py", "console.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "rich.console":
+                assert "Console" not in {alias.name for alias in node.names}, path.name
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                printed = ast.unparse(node.args[0])
+                # JSON escapes all that is not ASCII.
+                assert printed.startswith("json.dumps(") or "__version__" in printed, path.name

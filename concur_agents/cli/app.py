@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from concur_agents._extras import missing_extra
 from concur_agents._version import __version__
+from concur_agents.cli.terminal import say
 from concur_agents.errors import ConcurError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         expected = isinstance(error, ConcurError) or "concur-agents[" in str(error)
         if debug or not expected:
             raise
-        print(f"concur: {error}", file=sys.stderr)
+        say(f"concur: {error}", sys.stderr)
         raise SystemExit(2) from None
 
 

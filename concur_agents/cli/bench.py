@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from concur_agents.cli.console import Console
 from concur_agents.cli.options import import_from_here
 from concur_agents.core import ORDERS, law_names
 from concur_agents.errors import ConfigError

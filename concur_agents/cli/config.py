@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents.cli.console import Console
 from concur_agents.cli.options import with_governor_options
 from concur_agents.runtime.config import Setting
 

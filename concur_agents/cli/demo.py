@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from concur_agents.cli.console import Console
 from concur_agents.lab.demo import (
     FITS_PROFILE,
     ArmReport,

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from concur_agents._text import wire_id
+from concur_agents.cli.console import Console
+from concur_agents.cli.damage import readable
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
 from concur_agents.recording import Happening, RecordedCall, Recording
@@ -41,6 +42,11 @@ def explain_command(
     total_s, median_s, p99_s, worst_s), pauses, overdue, ended_by and longest (agent, steps,
     queued_s, paused_s, running_s).
     """
+    with readable(recording):
+        _explain(recording, agent, most, as_json=as_json)
+
+
+def _explain(recording: Path, agent: str, most: int, *, as_json: bool) -> None:
     recorded = Recording(recording)
     timeline = read_timeline(recorded)
     agent = wire_id(agent) if agent else ""
@@ -90,9 +96,9 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
     console = Console()
     console.print(
         f"{len(timeline.lanes)} agents in {timeline.end_s - timeline.start_s:.0f} s under "
-        f"{timeline.header.law['name']}: {waits.number} waits, {waits.total_s:.0f} s in all, "
-        f"median {waits.median_s:.1f} s, worst {waits.worst_s:.1f} s; {timeline.pauses} pauses, "
-        f"{timeline.overdue} let in as overdue.",
+        f"{escape(timeline.header.law['name'])}: {waits.number} waits, {waits.total_s:.0f} s "
+        f"in all, median {waits.median_s:.1f} s, worst {waits.worst_s:.1f} s; "
+        f"{timeline.pauses} pauses, {timeline.overdue} let in as overdue.",
         soft_wrap=True,
     )
     if ends:

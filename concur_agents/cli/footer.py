@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from concur_agents.cli.console import Console
 
 LEAST_ABOVE = 10
 """Least rows left for the program."""

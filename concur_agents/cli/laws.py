@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from concur_agents.cli.console import Console
 from concur_agents.core import law_formulas
 
 

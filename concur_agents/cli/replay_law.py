@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from concur_agents.cli.console import Console
+from concur_agents.cli.damage import readable
+from concur_agents.cli.terminal import say
 from concur_agents.core import make_law
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Difference, RecordedCall, Recording, replay
@@ -42,6 +44,11 @@ def replay_law_command(
     steps, pauses, waits, mean_active, over_capacity_s, lasts_s, unfinished) and `first_difference`
     (call, now, agent, recorded, replayed; null: none).
     """
+    with readable(recording):
+        _replay_law(recording, law, options, as_json=as_json)
+
+
+def _replay_law(recording: Path, law: str, options: list[str], *, as_json: bool) -> None:
     recorded = Recording(recording)
     if not law and not options:
         _check(recorded, as_json=as_json)
@@ -84,10 +91,10 @@ def _check(recording: Recording, *, as_json: bool) -> None:
         shown = {"same": first is None, "calls": calls, "first_difference": _difference(first)}
         print(json.dumps(shown, indent=2))
     elif first is None:
-        print(f"The same answers to the bit: {calls:,} calls, {recording.header.law['name']}.")
+        say(f"The same answers to the bit: {calls:,} calls, {recording.header.law['name']}.")
     else:
-        print(f"Another answer: {_text(first, recording.header.now)}")
-        print(
+        say(f"Another answer: {_text(first, recording.header.now)}")
+        say(
             f"It was recorded by {recording.header.version} (format {recording.format}) under "
             f"Python {recording.header.python}; this version decides differently."
         )

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import typer
 
+from concur_agents._text import printable
+from concur_agents.cli.damage import readable
+from concur_agents.cli.terminal import say
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
@@ -25,8 +28,9 @@ def report_command(
     It shows agents as lanes over time, pressure against capacity and limit, hit rate, throughput
     and waits. All plots zoom together. With --json the keys are output, bytes and agents.
     """
-    timeline = read_timeline(Recording(recording))
-    text = page(timeline, title=recording.name)
+    with readable(recording):
+        timeline = read_timeline(Recording(recording))
+        text = page(timeline, title=printable(recording.name))
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -36,4 +40,4 @@ def report_command(
         shown = {"output": str(output), "bytes": size, "agents": len(timeline.lanes)}
         print(json.dumps(shown))
     else:
-        print(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
+        say(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")

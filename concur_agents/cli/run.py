@@ -20,9 +20,11 @@ from rich.text import Text
 
 import concur_agents
 from concur_agents.autorun.hooks import PARENT
+from concur_agents.cli.damage import readable
 from concur_agents.cli.dashboard import strip
 from concur_agents.cli.footer import Footer
 from concur_agents.cli.options import with_governor_options
+from concur_agents.cli.terminal import say
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.errors import ConfigError, RecordingError
 from concur_agents.governor import Governor
@@ -150,11 +152,15 @@ class _Watchers:
                     continue
                 lines = recording.follow(lambda: None)
                 self._screens[path] = (Screen(recording), lines)
-        for screen, lines in self._screens.values():
-            for line in lines:
-                if line is None:
-                    break
-                screen.take(line)
+        for path, (screen, lines) in self._screens.items():
+            try:
+                with readable(path):
+                    for line in lines:
+                        if line is None:
+                            break
+                        screen.take(line)
+            except RecordingError as error:  # `lines` has ended with it, so this is said once
+                say(f"concur: {error}", sys.stderr)
 
     def status(self) -> str:
         """The state of all processes in one line."""
@@ -222,4 +228,4 @@ def _summarise(watchers: _Watchers, *, kept: bool) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"concur: {text}", file=sys.stderr, flush=True)
+    say(f"concur: {text}", sys.stderr)

@@ -56,7 +56,7 @@ def serve_sim_command(
             print(json.dumps(facts), flush=True)
             return
         pool = f"{engine.capacity_tokens:,} tokens of KV cache"
-        print(f"{name} at {url}/v1 ({engine.name}, {pool}). Ctrl-C ends it.", flush=True)
+        say(f"{name} at {url}/v1 ({engine.name}, {pool}). Ctrl-C ends it.")
 
     serve(
         engine,

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
+from concur_agents.cli.console import Console
 from concur_agents.cli.dashboard import dashboard
 from concur_agents.observe.frame import Frame, Point
 

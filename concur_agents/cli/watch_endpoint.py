@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from concur_agents.cli.chart import chart
+from concur_agents.cli.console import Console
 from concur_agents.cli.dashboard import CHART_ROWS, chart_width, side_by_side
 from concur_agents.cli.show import show
 from concur_agents.core import Reading, Regulator, make_law

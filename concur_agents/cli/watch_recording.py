@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from concur_agents.cli.damage import readable
 from concur_agents.cli.show import show_frames
 from concur_agents.core import Regulator
 from concur_agents.errors import RecordingError
@@ -180,10 +181,11 @@ def watch_recording(
         speed: 0: from now on, live; else from its beginning, this many times as fast.
         as_json: a JSON object per frame.
     """
-    recording = Recording(path)
-    screen = Screen(recording)
-    frames = _frames(recording, screen, interval_s=interval_s, speed=speed)
-    show_frames(frames, screen.trail, path.name, count=count, as_json=as_json)
+    with readable(path):
+        recording = Recording(path)
+        screen = Screen(recording)
+        frames = _frames(recording, screen, interval_s=interval_s, speed=speed)
+        show_frames(frames, screen.trail, path.name, count=count, as_json=as_json)
 
 
 def _frames(

@@ -9,8 +9,9 @@ from dataclasses import MISSING, asdict, fields
 from hashlib import blake2b
 from typing import Any, TypeVar
 
-from concur_agents._text import wire_id
+from concur_agents._text import printable, wire_id
 from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
+from concur_agents.recording.checks import dict_of, line_of, name_of, number_of, text_of
 from concur_agents.recording.format_1 import upgrade_line
 from concur_agents.recording.model import CALLS, FORMAT, Happening, Header, Line, RecordedCall, Tick
 from concur_agents.recording.values import numbers, plain, scrub
@@ -30,15 +31,12 @@ def parse(raw: bytes, version: int = FORMAT) -> Line | None:
         ValueError: it is not a line of a recording.
     """
     try:
-        found = json.loads(raw)
-        if version == 1:
-            found = upgrade_line(found)
-            if found is None:
-                return None
-        if "event" in found:
-            return Happening(kind=found.pop("event"), **found)
-        return _call_of(found)
-    except (KeyError, TypeError, AttributeError) as error:
+        written = dict_of(json.loads(raw))
+        found = upgrade_line(written) if version == 1 else written
+        if found is None:
+            return None
+        return _happening_of(found) if "event" in found else _call_of(found)
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"not a line of a recording: {raw[:40]!r}") from error
 
 
@@ -58,14 +56,32 @@ def _make(kind: type[T], found: dict[str, Any]) -> T:
     return kind(**known)
 
 
+def _happening_of(found: dict[str, Any]) -> Happening:
+    kind, waited_s = text_of(found.pop("event")), found.pop("waited_s", None)
+    is_name = kind in ("tool_began", "tool_ended")
+    reason = text_of(found.pop("reason", ""))
+    return Happening(
+        kind=printable(kind),
+        now=number_of(found.pop("now")),
+        agent=name_of(found.pop("agent", None)),
+        reason=wire_id(reason) if is_name and reason else printable(reason, 1000),
+        waited_s=None if waited_s is None else number_of(waited_s),
+    )
+
+
 def _call_of(found: dict[str, Any]) -> RecordedCall:
-    name, now = found.pop("call"), found.pop("now")
-    agent, let_in = found.pop("agent", None), tuple(found.pop("let_in", ()))
-    error, reason = found.pop("error", None), found.pop("reason", None)
-    why = found.pop("why", None)
-    tick = None
+    name, now = found.pop("call"), number_of(found.pop("now"))
     if name not in CALLS:
         raise ValueError(name)
+    agent = name_of(found.pop("agent", None))
+    if (agent is None) != (name in ("tick", "advance")):
+        raise ValueError(f"{name} of {agent}")
+    let_in = tuple(wire_id(text_of(who)) for who in found.pop("let_in", ()))
+    error, reason = line_of(found.pop("error", None)), line_of(found.pop("reason", None))
+    why = line_of(found.pop("why", None))
+    if "parent" in found:
+        found["parent"] = name_of(found["parent"])
+    tick = None
     if name == "tick":
         view = found.pop("view")
         snapshot = found.pop("snapshot")
@@ -83,8 +99,13 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         )
     if "usage" in found and found["usage"] is not None:
         found["usage"] = Usage(**found["usage"])
+        for tokens in asdict(found["usage"]).values():
+            if tokens is not None:
+                number_of(tokens)
     if found.get("prefix") is not None:
-        found["prefix"] = tuple((part, tokens) for part, tokens in found["prefix"])
+        found["prefix"] = tuple(
+            (text_of(part), number_of(tokens)) for part, tokens in found["prefix"]
+        )
     return RecordedCall(
         name=name,
         now=now,

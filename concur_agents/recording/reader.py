@@ -6,12 +6,25 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
+from concur_agents._text import wire_id
 from concur_agents.errors import RecordingError
+from concur_agents.recording.checks import (
+    count_of,
+    dict_of,
+    line_of,
+    name_of,
+    number_of,
+    text_of,
+)
 from concur_agents.recording.codec import parse
 from concur_agents.recording.format_1 import upgrade_header
-from concur_agents.recording.model import FORMAT, Header, Line, Standing
+from concur_agents.recording.model import FORMAT, AgentState, Header, Line, Standing
 from concur_agents.recording.writer import older
+
+MOST_UNIX_S = 253_402_300_800
+"""The end of the year 9999, where dates end."""
 
 
 class Recording:
@@ -60,7 +73,7 @@ class Recording:
             with last.open("rb") as lines:
                 inode = os.fstat(lines.fileno()).st_ino
                 begun = b""
-                next(lines)
+                next(lines, None)
                 while True:
                     raw = lines.readline()
                     begun += raw
@@ -93,7 +106,7 @@ class Recording:
 
 def _lines_of(file: Path, version: int) -> Iterator[Line]:
     with file.open("rb") as lines:
-        next(lines)
+        next(lines, None)
         for number, raw in enumerate(lines, 2):
             try:
                 line = parse(raw, version)
@@ -112,17 +125,49 @@ def _read_header(file: Path) -> tuple[int, Header]:
     with file.open("rb") as lines:
         first = lines.readline()
     try:
-        found = json.loads(first)
+        found = dict_of(json.loads(first))
         version = found.pop("concur_recording")
         if version not in (1, FORMAT):
             raise RecordingError(
-                f"{file} is a recording of format {version}; this version reads 1 and {FORMAT}"
+                f"{file} is a recording of format {version!r:.40}; this version reads 1 "
+                f"and {FORMAT}"
             )
         if version == 1:
             found = upgrade_header(found)
-        found["agents"] = tuple(Standing(**who) for who in found["agents"])
-        return version, Header(**found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return version, _header_of(found)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordingError(
             f"{file} is not a recording of a Governor (it begins with {first[:40]!r})"
         ) from error
+
+
+def _header_of(found: dict[str, Any]) -> Header:
+    for key in ("start_s", "now", "unix_s"):
+        number_of(found[key])
+    if not 0 <= found["unix_s"] < MOST_UNIX_S:
+        raise ValueError(f"unix_s is {found['unix_s']}")
+    count_of(found.get("part", 0))
+    dict_of(found["regulator"])
+    for law in (found["law"], found.get("shadow")):
+        if law is not None:
+            law["name"] = line_of(text_of(dict_of(law)["name"]))
+    dict_of(found["law"])
+    for key in ("url", "version", "python"):
+        if key in found:
+            found[key] = line_of(found[key])
+    found["agents"] = tuple(_standing_of(dict_of(who)) for who in found.get("agents", ()))
+    return Header(**found)
+
+
+def _standing_of(found: dict[str, Any]) -> Standing:
+    who = Standing(**found)
+    who.id, who.parent = wire_id(text_of(who.id)), name_of(who.parent)
+    if who.state not in get_args(AgentState):
+        raise ValueError(f"no state of an agent: {who.state!r:.40}")
+    for value in (who.arrived_s, who.since_s, who.priority):
+        number_of(value)
+    for value in (who.calls, who.waiting_calls, who.steps, who.prompt_tokens):
+        count_of(value)
+    for value in (who.cached_tokens, who.footprint_tokens):
+        count_of(value)
+    return who

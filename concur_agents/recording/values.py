@@ -8,6 +8,7 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from concur_agents._text import printable
 from concur_agents.core import Law, make_law
 
 
@@ -47,10 +48,13 @@ _KEYS = re.compile(r"(?i)\b(bearer\s+|api[-_]?key\W{1,3}|sk-)[\w.~+/-]{4,}=*")
 
 
 def scrub(text: str, most: int = 300) -> str:
-    """A message without possible secrets: keys, and user names and queries in addresses."""
+    """A message without possible secrets: keys, and user names and queries in addresses.
+
+    It is one line, and safe for a terminal.
+    """
     text = _QUERY.sub("?...", _USER_INFO.sub("", text))
     text = _KEYS.sub("***", text)
-    return text if len(text) <= most else text[:most] + "..."
+    return printable(text, most)
 
 
 def plain(value: Any) -> Any:

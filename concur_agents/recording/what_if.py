@@ -27,7 +27,10 @@ LEAST_REST_S = 0.001
 """Least time between two wakes, for a regulator that asks to be woken at once again and again."""
 
 PATIENCE = 50.0
-"""The replay ends after this many times the length of the recording."""
+"""The replay ends after this many times the length of the recording, or as many times its calls."""
+
+MOST_STEPS = 10_000
+"""Calls of the replay beyond that; a time far off the others would mean billions of ticks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,9 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
     tick_s, reading = next(poll)
     now = recording.header.start_s
     horizon_s = now + PATIENCE * (end_s - now) + 1.0
-    while todo or held:
+    steps_left = MOST_STEPS + int(PATIENCE) * (sum(map(len, scripts.values())) + len(ticks))
+    while (todo or held) and steps_left > 0:
+        steps_left -= 1
         wake_s = regulator.next_wake(now)
         wake_s = math.inf if wake_s is None else max(wake_s, now + LEAST_REST_S)
         call_s = todo[0][0] if todo else math.inf
