@@ -31,9 +31,9 @@ LAST_LONG_WAIT_S = 7 * 86_400.0
 """A wait beyond this is not logged again."""
 
 STALLED = (
-    "a stall: agents waited, no call was in flight, and no agent that may run began one, so one more "
-    "was let in. The likely cause: agents wait for the governor while they hold a semaphore, a "
-    "thread of a small pool, a rate limiter or a place with another governor, and those that may "
+    "a stall: agents waited, no call was in flight, and no agent that may run began one, so one "
+    "more was let in. The likely cause: agents wait for the governor while they hold a semaphore, "
+    "a thread of a small pool, a rate limiter or a place with another governor, and those that may "
     "run wait for that. Take that limit away, or take it inside of the step: see "
     "docs/semaphores.md (logged once; `snapshot().stalls_total` counts)"
 )
