@@ -70,8 +70,8 @@ def test_the_default_law_where_neither_capacity_nor_cached_tokens_are_reported(c
         async with virtual_governor(probe=probe) as gov:
             return await finish(gov, semaphore_around(4, 10_000), agents=40)
 
-    stalls = run(main())
-    assert caplog.text.count("a stall: agents waited") == bool(stalls)
+    assert run(main())
+    assert_said_once(caplog)
 
 
 def test_the_blind_limit_with_a_semaphore(caplog):
@@ -104,8 +104,8 @@ def test_a_small_pool_of_threads_for_the_calls(caplog):
                 # No bound: the clock jumps to the next timer while a thread is at work.
                 return await finish(gov, one_step, most_s=None)
 
-    stalls = run(main())
-    assert caplog.text.count("a stall: agents waited") == bool(stalls)
+    assert run(main())
+    assert_said_once(caplog)
 
 
 def test_a_limiter_of_pydantic_ai(caplog):
@@ -153,5 +153,5 @@ def test_two_governors_one_inside_the_other(caplog):
             assert_idle(inner)
             return outer.snapshot().stalls_total + inner.snapshot().stalls_total
 
-    stalls = run(main())
-    assert bool(stalls) == ("a stall: agents waited" in caplog.text)
+    assert run(main())
+    assert "a stall: agents waited" in caplog.text
