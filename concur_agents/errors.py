@@ -19,8 +19,8 @@ class ProbeError(ConcurError):
     """A metrics page could not be fetched, read or recognised."""
 
 
-class ClosedError(ConcurError):
-    """The governor or pool was closed and takes nobody new."""
+class ClosedError(ConcurError, RuntimeError):
+    """The governor, pool or executor was closed and takes nothing new."""
 
 
 class GateError(ConcurError, RuntimeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from concur_agents.runtime.host import Host
@@ -118,16 +118,28 @@ class Governor(Host):
 
         return middleware(self)
 
-    def executor(self, max_workers: int | None = None) -> Executor:
-        """A drop-in for `ThreadPoolExecutor` in which each task is an agent.
+    def executor(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> ThreadPoolExecutor:
+        """A `ThreadPoolExecutor` in which each task is an agent.
 
         Args:
             max_workers: at most this many threads, whatever the governor would allow; None: no
                 bound.
+            thread_name_prefix: as for `ThreadPoolExecutor`.
+            initializer: called in each thread at its start.
+            initargs: its arguments.
+
+        Raises:
+            ConfigError: `max_workers` is out of its range.
         """
         from concur_agents.batch.executor import GovernedExecutor
 
-        return GovernedExecutor(self, max_workers)
+        return GovernedExecutor(self, max_workers, thread_name_prefix, initializer, initargs)
 
     def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
         from concur_agents.observe.socket import listen

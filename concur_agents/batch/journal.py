@@ -9,6 +9,8 @@ The first line marks the file as a journal; each further line says how one agent
 A line is written in one piece before the caller gets the result, so a crash of this process, even
 `kill -9`, loses no finished agent. The file is forced to the disk once a second and at the end: a
 power cut may lose the last second. On opening, a last line that a crash has torn is cut off.
+
+A new journal can be read by its owner alone, and errors are kept without the keys in their texts.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ import io
 import json
 import logging
 import os
+import stat
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from concur_agents.errors import JournalError
+from concur_agents.recording import scrub
 from concur_agents.runtime.session import AgentStats
 
 logger = logging.getLogger("concur_agents")
@@ -32,6 +39,12 @@ logger = logging.getLogger("concur_agents")
 VERSION = 1
 FLUSH_S = 1.0
 """The longest time [s] until a line is forced to the disk."""
+
+LONGEST_ERROR = 2_000
+"""Characters of an error that are kept: one may quote the whole answer of a server."""
+
+_MARGIN = 300
+"""Levels: a result is written if it could be read so much deeper in the stack than here."""
 
 
 class Journal:
@@ -61,10 +74,15 @@ class Journal:
         self._synced_s = 0.0
         self._size = 0  # bytes of whole lines
         self._finished: dict[str, Any] = {}
+        self._is_foreign = False  # in a child process, which shares the file but must not write it
         try:
+            if self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode):
+                raise JournalError(
+                    f"{self.path} is not a file and cannot be a journal: give another path"
+                )
             # Unbuffered, so that a line is with the operating system once it is written, and no
             # rest of it can fail to be written later.
-            self._file = io.FileIO(self.path, "a+")
+            self._file = io.FileIO(self.path, "a+", opener=partial(os.open, mode=0o600))
         except OSError as error:
             raise JournalError(
                 f"cannot open the journal {self.path}: {error.strerror}; does its folder exist, "
@@ -72,6 +90,7 @@ class Journal:
             ) from error
         try:
             self._lock()
+            _journals.add(self)
             self._read()
         except BaseException:
             self._file.close()
@@ -109,7 +128,7 @@ class Journal:
         if status == "ok":
             line["value"] = value
         if error is not None:
-            line["error"] = repr(error)
+            line["error"] = _text_of(error)
         if stats is not None:
             line.update(asdict(stats))
         line["at_s"] = round(time.time(), 3)
@@ -117,6 +136,8 @@ class Journal:
             if status == "ok" and self._dump is not None:
                 line["value"] = self._dump(value)
             text = json.dumps(line)
+            # A line that is nested too deep for the parser would close the whole journal.
+            json.loads("[" * _MARGIN + text + "]" * _MARGIN)
         except Exception as caught:  # because `dump` is the user's own
             if not self._complained:
                 self._complained = True
@@ -124,7 +145,7 @@ class Journal:
                     "the result of %r cannot be kept in the journal, and its agent would run "
                     "again: give AgentPool a `dump` that turns it into JSON (%s; logged once)",
                     key,
-                    caught,
+                    "it is nested too deep" if isinstance(caught, RecursionError) else caught,
                 )
             line["status"], line["value"] = "unsaved", None
             text = json.dumps(line)
@@ -214,6 +235,8 @@ class Journal:
     def _parse(raw: bytes) -> dict[str, Any] | None:
         try:
             line = json.loads(raw)
+        except RecursionError:  # written by an earlier version, or lower in the stack
+            line = _parse_with_empty_stack(raw)
         except ValueError:
             return None
         return line if isinstance(line, dict) else None
@@ -236,5 +259,48 @@ class Journal:
         self._synced_s = time.monotonic()
         os.fsync(self._file.fileno())
 
+    def _after_fork(self) -> None:
+        """In a child process: the lock is the parent's, and ends with the parent."""
+        self._is_foreign = True
+        self._file.close()
+
     def _write_error(self, error: Exception) -> JournalError:
+        if self._is_foreign:
+            return JournalError(
+                f"the journal {self.path} belongs to the process that this one was forked from"
+            )
         return JournalError(f"cannot write the journal {self.path}: {error}; is the disk full?")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = repr(error)
+    except Exception:  # because the error may be the user's own
+        text = type(error).__name__
+    return scrub(text, LONGEST_ERROR)
+
+
+def _parse_with_empty_stack(raw: bytes) -> Any:
+    """As `json.loads`, in a thread; None: nested too deep even there."""
+    found: list[Any] = []
+
+    def parse() -> None:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(raw))
+
+    thread = threading.Thread(target=parse)
+    thread.start()
+    thread.join()
+    return found[0] if found else None
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for journal in list(_journals):
+        journal._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -44,7 +44,10 @@ def law_of(described: dict[str, Any]) -> Law:
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\")]+")
-_KEYS = re.compile(r"(?i)\b(bearer\s+|api[-_]?key\W{1,3}|sk-)[\w.~+/-]{4,}=*")
+_KEYS = re.compile(
+    r"(?i)\b(bearer\s+|api[-_]?key\W{1,6}|password\W{1,6}|sk-|hf_|gh[pousr]_|AKIA|AIza)"
+    r"[\w.~+/-]{4,}=*"
+)
 
 
 def scrub(text: str, most: int = 300) -> str:

@@ -30,6 +30,15 @@ LONG_WAIT_S = 60.0
 LAST_LONG_WAIT_S = 7 * 86_400.0
 """A wait beyond this is not logged again."""
 
+STALLED = (
+    "a stall: agents waited, no call was in flight, and no agent that may run began one, so one "
+    "more was let in. The likely cause: agents wait for the governor while they hold a semaphore, "
+    "a thread of a small pool, a rate limiter or a place with another governor, and those that may "
+    "run wait for that. Take that limit away, or take it inside of the step: see "
+    "docs/semaphores.md (logged once; `snapshot().stalls_total` counts)"
+)
+"""What the first stall logs."""
+
 SHORTEST_REST_S = 0.001
 """A claim that fades a hair later than computed is not worth a busy loop."""
 
@@ -68,6 +77,7 @@ class Ticker:
         self._dark_since_s: float | None = None  # the last good reading before the failures
         self._blind_at_s = monitor.clock() + blind_after_s
         self._long_wait_s = LONG_WAIT_S
+        self._warned_stall = False
 
     def beat(self) -> float | None:
         """Does what is due now.
@@ -90,6 +100,7 @@ class Ticker:
         due = self._read_engine() if self._ticks else []
         now = monitor.clock()
         self._let_in_by_time()
+        self._mind_stalls()
         long_wait_s = self._mind_long_waits()
         if long_wait_s is not None:
             due.append(now + long_wait_s)
@@ -167,6 +178,16 @@ class Ticker:
         self._monitor.decide(
             lambda now: () if sessions.passing else sessions.regulator.advance(now)
         )
+
+    def _mind_stalls(self) -> None:
+        """Logs the first stall with its likely cause."""
+        if self._warned_stall:
+            return
+        regulator = self._monitor.sessions.regulator
+        stalls = self._monitor.look(lambda now: regulator.view(now).stalls_total)
+        if stalls:
+            self._warned_stall = True
+            logger.warning("%s", STALLED, extra=told("stalled", stalls_total=stalls))
 
     def _mind_long_waits(self) -> float | None:
         """Logs a wait that has become long; returns when [s from now] to look again."""

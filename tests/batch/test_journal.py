@@ -256,3 +256,124 @@ def test_stats_are_written_beside_the_value(tmp_path):
         2.0,
         None,
     )
+
+
+# Files and secrets (fault U)
+
+
+def test_a_new_journal_is_its_owners_alone_and_an_old_one_keeps_its_mode(tmp_path):
+    new, old = tmp_path / "new.jsonl", tmp_path / "old.jsonl"
+    old.write_text(HEADER)
+    old.chmod(0o640)
+    for path, mode in ((new, 0o600), (old, 0o640)):
+        Journal(path).close()
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_what_is_not_a_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(JournalError, match="is not a file"):
+            Journal(path)
+
+
+class UnspeakableError(Exception):
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (ValueError("401: Bearer abcdef123 is wrong"), "ValueError('401: *** is wrong')"),
+        (ValueError("Incorrect API key provided: sk-proj-1234abcd"), None),
+        (ValueError({"x-api-key": "topsecret-1234"}), None),
+        (ValueError('{"api_key": "topsecret-1234"}'), None),
+        (ValueError("https://me:topsecret-1234@host/v1?key=topsecret-1234"), None),
+        (ValueError("hf_topsecret ghp_topsecret AKIAtopsecret"), None),
+        (UnspeakableError(), "UnspeakableError"),
+    ],
+)
+def test_errors_are_kept_without_keys(tmp_path, error, kept):
+    with Journal(tmp_path / "j") as journal:
+        journal.write("a", "error", error=error)
+    text = json.loads((tmp_path / "j").read_text().splitlines()[1])["error"]
+    assert kept is None or text == kept
+    assert "topsecret" not in text
+    assert "1234abcd" not in text
+
+
+def test_errors_are_kept_up_to_a_bound(tmp_path):
+    with Journal(tmp_path / "j") as journal:
+        journal.write("a", "error", error=ValueError("x " * 10**6))
+    assert (tmp_path / "j").stat().st_size < 3_000
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_result_of_any_depth_is_delivered_and_the_journal_can_be_read_again(tmp_path, caplog):
+    path = tmp_path / "runs.jsonl"
+
+    async def main():
+        async def solve(levels):
+            return nested(levels)
+
+        async with virtual_governor(limit=2) as gov, AgentPool(gov, journal=path) as pool:
+            return [o async for o in pool.as_completed(solve, [100, 980, 5_000, 100_000])]
+
+    for statuses in (["ok"] * 4, ["cached", "ok", "ok", "ok"]):
+        outcomes = run(main())
+        assert len(outcomes) == 4
+        assert sorted(o.status for o in outcomes) == sorted(statuses)
+        for outcome in outcomes:
+            assert not outcome.error
+    assert caplog.text.count("nested too deep") == 2, "once for each run"
+
+
+def test_a_line_nested_so_deep_that_an_earlier_version_wrote_it_is_read(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    deep = "[" * 980 + "]" * 980
+    path.write_text(f'{HEADER}{{"key": "a", "status": "ok", "value": {deep}}}\n')
+    with Journal(path) as journal:
+        assert "a" in journal
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_a_child_that_outlives_a_killed_parent_does_not_hold_the_journal(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    script = """
+        import os, sys, time
+        from concur_agents.batch.journal import Journal
+        from concur_agents.errors import JournalError
+        journal = Journal(sys.argv[1])
+        journal.write("a", "ok", value=1)
+        if os.fork() == 0:
+            try:
+                journal.write("b", "ok", value=2)
+            except JournalError as error:
+                print(error, flush=True)
+            journal.close()
+        time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert "belongs to the process that this one was forked from" in process.stdout.readline()
+        with pytest.raises(JournalError, match="is writing"):
+            Journal(path)
+        process.kill()
+        process.wait()
+        with Journal(path) as journal:
+            assert len(journal) == 1
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()

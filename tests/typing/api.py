@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, assert_type
@@ -62,7 +62,7 @@ def an_agent_in_a_thread(gov: ca.Governor) -> None:
     """The same, synchronous."""
     with gov, gov.agent("issue-17") as agent, agent.step() as step, agent.tool("bash"):
         step.record(Usage(prompt_tokens=9_000, completion_tokens=120, cached_tokens=8_700))
-    assert_type(gov.executor(), Executor)
+    assert_type(gov.executor(), ThreadPoolExecutor)
 
 
 def wrapped(gov: ca.Governor) -> None:
