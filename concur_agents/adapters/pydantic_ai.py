@@ -10,6 +10,7 @@ before each call. With the limiter alone only the start of a run waits.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
@@ -52,7 +53,7 @@ class Limiter(AbstractConcurrencyLimiter):
         self._open[agent] = asyncio.current_task()
         _held.set((*_held.get(), agent))
         # Never reset, because an agent that has left is no longer current anywhere.
-        current.set(agent)
+        current.set(weakref.ref(agent))
 
     def release(self) -> None:
         """The run is over. This may be another task, which has read a streamed answer."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from concur_agents import _moved
 from concur_agents._text import shown_id
@@ -95,7 +96,7 @@ class Agent:
         self._prompt_tokens = prompt_tokens
         self._timeout_s = timeout_s
         self._entered = False
-        self._token: Token[Agent | None] | None = None
+        self._token: Token[Any] | None = None
         self.outer = outer
         """The agent this one was opened in, whichever governor that belongs to."""
 
@@ -193,7 +194,7 @@ class Agent:
         For adapters that run an agent piece by piece, such as around each item of a generator:
         a variable set across a `yield` would leak into the consumer.
         """
-        token = current.set(self)
+        token = current.set(weakref.ref(self))
         try:
             yield self
         finally:
@@ -201,7 +202,7 @@ class Agent:
 
     async def __aenter__(self) -> Self:
         await self.open()
-        self._token = current.set(self)
+        self._token = current.set(weakref.ref(self))
         return self
 
     async def __aexit__(
@@ -214,7 +215,7 @@ class Agent:
 
     def __enter__(self) -> Self:
         self.open_sync()
-        self._token = current.set(self)
+        self._token = current.set(weakref.ref(self))
         return self
 
     def __exit__(
@@ -223,16 +224,22 @@ class Agent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-        token, self._token = self._token, None
-        if token is not None:
-            # ValueError: closed from another context, as generators are by the collector
-            with suppress(ValueError):
-                current.reset(token)
+        try:
+            self.close()
+        finally:
+            token, self._token = self._token, None
+            if token is not None:
+                # ValueError: closed from another context, as generators are by the collector
+                with suppress(ValueError):
+                    current.reset(token)
 
     def __del__(self) -> None:
         if getattr(self, "_entered", False) and not self.left:
-            self.close()
+            try:
+                self.close()
+            except BaseException:  # from outside: Python prints and drops what is raised in here
+                self.close()
+                raise
 
     # Its steps
 
@@ -372,7 +379,13 @@ def current_agent() -> Agent | None:
     None outside of any agent, and after the agent has left: a task that outlives its agent is
     nobody's.
     """
-    agent: Agent | None = current.get()
+    agent = innermost()
     while agent is not None and agent.left:
         agent = agent.outer
     return agent
+
+
+def innermost() -> Agent | None:
+    """The agent whose block this code runs in; it may have left since."""
+    ref: weakref.ref[Agent] | None = current.get()
+    return None if ref is None else ref()

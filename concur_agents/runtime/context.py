@@ -17,7 +17,12 @@ R = TypeVar("R")
 
 
 current: ContextVar[Any] = ContextVar("concur_agents_current", default=None)
-"""The innermost agent that was opened here; it may have left since. See `runtime.agent`."""
+"""A weak reference to the innermost agent that was opened here; see `agent.innermost`.
+
+Weak, because an exception of a signal handler can end a `with` block before the first line of its
+`__exit__` runs. The agent is then dropped without leaving: it leaves when it is collected, which a
+reference in here would prevent.
+"""
 
 
 def bind(fn: Callable[P, R]) -> Callable[P, R]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from concur_agents.core import Limit, Reading, Usage
+from concur_agents.runtime.interruptions import is_from_outside
 
 logger = logging.getLogger("concur_agents")
 
@@ -117,7 +118,9 @@ class Dispatcher:
         for watcher in self._watchers:
             try:
                 watcher(event)
-            except Exception:
+            except Exception as error:
+                if is_from_outside(error):
+                    raise
                 if id(watcher) not in self._complained:
                     self._complained.add(id(watcher))
                     logger.exception(

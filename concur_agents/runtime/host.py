@@ -26,7 +26,7 @@ from concur_agents import _moved
 from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Reason, Regulator
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.recording import MAX_BYTES
-from concur_agents.runtime.agent import Agent
+from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import (
     check_priority,
     check_routes,
@@ -34,7 +34,6 @@ from concur_agents.runtime.checks import (
     check_tokens,
 )
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.runtime.context import current
 from concur_agents.runtime.events import Dispatcher, Watcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
@@ -156,7 +155,8 @@ class Host:
 
     def _begin(self, former: Sessions | None = None) -> None:
         """The parts that belong to one process: nobody is here and nothing has been read."""
-        start_s = self._clock()
+        clock, options = self._clock, self._regulator_options
+        start_s = clock()
         try:
             regulator = Regulator(self._law, start_s=start_s, **self._regulator_options)
         except (TypeError, ValueError) as error:
@@ -167,6 +167,9 @@ class Host:
             regulator,
             self._dispatcher,
             max_wait_s=self._regulator_options["max_wait_s"],
+            make_regulator=lambda law: Regulator(
+                law, start_s=clock(), **{**options, "first_reading_s": 0.0}
+            ),
             former=former,
         )
         if former is None:
@@ -261,12 +264,12 @@ class Host:
             governor=self,
             prompt_tokens=first_tokens,
             timeout_s=check_timeout(timeout_s),
-            outer=current.get(),
+            outer=innermost(),
         )
 
     def current_agent(self) -> Agent | None:
         """The innermost agent of this governor that this code runs in."""
-        agent: Agent | None = current.get()
+        agent = innermost()
         while agent is not None and (agent.governor is not self or agent.left):
             agent = agent.outer
         return agent

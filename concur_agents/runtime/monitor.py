@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from concur_agents._text import shown_id
 from concur_agents.errors import ConcurError
 from concur_agents.runtime.events import told
+from concur_agents.runtime.interruptions import is_from_outside
 
 if TYPE_CHECKING:
     from concur_agents.core import Chain
@@ -76,7 +77,9 @@ class Monitor:
         self._fork_to_tell = forked
         self._lock = threading.Lock()
         self._holder = 0  # the thread that holds the lock, to notice finalisers striking inside it
-        self._deferred: queue.SimpleQueue[Callable[[float], Iterable[str]]] = queue.SimpleQueue()
+        # Appending is one operation of C, so a finaliser may do it at any moment.
+        self._deferred: deque[Callable[[float], Iterable[str]]] = deque()
+        self._is_halfway = False  # a decision has begun and not come to its end
         self._awake = False  # whoever beats has been asked to begin
         self._due_s = math.inf  # when the next beat is meant to be
 
@@ -102,11 +105,11 @@ class Monitor:
 
     def withdraw(self, ticket: Ticket) -> None:
         """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
-        self.decide(lambda now: self.sessions.withdraw(ticket, now))
+        self.decide(lambda now: self.sessions.withdraw(ticket, now), again=True)
 
     def end(self, ticket: Ticket, end: End) -> None:
         """A call is over."""
-        self.decide(lambda now: self.sessions.end(ticket, end, now))
+        self.decide(lambda now: self.sessions.end(ticket, end, now), again=True)
 
     def retry(self, ticket: Ticket, end: End) -> None:
         """A try of a call was refused, or another try begins; the call goes on."""
@@ -118,19 +121,19 @@ class Monitor:
 
     def leave(self, session: Session) -> None:
         """Its life is over, wherever it stood."""
-        self.decide(lambda now: self.sessions.leave(session, now))
+        self.decide(lambda now: self.sessions.leave(session, now), again=True)
 
     def expel(self, session: Session) -> None:
         """What waits in this family is woken to find that it is over."""
-        self.decide(lambda now: self.sessions.expel(session, now))
+        self.decide(lambda now: self.sessions.expel(session, now), again=True)
 
     def suspend(self, session: Session) -> None:
         """Its place is free for a while."""
-        self.decide(lambda now: self.sessions.suspend(session, now))
+        self.decide(lambda now: self.sessions.suspend(session, now), again=True)
 
     def resume(self, session: Session) -> None:
         """It asks for its place again."""
-        self.decide(lambda now: self.sessions.resume(session, now))
+        self.decide(lambda now: self.sessions.resume(session, now), again=True)
 
     def tool_began(self, session: Session, name: str) -> float:
         """A tool begins to run; returns when [s]."""
@@ -174,35 +177,41 @@ class Monitor:
 
     # The lock
 
-    def decide(self, act: Callable[[float], Iterable[str]]) -> None:
+    def decide(self, act: Callable[[float], Iterable[str]], *, again: bool = False) -> None:
         """Runs `act(now)` under the lock, then acts on what came of it.
 
-        `act` returns the agents that the regulator has let in. It must neither wait nor call
-        anybody else's code. Its `ConcurError`s go to the caller; anything else is a bug of ours.
+        Its `ConcurError`s go to the caller, and so do exceptions from outside, as of a signal
+        handler; the decision that these cut off is then put in order. Anything else is a bug.
+
+        Args:
+            act: returns the agents that the regulator has let in. It neither waits nor calls code
+                of others.
+            again: run `act` again if it is cut off; it must bear that.
         """
         me = threading.get_ident()
         if self._holder == me:
             # A finaliser struck while this thread held the lock; it is done before the release.
-            self._deferred.put(act)
+            self._deferred.append(act)
             return
         try:
             with self._lock:
                 self._holder = me  # before any call, for at a call the collector may strike
                 try:
-                    nudge = self._decide_now(act)
+                    nudge = self._decide_now(act, again)
                 finally:
                     self._holder = 0
-        except ConcurError:
+        except BaseException:  # a `ConcurError`, or an exception from outside
             self._catch_up()
             raise
         to_wake = self.sessions.to_wake
-        while to_wake:  # shared, so that whom Ctrl-C keeps us from waking is woken by others
-            try:
-                ticket = to_wake.popleft()
-            except IndexError:
-                break
-            if ticket.waiter is not None and not ticket.waiter.wake():
-                self.withdraw(ticket)  # its event loop is closed, it will never take its turn
+        while to_wake:
+            # Taken out last: if an exception from outside strikes, the next decision wakes it.
+            with suppress(IndexError, ValueError):  # another thread was faster
+                ticket = to_wake[0]
+                is_alive = ticket.waiter is None or ticket.waiter.wake()
+                to_wake.remove(ticket)
+                if not is_alive:  # its event loop is closed, it will never take its turn
+                    self.withdraw(ticket)
         if nudge:
             self._nudge()
         if self.sessions.bug is not None:
@@ -215,6 +224,8 @@ class Monitor:
         me = threading.get_ident()
         if self._holder == me:
             return look(self.clock())
+        if self._is_halfway:
+            self._catch_up()
         try:
             with self._lock:
                 self._holder = me
@@ -225,20 +236,44 @@ class Monitor:
         finally:
             self._catch_up()
 
-    def _decide_now(self, act: Callable[[float], Iterable[str]]) -> bool:
+    def _decide_now(self, act: Callable[[float], Iterable[str]], again: bool) -> bool:
         """The part under the lock; returns whether a beat is due earlier than thought."""
+        sessions = self.sessions
         now = self.clock()
         try:
             self.used = True
-            self.sessions.admit(act(now), now)
-            while not self._deferred.empty():
-                self.sessions.admit(self._deferred.get_nowait()(now), now)
-            return self._is_due_earlier(now)
-        except ConcurError:
+            if self._is_halfway:
+                sessions.recover(now)
+            self._is_halfway = True
+            sessions.admit(act(now), now)
+            while self._deferred:
+                self._do_deferred(now)
+            is_due = self._is_due_earlier(now)
+            self._is_halfway = False
+            return is_due
+        except BaseException as error:
+            if is_from_outside(error):
+                if again:
+                    self._deferred.append(act)
+                raise
+            self._is_halfway = False
+            if isinstance(error, Exception) and not isinstance(error, ConcurError):
+                sessions.fail(error, now)
+                return False
             raise
-        except Exception as bug:
-            self.sessions.fail(bug, now)
-            return False
+
+    def _do_deferred(self, now: float) -> None:
+        """The first of what was left to be done."""
+        try:
+            self.sessions.admit(self._deferred[0](now), now)
+        except BaseException as error:
+            if is_from_outside(error):
+                raise  # it stays in line, and is done again
+            self._deferred.popleft()
+            if not isinstance(error, ConcurError):  # that one's caller is gone
+                raise
+        else:
+            self._deferred.popleft()
 
     def _complain(self, bug: Exception) -> None:
         if not self.sessions.bug_told:
@@ -251,8 +286,8 @@ class Monitor:
             )
 
     def _catch_up(self) -> None:
-        """Does what finalisers left to be done that struck while this thread held the lock."""
-        if not self._deferred.empty():
+        """Does what finalisers and exceptions left to be done that struck inside a decision."""
+        if self._deferred or self._is_halfway:
             self.decide(lambda _: ())
 
     # When to beat

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from concur_agents._text import shown_id
 from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.events import Dispatcher, Event, EventKind
+from concur_agents.runtime.interruptions import rebuilt
 from concur_agents.runtime.session import End, Session, Ticket
 
 if TYPE_CHECKING:
-    from concur_agents.core import Chain, Regulator
+    from concur_agents.core import Chain, Law, Regulator
     from concur_agents.runtime.waiter import Waiter
 
 
@@ -40,6 +41,7 @@ class Sessions:
         regulator: decides who may run.
         dispatcher: is told what happens.
         max_wait_s: a wait beyond this [s] is told as `overdue`; None: there is no bound.
+        make_regulator: makes another one with the same options, which waits for no first reading.
         former: the roster of the process that this one was forked from, if it was.
     """
 
@@ -49,11 +51,13 @@ class Sessions:
         dispatcher: Dispatcher,
         *,
         max_wait_s: float | None,
+        make_regulator: Callable[[Law], Regulator],
         former: Sessions | None = None,
     ) -> None:
+        self._make_regulator = make_regulator
         self.regulator = regulator
         self.by_id: dict[str, Session] = {}
-        self.waiting = 0  # turns that somebody waits for
+        self._waiting: dict[Ticket, None] = {}  # the tickets that are waited for
         self.to_wake: deque[Ticket] = deque()
         self._dispatcher = dispatcher
         self._max_wait_s = math.inf if max_wait_s is None else max_wait_s
@@ -63,6 +67,11 @@ class Sessions:
         self.bug: Exception | None = None if former is None else former.bug
         self.bug_told: bool = former is not None and former.bug_told
         self.tools: dict[str, ToolTime] = {} if former is None else former.tools
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that are waited for."""
+        return len(self._waiting)
 
     # An agent's life
 
@@ -190,7 +199,7 @@ class Sessions:
             return ()
         # The agent stays paused, for it is still alive: only this call of it has gone.
         session.asked.remove(ticket)
-        self.waiting -= 1
+        self._waiting.pop(ticket, None)
         if not session.asked:
             session.stop_waiting(now)
         return self.regulator.withdraw_step(session.id, now)
@@ -269,6 +278,39 @@ class Sessions:
                 self._let_in(session, now)
             self._grant_asked(session, now)
 
+    def recover(self, now: float) -> None:
+        """The decision before was cut off halfway, at any line: puts all in order again."""
+        for ticket in list(self._waiting):
+            session = ticket.session
+            if ticket.granted or session.left_s is not None:
+                self._release(ticket)
+            elif ticket.entry:
+                session.entering = ticket
+            elif ticket not in session.asked:
+                session.asked.append(ticket)
+        for session in list(self.by_id.values()):
+            if session.left_s is not None:
+                del self.by_id[session.id]
+                continue
+            for key, ticket in list(session.calls.items()):
+                if not ticket.open:
+                    del session.calls[key]
+            session.asked = [ticket for ticket in session.asked if not ticket.granted]
+            if session.entering is not None and session.entering.granted:
+                session.entering = None
+            if not session.asked and session.entering is None:
+                session.stop_waiting(now)
+        if self.passing:
+            self._pass_all(now)
+            return
+        old: Regulator = getattr(self.regulator, "inner", self.regulator)
+        new, let_in = rebuilt(old, self.by_id.values(), self.parent_of, self._make_regulator, now)
+        if old is self.regulator:
+            self.regulator = new
+        else:  # it is being recorded
+            self.regulator.inner = new  # type: ignore[attr-defined]
+        self.admit(let_in, now)
+
     # Turns
 
     def admit(self, let_in: Iterable[str], now: float) -> None:
@@ -307,20 +349,20 @@ class Sessions:
             self.tell("resumed", now, session, waited_s=waited_s)
             self._tell_overdue(session, now, waited_s)
         if session.left_s is None:
-            ticket.open = True
             session.calls[ticket.key] = ticket
+            ticket.open = True
             self.tell("step_began", now, session, prompt_tokens=ticket.prompt_tokens)
 
     def _wait_for(self, ticket: Ticket, make_waiter: Callable[[], Waiter]) -> None:
         if not ticket.granted:
             ticket.waiter = make_waiter()
-            self.waiting += 1
+            self._waiting[ticket] = None
 
     def _release(self, ticket: Ticket) -> None:
         ticket.granted = True
         if ticket.waiter is not None:
-            self.waiting -= 1
             self.to_wake.append(ticket)
+            self._waiting.pop(ticket, None)
 
     def _close_call(self, ticket: Ticket, now: float, end: End) -> Iterable[str]:
         if not ticket.open:

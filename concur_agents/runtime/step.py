@@ -190,7 +190,11 @@ class Step:
                 return None
             ticket.granted, ticket.waiter = False, None  # an earlier try may have been turned away
             ticket.prompt_tokens = self._prompt_tokens
-        self._monitor.begin(ticket, make_waiter, self._prefix)
+        try:
+            self._monitor.begin(ticket, make_waiter, self._prefix)
+        except BaseException:  # refused; or an exception from outside, wherever that struck
+            self._monitor.withdraw(ticket)
+            raise
         return ticket
 
     def _make_ticket(self) -> Ticket:

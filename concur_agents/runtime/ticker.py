@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from concur_agents._text import shown_id
 from concur_agents.runtime.events import told
+from concur_agents.runtime.interruptions import is_from_outside
 from concur_agents.runtime.poller import PENDING
 from concur_agents.runtime.sessions import explained
 
@@ -89,6 +90,8 @@ class Ticker:
             try:
                 return self._beat()
             except Exception as bug:
+                if is_from_outside(bug):
+                    raise
                 found = bug
                 self._monitor.decide(lambda now: self._monitor.sessions.fail(found, now))
                 return None

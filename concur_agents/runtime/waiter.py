@@ -10,7 +10,10 @@ import asyncio
 import concurrent.futures.thread
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
+
+_LONGEST_S = threading.TIMEOUT_MAX
 
 
 class Waiter(Protocol):
@@ -51,20 +54,26 @@ class LoopWaiter:
 
 
 class ThreadWaiter:
-    """A thread that sleeps. Ctrl-C gets through to the main thread while it does."""
+    """A thread that sleeps. Ctrl-C gets through to the main thread while it does.
 
-    __slots__ = ("_event",)
+    A bare lock, because an exception of a signal handler inside of `threading.Event.set` can leave
+    the event locked for good.
+    """
+
+    __slots__ = ("_asleep",)
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
 
     def wait(self, most_s: float | None = None) -> bool:
         """Returns True when woken, False after `most_s` [s]; None: no bound."""
-        return self._event.wait(most_s)
+        return self._asleep.acquire(timeout=-1 if most_s is None else min(most_s, _LONGEST_S))
 
     def wake(self) -> bool:
         """Ends the wait; from any thread, never blocks."""
-        self._event.set()
+        with suppress(RuntimeError):  # awake already
+            self._asleep.release()
         return True
 
 
