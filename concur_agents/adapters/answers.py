@@ -126,7 +126,8 @@ class Answer:
         self._head = b""
         self._tail: list[bytes] = []
         self._tail_bytes = 0
-        self._pending = b""
+        self._pending: list[bytes] = []
+        """Bytes of an event that has not ended yet; joined once, when it has."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes from the server; returns the bytes that the user gets now."""
@@ -136,14 +137,21 @@ class Answer:
             return chunk
         if not self._pending and b"[]" not in chunk and chunk.endswith(b"\n\n"):
             return chunk  # whole events, none of them with empty choices: the usual case
-        text = self._pending + chunk
-        end = _after_last_event(text, len(text))
-        whole, self._pending = text[:end], text[end:]
-        return _without_usage_event(whole)
+        # Only at the seam can the end of an event be split: a search through all that is pending
+        # would take quadratic time over a long event.
+        edge = (b"".join(self._pending[-3:]))[-3:] + chunk
+        self._pending.append(chunk)
+        end = _after_last_event(edge, len(edge))
+        if not end:
+            return b""
+        text = b"".join(self._pending)
+        cut = len(text) - (len(edge) - end)
+        self._pending = [text[cut:]] if cut < len(text) else []
+        return _without_usage_event(text[:cut])
 
     def finish(self) -> bytes:
         """The server has sent everything; returns the bytes that the user has not got yet."""
-        rest, self._pending = self._pending, b""
+        rest, self._pending = b"".join(self._pending), []
         return _without_usage_event(rest)
 
     def usage(self) -> Usage | None:
