@@ -77,6 +77,7 @@ class Ticker:
         self._poll_at_s = -math.inf
         self._dark_since_s: float | None = None  # the last good reading before the failures
         self._blind_at_s = monitor.clock() + blind_after_s
+        self._pool_warned = False
         self._long_wait_s = LONG_WAIT_S
         self._warned_stall = False
 
@@ -160,6 +161,7 @@ class Ticker:
             return let_in
 
         self._monitor.decide(tick)
+        self._compare_pools(reading)
         for before, after in changed:
             logger.log(
                 logging.INFO if after.reason != before.reason else logging.DEBUG,
@@ -173,6 +175,21 @@ class Ticker:
                     limit_tokens=_finite(after.limit.tokens),
                     limit_agents=_finite(after.limit.agents),
                 ),
+            )
+
+    def _compare_pools(self, reading: Reading | None) -> None:
+        """Warns once where the engine's own usage contradicts the pool that it reports."""
+        if self._pool_warned or reading is None or reading.capacity_tokens is None:
+            return
+        view = self._monitor.look(self._monitor.sessions.regulator.view)
+        if view.capacity_tokens is not None and view.capacity_tokens > 2 * reading.capacity_tokens:
+            self._pool_warned = True
+            logger.warning(
+                "the engine reports a pool of %.0f tokens, but its usage while calls run implies "
+                "%.0f: the larger is used (hybrid models count blocks in another unit)",
+                reading.capacity_tokens,
+                view.capacity_tokens,
+                extra=told("pool_contradicted", reported_tokens=reading.capacity_tokens),
             )
 
     def _let_in_by_time(self) -> None:

@@ -57,3 +57,21 @@ def test_an_outage_is_said_when_it_begins_and_when_it_ends(caplog):
     facts = [record.concur for record in caplog.records if hasattr(record, "concur")]
     assert [fact["event"] for fact in facts] == ["poll_failed", "poll_recovered"]
     assert 29 <= facts[1]["waited_s"] <= 42
+
+
+def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog):
+    """A hybrid model reports 16,000 tokens for 528,000; one call of 20,000 uses 4 % of it."""
+
+    def engine(now):
+        return Reading(at_s=now, capacity_tokens=16_000.0, kv_usage=0.04)
+
+    async def main():
+        probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
+        async with virtual_governor(probe=probe) as gov:
+            async with gov.agent("a") as agent, agent.step(prompt_tokens=20_000):
+                await asyncio.sleep(25)
+                assert gov.snapshot().capacity_tokens > 400_000
+
+    run(main())
+    lines = [line for line in caplog.messages if "reports a pool of 16000 tokens" in line]
+    assert len(lines) == 1
