@@ -67,10 +67,13 @@ def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog)
 
     async def main():
         probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
-        async with virtual_governor(probe=probe) as gov:
-            async with gov.agent("a") as agent, agent.step(prompt_tokens=20_000):
-                await asyncio.sleep(25)
-                assert gov.snapshot().capacity_tokens > 400_000
+        async with (
+            virtual_governor(probe=probe) as gov,
+            gov.agent("a") as agent,
+            agent.step(prompt_tokens=20_000),
+        ):
+            await asyncio.sleep(25)
+            assert gov.snapshot().capacity_tokens > 400_000
 
     run(main())
     lines = [line for line in caplog.messages if "reports a pool of 16000 tokens" in line]
