@@ -8,7 +8,7 @@ sequence from its tail, and a child before its parent. All operations cost O(run
 or less, never O(blocks).
 
 Rules kept from vLLM: only full blocks can be hit; the last token of a prompt is always computed
-again; blocks in use are never evicted; freed blocks keep their content until somebody needs the
+again; blocks in use are never evicted; freed blocks keep their content until a prompt needs the
 room; blocks without content are used up first. One departure: two sequences that compute the same
 block at the same time share it at once (vLLM keeps both copies until one of them is freed).
 
@@ -73,7 +73,7 @@ class Holding:
 class PrefixCache:
     """A pool of `kv_blocks` blocks of `block_size` tokens.
 
-    Every block is in exactly one of three states: empty, evictable (content nobody holds), or used.
+    Every block is in exactly one of three states: empty, evictable (content without a holder), or used.
     """
 
     def __init__(self, kv_blocks: int, block_size: int) -> None:
@@ -93,7 +93,7 @@ class PrefixCache:
 
     @property
     def free_blocks(self) -> int:
-        """Blocks that can be taken: empty ones and those whose content nobody holds."""
+        """Blocks that can be taken: empty ones and those whose content has no holder."""
         return self.empty_blocks + self.evictable_blocks
 
     @property

@@ -9,10 +9,10 @@ its blocks go back to the cache, it returns to the head of the queue and is comp
     arriving --(request overhead)--> waiting --> prefill --> decode --> finished
                                         ^-- preempted --'------'
 
-A prompt that got only part of what it needs has used up the budget, so nobody was let in behind it:
+A prompt that got only part of what it needs has used up the budget, so no other was let in behind it:
 at most one sequence is in mid-prefill, and it is the latest admitted. All decodes advance by one
 token per step. So a step costs O(sequences that join or leave), not O(batch), and a stretch of
-steps in which nobody joins, leaves or is preempted is taken at once, in closed form. Time is
+steps in which no request joins, leaves or is preempted is taken at once, in closed form. Time is
 counted in whole femtoseconds, so that taking n steps at once and one by one agree to the last bit.
 
 A request submitted at an instant joins the first step that starts at or after it (plus the request
@@ -76,7 +76,7 @@ class EngineCounters:
     block_size: int
     kv_blocks: int
     kv_usage: float
-    """Share of blocks held by scheduled requests; cached blocks that nobody holds count as free."""
+    """Share of blocks held by scheduled requests; cached blocks without a holder count as free."""
     running: int
     waiting: int
     query_tokens_total: int
@@ -330,7 +330,7 @@ class Engine:
         return clock
 
     def _boundary(self) -> int | None:
-        """When the next step starts if nobody else comes; None: never."""
+        """When the next step starts if no other request comes; None: never."""
         while True:
             self._receive()
             if self._running or self._waiting:
@@ -380,7 +380,7 @@ class Engine:
             self._preempt(events)
             preempted = True
         if preempted:
-            step.budget = 0  # a step that preempts lets nobody in
+            step.budget = 0  # a step that preempts lets no request in
         self._admit(step)
         return step
 

@@ -97,7 +97,7 @@ class _Preemptive(Ungoverned):
         """Its tool is done."""
 
     def goes(self, agent: str) -> list[str]:
-        """Its call is done; whom that lets in."""
+        """Its call is done; returns the agents that this lets in."""
         return []
 
 

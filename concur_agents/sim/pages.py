@@ -3,7 +3,7 @@
 Names, types, labels and the moment at which each number moves follow pages recorded from vLLM 0.32
 and SGLang 0.5.23; numbers that this engine does not have are left out. Seconds are those of the
 server's clients: with a time scale of 10, a prefill that takes the simulated machine 2 s is 0.2 s
-here, as it is for whoever waits for it.
+here, as it is for a client that waits for it.
 """
 
 from __future__ import annotations

@@ -219,4 +219,4 @@ class Driver:
 
 
 class ClosingError(Exception):
-    """The server is shutting down, or the client has gone: there is nobody to answer."""
+    """The server is shutting down, or the client has gone: no answer is needed."""

@@ -100,7 +100,7 @@ class Result:
     """Prompt tokens that were not cached. What a preemption throws away comes on top."""
     output_tokens: int
     useful_tokens: int
-    """Output, and every prompt token the first time that anybody sends it: the same for every gate.
+    """Output, and every prompt token the first time that an agent sends it: the same for every gate.
     """
     useful_tokens_per_s: float
     output_tokens_per_s: float
@@ -221,7 +221,7 @@ def make_result(
 
 
 def new_tokens(plans: Sequence[AgentPlan]) -> int:
-    """Prompt tokens the first time that anybody sends them, whoever is let in first."""
+    """Prompt tokens the first time that an agent sends them, in whatever order agents enter."""
     new = 0
     seen: set[Prompt] = set()
     for plan in plans:

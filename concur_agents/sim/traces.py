@@ -12,7 +12,7 @@ shares with earlier agents of its ``group``); the agent's own ``shared_prefix_to
 common to many agents of the source (system prompt and tools). ``tool_seconds`` is the time between
 this call and the next; null is "not recorded". ``user_seconds``, instead, is a person's pause.
 Other keys are ignored, so a richer recording loads as it is. Files may be gzipped. What is bundled,
-and by whom it was recorded: ``data/ATTRIBUTION.md``.
+and its recorder: ``data/ATTRIBUTION.md``.
 """
 
 from __future__ import annotations

@@ -299,9 +299,9 @@ class Report:
         return geomean(v.time_s / o.time_s for v, o in pairs) if pairs else None
 
     def _longest_wait(self, arm: str) -> Figure:
-        """How far beyond the bound and one step anybody who had started has waited [s].
+        """How far beyond the bound and one step an agent that had begun has waited [s].
 
-        One step is the median one of the same run: whoever comes first to a boundary makes room.
+        One step is the median one of the same run: the first agent at a boundary makes room.
         """
         variants = [s for s in self.scenarios if s.measure == "max_wait"]
 

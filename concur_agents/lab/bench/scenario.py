@@ -30,7 +30,7 @@ or a variant of others, in which something about the world or the law is differe
     [regulator]                         # options of the Regulator
     max_wait_s = 60
     wrong_price = 2.0                   # what the law believes about a prefill, times this
-    sizes_told = false                  # nobody says beforehand how large a prompt is
+    sizes_told = false                  # the gate does not hear beforehand how large a prompt is
 
 Variants of `x` in file `y.toml` are called `y@x`. Everything is checked when it is read, and
 complaints name the file and the key.
@@ -98,7 +98,7 @@ class Scenario:
 
     @property
     def has_tenant(self) -> bool:
-        """Somebody else uses the engine too."""
+        """Another tenant uses the engine too."""
         return any(fault["kind"] == "second_tenant" for fault in self.faults)
 
     def world(self, *, listening: bool) -> str:

@@ -56,7 +56,7 @@ def evaluate(
     cache_dir: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[ArmOutcome]:
-    """Run every arm on every draw of every scenario; outcomes in that order, whoever ran them.
+    """Run every arm on every draw of every scenario; outcomes in that order.
 
     A variant whose law is altered runs with laws only: its references are its original's. The
     free-tier bound is left out where a second tenant uses the engine, because it does not know of

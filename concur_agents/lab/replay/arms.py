@@ -1,6 +1,6 @@
 """What may stand between the agents and the endpoint in one arm of a replay.
 
-    none                        nobody waits
+    none                        no agent waits
     fixed:32                    at most 32 active agents (the law `fixed`)
     requests:32                 at most 32 calls in flight: what a client-side semaphore does
     cache_aimd  cache_aimd:2/4  the published law; 2 s interval, start at 4 agents
@@ -56,7 +56,7 @@ class GateAgent(Protocol):
 
 
 class Gate(Protocol):
-    """Whoever decides which agents run."""
+    """What decides which agents run."""
 
     def agent(
         self, agent_id: str, *, prompt_tokens: int | None = None
@@ -147,7 +147,7 @@ def _count(text: str, setting: str) -> int:
 
 
 class Open:
-    """Lets every agent in; with a limit, at most so many calls at once, whoever makes them."""
+    """Lets every agent in; with a limit, at most so many calls at once."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._turns = asyncio.Semaphore(limit) if limit is not None else None

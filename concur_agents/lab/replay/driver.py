@@ -167,7 +167,7 @@ async def _run_arm(
 ) -> None:
     await _fall_idle(probe, end_s)
     run.cache_reset = await endpoint.reset_cache()
-    # without a reset the arms share no content, so that nobody lives off what another arm left
+    # without a reset the arms share no content, so that no arm profits from what another left
     # behind
     salt = str(options.seed) if run.cache_reset else f"{options.seed}/{run.round}/{run.arm}"
     await _warm_up(endpoint, endpoint.vocabulary(f"warm-up/{salt}"))
