@@ -1,4 +1,4 @@
-"""Who may talk to what listens: this machine, or whoever has the token."""
+"""Who may connect to what listens: this machine, or a client with the token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_host(host: str, token: str | None) -> None:
     """
     if not token and not is_loopback(host):
         raise ConfigError(
-            f"listening on {host!r} would let anybody in who can reach this machine: give a token, "
+            f"listening on {host!r} would let in every client that reaches it: give a token, "
             "which they must send as `Authorization: Bearer TOKEN`, or listen on 127.0.0.1"
         )
 

@@ -114,7 +114,7 @@ class Agent:
 
     @property
     def governor(self) -> Governing:
-        """Whom it asks."""
+        """The governor that decides about it."""
         return self._governor
 
     @property
@@ -334,7 +334,7 @@ class Agent:
 
         On leaving the block the agent asks for its place again without waiting for it, and goes
         before new agents while its prefix is probably still cached; it waits, if it has to, at its
-        next boundary. Whoever needs the place meanwhile keeps it or gets it again: a call in
+        next boundary. A call that needs the place meanwhile keeps it or gets it again: a call in
         flight, or an agent nested in this one. A nested agent has no place of its own to give.
         """
         return Suspension(self._monitor, self._session)
@@ -376,8 +376,8 @@ class Agent:
 def current_agent() -> Agent | None:
     """The innermost agent this code runs in, whichever governor it belongs to.
 
-    None outside of any agent, and after the agent has left: a task that outlives its agent is
-    nobody's.
+    None outside of any agent, and after the agent has left: a task that outlives its agent
+    has none.
     """
     agent = innermost()
     while agent is not None and agent.left:

@@ -88,7 +88,7 @@ def check_routes(routes: Iterable[Any]) -> tuple[str, ...]:
 
 
 def read_seconds(told: object) -> float:
-    """A time [s] that somebody else told; 0 where it is none. Never raises."""
+    """A time [s] from outside; 0 where it is none. Never raises."""
     return float(told) if _is_number(told) and told > 0 else 0.0  # type: ignore[arg-type, operator]
 
 

@@ -313,7 +313,7 @@ def _law(name: str, options: str | None, source: str, options_source: str) -> La
 
 
 def unknown_option(name: str, *, also: Iterable[str] = ()) -> str:
-    """What to say to somebody who gave an option that there is not."""
+    """The message for an option that does not exist."""
     if name == "law_options":
         return "law_options is for text: in code, give law=make_law(name, option=value)"
     return f"no option {name!r}{_nearest(name, [*_BY_NAME, *also])}"

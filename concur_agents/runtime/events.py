@@ -2,7 +2,7 @@
 
 Events are put in line under the governor's lock and handed out after it is released, in the order
 in which things happened, one at a time. A watcher can therefore call the governor freely; a slow
-watcher delays whoever happens to deliver, so it should hand its work on.
+watcher delays the thread that delivers, so it should hand its work on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EventKind: TypeAlias = Literal[
     "poll_failed",  # it could not be read; reason: what went wrong
     "poll_recovered",  # it can be read again; waited_s: how long it was dark
     "overdue",  # it went on only after more than max_wait_s; waited_s
-    "closed",  # from here on everybody passes
+    "closed",  # from here on every agent passes
 ]
 
 
@@ -48,7 +48,7 @@ class Event:
     Attributes:
         kind: what happened, see `EventKind`.
         at_s: when [s], on the governor's clock.
-        agent: whom it concerns; None: everybody.
+        agent: the one it concerns; None: all.
         parent: on `arrived`: the agent whose place it shares, if it is nested.
         reason: a short code or text, see `EventKind`.
         waited_s: how long [s] what has just ended had lasted.
@@ -89,7 +89,7 @@ class Dispatcher:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody listens: building an event for nobody would cost the gate its speed."""
+        """Whether there is a watcher: without one, building events would only slow the gate."""
         return bool(self._watchers)
 
     def subscribe(self, watcher: Watcher) -> Callable[[], None]:
@@ -106,7 +106,7 @@ class Dispatcher:
         self._line.append(event)
 
     def deliver(self) -> None:
-        """Hands out what is in line. If somebody else is at it, he will also hand out ours."""
+        """Hands out what is in line. If another thread is at it, it hands out ours as well."""
         while self._line and self._delivering.acquire(blocking=False):
             try:
                 while self._line:

@@ -154,7 +154,7 @@ class Host:
         return cls(**governor_options(settings(known)), **options)
 
     def _begin(self, former: Sessions | None = None) -> None:
-        """The parts that belong to one process: nobody is here and nothing has been read."""
+        """The parts that belong to one process: no agent is here and nothing has been read."""
         clock, options = self._clock, self._regulator_options
         start_s = clock()
         try:
@@ -214,7 +214,7 @@ class Host:
         now = self._clock()
         former = self._monitor.sessions
         for session in former.by_id.values():
-            session.left_s = now  # its gates pass, and it is nobody's current agent
+            session.left_s = now  # its gates pass, and it is no current agent
         self._engine_poller.after_fork()
         self._begin(former)
 
@@ -414,7 +414,7 @@ class Host:
     def __repr__(self) -> str:
         view = self._monitor.look(self._monitor.sessions.regulator.view)
         where = f" {self._engine_poller.url}" if self._engine_poller.url else ""
-        passing = "; closed, everybody passes" if self._monitor.sessions.passing else ""
+        passing = "; closed, every agent passes" if self._monitor.sessions.passing else ""
         return (
             f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "
             f"{view.queued} queued{passing}>"
@@ -478,7 +478,7 @@ class Host:
     # Time passing
 
     def beat(self) -> float | None:
-        """Does what is due now: reads the engine, lets in whom time alone lets in.
+        """Does what is due now: reads the engine, lets in the agents that only time kept waiting.
 
         Its own thread calls this; a host without that thread (`background=False`) does.
 

@@ -1,7 +1,7 @@
 """The desk: the one lock in front of a roster, for all threads and event loops of a process.
 
-Whoever wants something stands here for a moment: decide under the lock, without waiting and without
-calling anybody else's code; then act (wake, deliver events, log) outside of it. Whatever frees a
+Every request passes here: decide under the lock, without waiting and without calling code that
+is not ours; then act (wake, deliver events, log) outside of it. Whatever frees a
 place (leaving, ending, cancelling) never blocks and never fails, and works from any thread, even
 from a finaliser that strikes while this very thread holds the lock.
 """
@@ -37,11 +37,11 @@ class Monitor:
     """Lets decisions about a roster happen one at a time, and carries them out.
 
     Args:
-        roster: what it guards; from now on nobody else calls it.
+        sessions: what it guards; from now on nothing else calls them.
         dispatcher: delivers what the roster tells.
         clock: monotonic time [s].
-        always_beats: somebody has to beat as soon as an agent is here, and not only when one waits.
-        nudge: somebody has to beat earlier than thought, or for the first time. It must not be what
+        always_beats: the ticker has to beat as soon as an agent is here, not only when one waits.
+        nudge: the ticker has to beat earlier, or for the first time. It must not be what
             keeps its owner alive.
     """
 
@@ -65,7 +65,7 @@ class Monitor:
     def begin_anew(
         self, sessions: Sessions, dispatcher: Dispatcher, *, forked: bool = False
     ) -> None:
-        """Nobody is here: at first, and in a child process, where the lock may be held for ever.
+        """No agent is here: at first, and in a child process, where the lock may be held for ever.
 
         Args:
             forked: this process was forked from one that had agents; said once, with the first.
@@ -80,7 +80,7 @@ class Monitor:
         # Appending is one operation of C, so a finaliser may do it at any moment.
         self._deferred: deque[Callable[[float], Iterable[str]]] = deque()
         self._is_halfway = False  # a decision has begun and not come to its end
-        self._awake = False  # whoever beats has been asked to begin
+        self._awake = False  # the ticker has been asked to begin
         self._due_s = math.inf  # when the next beat is meant to be
 
     # What an agent's handles ask for
@@ -104,7 +104,7 @@ class Monitor:
         self.decide(lambda now: self.sessions.begin(ticket, make_waiter, prefix, now))
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
+        """The wait for this ticket was cancelled, perhaps after the grant."""
         self.decide(lambda now: self.sessions.withdraw(ticket, now), again=True)
 
     def end(self, ticket: Ticket, end: End) -> None:
@@ -116,7 +116,7 @@ class Monitor:
         self.decide(lambda now: self.sessions.retry(ticket, end, now))
 
     def end_any(self, session: Session, key: Hashable, end: End) -> None:
-        """A call is over, and nobody says which: this caller's, else the oldest."""
+        """A call is over, and it is not said which: this caller's, else the oldest."""
         self.decide(lambda now: self.sessions.end_any(session, key, end, now))
 
     def leave(self, session: Session) -> None:
@@ -298,7 +298,7 @@ class Monitor:
         return None if due_s == math.inf else max(0.0, due_s - now)
 
     def _is_due_earlier(self, now: float) -> bool:
-        """Whether whoever beats has to be told (or started)."""
+        """Whether the ticker has to be woken (or started)."""
         sessions = self.sessions
         if sessions.passing:
             return False

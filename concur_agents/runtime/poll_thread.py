@@ -1,4 +1,4 @@
-"""The governor's own thread: reads the engine and wakes whom time alone lets in.
+"""The governor's own thread: reads the engine and wakes agents that only time kept.
 
 It is a daemon, starts when the first agent needs it, keeps nothing alive (a governor that is
 dropped ends it), and sleeps until something is due: the next reading, the next fading claim, or a

@@ -35,7 +35,7 @@ class ToolTime:
 
 
 class Sessions:
-    """Everybody who is here.
+    """The agents that are here.
 
     Args:
         regulator: decides who may run.
@@ -130,7 +130,7 @@ class Sessions:
         if session.entering is not None:
             self._release(session.entering)
             session.entering = None
-        self._grant_asked(session, now)  # a branch that outlives its agent is nobody's: it passes
+        self._grant_asked(session, now)  # a branch that outlives its agent has none: it passes
         if self.by_id.get(session.id) is not session:
             return ()
         del self.by_id[session.id]
@@ -189,7 +189,7 @@ class Sessions:
         return ()
 
     def withdraw(self, ticket: Ticket, now: float) -> Iterable[str]:
-        """Whoever waited for this turn has been cancelled, perhaps after it was granted."""
+        """The wait for this ticket was cancelled, perhaps after the grant."""
         session = ticket.session
         if ticket.entry:
             return self.leave(session, now)
@@ -218,7 +218,7 @@ class Sessions:
         )
 
     def end_any(self, session: Session, key: Hashable, end: End, now: float) -> Iterable[str]:
-        """A call is over, and nobody says which: this caller's, else the oldest."""
+        """A call is over, and it is not said which: this caller's, else the oldest."""
         ticket = session.calls.get(key) or next(iter(session.calls.values()), None)
         return () if ticket is None else self._close_call(ticket, now, end)
 
@@ -256,7 +256,7 @@ class Sessions:
     # When it is over
 
     def close(self, now: float) -> Iterable[str]:
-        """From here on everybody passes, and nobody may enter."""
+        """From here on every agent passes, and no new one may enter."""
         if not self.closed:
             self.closed = True
             self._pass_all(now)
@@ -264,14 +264,14 @@ class Sessions:
         return ()
 
     def fail(self, bug: Exception, now: float) -> tuple[()]:
-        """A bug of ours: nobody is to suffer from it but the owner, who is told on `with` exit."""
+        """A bug of ours: agents pass, and the owner sees it when the `with` block ends."""
         if self.bug is None:
             self.bug = bug
         self._pass_all(now)
         return ()
 
     def _pass_all(self, now: float) -> None:
-        """From here on everybody passes; who waits goes on now."""
+        """From here on every agent passes; those that wait go on now."""
         self.passing = True
         for session in self.by_id.values():
             if session.entering is not None:
@@ -314,7 +314,7 @@ class Sessions:
     # Turns
 
     def admit(self, let_in: Iterable[str], now: float) -> None:
-        """The regulator has let these agents in: passes the news on to whoever waits for them."""
+        """The regulator has let these agents in: wakes their waiters."""
         for agent in let_in:
             session = self.by_id.get(agent)
             if session is None:
@@ -399,7 +399,7 @@ class Sessions:
         return None if parent is None else parent.id
 
     def longest_waiting(self) -> Session | None:
-        """Whoever has waited for the longest; None: nobody waits."""
+        """The agent that has waited longest; None: none waits."""
         return min(
             (session for session in self.by_id.values() if session.waiting_since_s is not None),
             key=lambda session: session.waiting_since_s or 0.0,
@@ -421,7 +421,7 @@ class Sessions:
         session: Session | None = None,
         **details: Any,
     ) -> tuple[()]:
-        """Puts an event in line, for the desk to deliver. Nobody is let in by that."""
+        """Puts an event in line, for the monitor to deliver. It lets no agent in."""
         if self._dispatcher.watched:
             agent = None if session is None else session.id
             self._dispatcher.put(Event(kind=kind, at_s=now, agent=agent, **details))

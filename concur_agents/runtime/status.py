@@ -20,7 +20,7 @@ class GovernorSnapshot(View):
         poll_failures_total: readings that failed.
         poll_error: why the last reading failed; None: it did not.
         blind_s: time [s] since the last good reading, or since the first attempt; 0: no endpoint.
-        closed: everybody passes, because the governor was closed, broke, or belongs to a parent
+        closed: every agent passes, because the governor was closed, broke, or belongs to a parent
             process.
         alive: agents that have entered and not left, waiting or not.
         waiters: threads and tasks that wait for their turn.

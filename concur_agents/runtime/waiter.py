@@ -1,4 +1,4 @@
-"""How somebody waits for a turn, and how anybody, on any thread, wakes him.
+"""How a caller waits for its ticket, and how any thread wakes it.
 
 There is one waiter per wait. It belongs to one event loop or to one thread; the governor that
 wakes it belongs to none. This is why a governor can serve several loops and threads at once.
@@ -17,10 +17,10 @@ _LONGEST_S = threading.TIMEOUT_MAX
 
 
 class Waiter(Protocol):
-    """Somebody who sleeps until it is his turn."""
+    """A sleeper that wakes when its ticket is granted."""
 
     def wake(self) -> bool:
-        """Ends the wait; from any thread, never blocks. False: there is nobody left to wake."""
+        """Ends the wait; from any thread, never blocks. False: there is none left to wake."""
         ...
 
 
@@ -78,7 +78,7 @@ class ThreadWaiter:
 
 
 class CallWaiter:
-    """Nobody sleeps: a function is called. It must neither block nor raise."""
+    """No sleeper: a function is called. It must neither block nor raise."""
 
     __slots__ = ("_call",)
 
@@ -108,7 +108,7 @@ def is_thread_needed() -> bool:
     thread: Any = threading.current_thread()
     if not thread.name.startswith("asyncio_"):
         return False
-    # Not promised by Python, and the only way to know. Without it nobody is needed.
+    # Not promised by Python, and the only way to know. Without it no thread counts as needed.
     queues: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
     work = queues.get(thread)
     return work is not None and not work.empty()

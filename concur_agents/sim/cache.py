@@ -73,7 +73,7 @@ class Holding:
 class PrefixCache:
     """A pool of `kv_blocks` blocks of `block_size` tokens.
 
-    Every block is in exactly one of three states: empty, evictable (content without a holder), or used.
+    Every block is in one of three states: empty, evictable (content without a holder), or used.
     """
 
     def __init__(self, kv_blocks: int, block_size: int) -> None:

@@ -9,7 +9,7 @@ its blocks go back to the cache, it returns to the head of the queue and is comp
     arriving --(request overhead)--> waiting --> prefill --> decode --> finished
                                         ^-- preempted --'------'
 
-A prompt that got only part of what it needs has used up the budget, so no other was let in behind it:
+A prompt that got only part of what it needs has used up the budget, so none came in behind it:
 at most one sequence is in mid-prefill, and it is the latest admitted. All decodes advance by one
 token per step. So a step costs O(sequences that join or leave), not O(batch), and a stretch of
 steps in which no request joins, leaves or is preempted is taken at once, in closed form. Time is

@@ -100,7 +100,7 @@ class Result:
     """Prompt tokens that were not cached. What a preemption throws away comes on top."""
     output_tokens: int
     useful_tokens: int
-    """Output, and every prompt token the first time that an agent sends it: the same for every gate.
+    """Output, and each prompt token the first time that an agent sends it: the same for all gates.
     """
     useful_tokens_per_s: float
     output_tokens_per_s: float
