@@ -97,7 +97,9 @@ def test_the_python_that_the_docs_show_can_be_parsed(page):
 
 
 def test_the_page_of_laws_has_the_options_of_the_default_law():
-    section = (DOCS / "laws.md").read_text().partition("### Options")[2].partition("\n## ")[0]
+    section = (
+        (DOCS / "laws.md").read_text("utf-8").partition("### Options")[2].partition("\n## ")[0]
+    )
     shown = re.findall(r"(?m)^\| `(\w+)` \| ([\d.,]+) \|", section)
     law = make_law("working_set")
     assert {name: float(value.replace(",", "")) for name, value in shown} == asdict(law)

@@ -134,7 +134,7 @@ def test_a_recording_holds_no_prompt_that_was_an_id_and_replays_to_the_bit(tmp_p
         for name in HARD:
             with governor.agent(name) as agent, governor.agent(name + "/inner"), agent.tool(name):
                 ask_nothing(agent)
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert text.isascii()
     assert "SECRET" not in text
     assert len(text) < 100_000, "100,000 characters of an id are bounded"
@@ -156,7 +156,7 @@ def test_a_recording_begun_late_names_agents_as_its_lines_do(tmp_path):
     with Governor(limit=2) as governor, governor.agent(PROMPT), governor.agent("Größe"):
         governor.record(path)
     assert [who.id for who in Recording(path).header.agents] == [wire_id(PROMPT), wire_id("Größe")]
-    assert "SECRET" not in path.read_text()
+    assert "SECRET" not in path.read_text("utf-8")
 
 
 def test_no_name_of_a_governor_makes_a_scrape_fail():

@@ -213,7 +213,11 @@ def test_what_is_written_shown_and_sent_holds_no_prompt_answer_or_key(tmp_path, 
             time.sleep(0.01)
         shown.append(generate_latest(registry).decode())
     recording = Recording(path)
-    shown += [path.read_text(), page(read_timeline(recording), title="run.jsonl"), caplog.text]
+    shown += [
+        path.read_text("utf-8"),
+        page(read_timeline(recording), title="run.jsonl"),
+        caplog.text,
+    ]
     shown += [str(span) for span in spans]
     for words in (["explain", path], ["explain", path, "--agent", "issue-1"], ["replay-law", path]):
         with pytest.raises(SystemExit):
@@ -287,7 +291,7 @@ def listening():
     found = set()
     for name in ("tcp", "tcp6"):
         table = Path("/proc/self/net") / name
-        rows = table.read_text().splitlines()[1:] if table.exists() else []
+        rows = table.read_text("utf-8").splitlines()[1:] if table.exists() else []
         cells = [row.split() for row in rows]
         found |= {cell[9] for cell in cells if cell[3] == "0A"}
     return {inode for inode in found if f"socket:[{inode}]" in mine}

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import typer
 
+from concur_agents.cli.terminal import say
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import TOKEN_VARIABLE, serve
 
@@ -44,7 +45,7 @@ def serve_sim_command(
         engine = engine.replace(kv_blocks=kv_blocks)
     name = model or engine.model
 
-    def say(url: str) -> None:
+    def announce(url: str) -> None:
         if as_json:
             facts = {
                 "url": url,
@@ -67,5 +68,5 @@ def serve_sim_command(
         metrics=metrics.value,
         seed=seed,
         model=name,
-        ready=say,
+        ready=announce,
     )

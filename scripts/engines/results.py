@@ -31,7 +31,7 @@ def merge(files: list[Path]) -> tuple[dict[str, Any], list[ArmRun]]:
     Raises:
         SystemExit: two files are not about the same work.
     """
-    records = [json.loads(file.read_text()) for file in files]
+    records = [json.loads(file.read_text("utf-8")) for file in files]
     first = records[0]
     for file, record in zip(files, records, strict=True):
         for name in SAME:

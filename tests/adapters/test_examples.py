@@ -75,4 +75,4 @@ def run(name: str, folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_fits_on_a_page(name: str) -> None:
-    assert 20 <= len((FOLDER / name).read_text().splitlines()) <= 60
+    assert 20 <= len((FOLDER / name).read_text("utf-8").splitlines()) <= 60

@@ -67,7 +67,9 @@ def test_the_first_ctrl_c_finishes_what_runs_and_keeps_it(tmp_path):
     assert {"0 ok", "1 ok", "interrupted True"} <= set(lines)
     assert "KeyboardInterrupt" not in lines
     assert "the 2 running agents finish" in errors
-    kept = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()[1:]]
+    kept = [
+        json.loads(line) for line in (tmp_path / "runs.jsonl").read_text("utf-8").splitlines()[1:]
+    ]
     assert {line["key"] for line in kept if line["status"] == "ok"} == {"0", "1"}
 
 

@@ -61,7 +61,7 @@ def test_finished_agents_are_not_run_again_and_failed_ones_are(tmp_path):
 def test_the_lines_say_what_an_agent_took(tmp_path):
     path = tmp_path / "runs.jsonl"
     batch(path, ["a"], fail=())
-    header, line = (json.loads(text) for text in path.read_text().splitlines())
+    header, line = (json.loads(text) for text in path.read_text("utf-8").splitlines())
     assert header == {"concur_journal": 1}
     assert line["key"] == "a"
     assert line["status"] == "ok"
@@ -77,7 +77,7 @@ def test_a_torn_last_line_is_cut_off_and_its_agent_runs_again(tmp_path, caplog):
         path.write_bytes(whole[: -1 - cut])
         _, ran = batch(path, ["a", "b"])
         assert ran == ["b"]
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8").splitlines()
         assert [json.loads(line).get("key") for line in lines] == [None, "a", "b"]
     assert "torn by a crash" in caplog.text
 
@@ -88,7 +88,7 @@ def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
     _, ran = batch(path, ["a", "b"])
     assert ran == ["b"]
-    assert len(path.read_text().splitlines()) == 3
+    assert len(path.read_text("utf-8").splitlines()) == 3
 
 
 @pytest.mark.parametrize("content", ["", HEADER[:9], HEADER, HEADER[:-1]])
@@ -98,7 +98,7 @@ def test_an_empty_or_just_begun_file_is_a_new_journal(tmp_path, content):
     with Journal(path) as journal:
         assert len(journal) == 0
         journal.write("a", "ok", value=1)
-    assert path.read_text().startswith(HEADER)
+    assert path.read_text("utf-8").startswith(HEADER)
     with Journal(path) as journal:
         assert "a" in journal
         assert journal.value("a") == 1
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_ours_or_is_broken_is_refused_and_not_changed(tmp_pat
     path.write_text(content)
     with pytest.raises(JournalError, match=says):
         Journal(path)
-    assert path.read_text() == content
+    assert path.read_text("utf-8") == content
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
@@ -250,7 +250,7 @@ def test_stats_are_written_beside_the_value(tmp_path):
     )
     with Journal(tmp_path / "j") as journal:
         journal.write("a", "error", error=ValueError("x"), stats=stats)
-    line = json.loads((tmp_path / "j").read_text().splitlines()[1])
+    line = json.loads((tmp_path / "j").read_text("utf-8").splitlines()[1])
     assert (line["error"], line["paused_s"], line["cached_tokens"]) == (
         "ValueError('x')",
         2.0,
@@ -297,7 +297,7 @@ class UnspeakableError(Exception):
 def test_errors_are_kept_without_keys(tmp_path, error, kept):
     with Journal(tmp_path / "j") as journal:
         journal.write("a", "error", error=error)
-    text = json.loads((tmp_path / "j").read_text().splitlines()[1])["error"]
+    text = json.loads((tmp_path / "j").read_text("utf-8").splitlines()[1])["error"]
     assert kept is None or text == kept
     assert "topsecret" not in text
     assert "1234abcd" not in text

@@ -53,7 +53,7 @@ def test_an_item_k_times_is_k_agents_each_with_its_name_and_value(tmp_path, has_
 def test_interrupted_and_run_again_exactly_the_missing_samples_run(tmp_path):
     path = tmp_path / "runs.jsonl"
     first, _ = passes(path, stop_after=3, fail=["t2"])
-    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()[1:]]
     kept = {line["key"] for line in lines if line["status"] == "ok"}
     assert kept >= {key for key, o in first.items() if o.status == "ok"}
     assert "t2" not in kept

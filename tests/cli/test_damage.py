@@ -160,7 +160,7 @@ def test_ids_and_reasons_in_a_recording_command_no_terminal(whole, capsys, tmp_p
         assert code in (0, 1, None), said
         assert "\x1b" not in said.out + said.err
         assert "\x9b" not in said.out + said.err
-    assert "\x1b" not in (tmp_path / "page.html").read_text()
+    assert "\x1b" not in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_living_governors_ids_command_no_terminal(tmp_path, capsys):

@@ -141,7 +141,7 @@ def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
     batch, tmp_path, capsys, written
 ):
     """The first files of a long recording go, but each wait has its numbers in its own line."""
-    header, *lines = [json.loads(line) for line in batch.path.read_text().splitlines()]
+    header, *lines = [json.loads(line) for line in batch.path.read_text("utf-8").splitlines()]
     header["from_start"] = False
     if not written:  # then the numbers of the ticks are shown
         lines = [{key: value for key, value in line.items() if key != "why"} for line in lines]

@@ -28,7 +28,7 @@ def test_the_recorded_law_answers_the_same_to_the_bit(batch, capsys):
 
 def test_a_recording_with_another_decision_is_noticed(batch, tmp_path, capsys):
     """After an upgrade this shows whether the new version would have decided the same."""
-    lines = batch.path.read_text().splitlines()
+    lines = batch.path.read_text("utf-8").splitlines()
     place = next(
         n for n, line in enumerate(lines) if '"let_in":["' in line and "begin_step" in line
     )

@@ -38,3 +38,25 @@ def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> No
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 3
     assert (process.returncode, errors) == (0, "")
+
+
+def test_in_words_it_says_where_it_listens_and_how_it_ends() -> None:
+    """Found here: the function that said so called itself, and only `--json` worked."""
+    words = ["serve-sim", "--port", "0", "--kv-blocks", "500", "--time-scale", "inf"]
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert "http://127.0.0.1:" in line
+    assert "8,000 tokens of KV cache" in line
+    assert "Ctrl-C ends it." in line
+    assert (process.returncode, errors) == (0, "")

@@ -86,7 +86,7 @@ def test_long_prompts_that_happen_to_end_first_are_not_taken_for_free():
 
 def replay(recording, cost):
     """Show an estimator the steps of a recording as the Regulator does, one at a time."""
-    columns = json.loads((Path(__file__).parent / "data" / f"{recording}.json").read_text())
+    columns = json.loads((Path(__file__).parent / "data" / f"{recording}.json").read_text("utf-8"))
     steps = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]

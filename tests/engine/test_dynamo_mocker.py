@@ -41,7 +41,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=os.environ | {"SPEEDUP": "4"},
         check=True,
     )
-    loaded: dict[str, Any] = json.loads(out.read_text())
+    loaded: dict[str, Any] = json.loads(out.read_text("utf-8"))
     return loaded
 
 

@@ -37,7 +37,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     options = ["--workload", "cpu:steps=5", "--overload", "2.5", "--arms", arms]
     arguments = " ".join([*replay, "$ENGINE_URL", *options, "--no-plot", "--out", str(out)])
     subprocess.run([SCRIPT, "run", folder, "small", "bash", "-c", arguments], check=True)
-    loaded: dict[str, Any] = json.loads(out.read_text())
+    loaded: dict[str, Any] = json.loads(out.read_text("utf-8"))
     return loaded
 
 

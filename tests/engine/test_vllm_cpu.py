@@ -62,7 +62,7 @@ def url() -> Iterator[str]:
         check=False,
     )
     assert started.returncode == 0, started.stderr
-    group = int((Path(folder) / "vllm.pid").read_text())
+    group = int((Path(folder) / "vllm.pid").read_text("utf-8"))
     try:
         yield started.stdout.split()[-1]
     finally:

@@ -138,7 +138,7 @@ def test_an_export_keeps_no_governor_alive():
 
 
 def dashboard():
-    text = files("concur_agents").joinpath("observe/dashboards/grafana.json").read_text()
+    text = files("concur_agents").joinpath("observe/dashboards/grafana.json").read_text("utf-8")
     return json.loads(text)
 
 
@@ -295,6 +295,6 @@ def test_the_page_of_the_docs_lists_every_name(busy):
     from pathlib import Path
 
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
-    text = page.read_text()
+    text = page.read_text("utf-8")
     stems = {re.sub(r"_(bucket|sum|count|created)$", "", key[0]) for key in busy[0]}
     assert {stem for stem in stems if f"`{stem}" not in text} == set()

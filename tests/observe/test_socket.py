@@ -88,7 +88,7 @@ def test_a_name_in_use_is_refused_and_one_left_behind_is_taken_over(folder):
     path.write_text("a file of another program")
     with pytest.raises(ConfigError, match="cannot listen"):
         Governor(limit=1, socket=path)
-    assert path.read_text() == "a file of another program"
+    assert path.read_text("utf-8") == "a file of another program"
     with pytest.raises(ConfigError, match="100 characters"):
         Governor(limit=1, socket=folder / ("x" * 120))
 

@@ -26,8 +26,8 @@ VLLM = load_page(PAGES / "vllm-0.32.0-cpu-after-boot.prom.gz")
 SGLANG = load_page(PAGES / "sglang-0.5.23-cpu-after-boot.prom.gz")
 SGLANG_LOADS = load_page(PAGES / "sglang-0.5.23-cpu-v1-loads-boot.json")
 FRONTEND = load_page(PAGES / "dynamo-1.6.1-frontend-after.prom.gz")
-VLLM_MODELS = (PAGES / "vllm-0.32.0-v1-models.json").read_text()
-SGLANG_MODELS = (PAGES / "sglang-0.5.23-cpu-v1-models.json").read_text()
+VLLM_MODELS = (PAGES / "vllm-0.32.0-v1-models.json").read_text("utf-8")
+SGLANG_MODELS = (PAGES / "sglang-0.5.23-cpu-v1-models.json").read_text("utf-8")
 
 
 @dataclass

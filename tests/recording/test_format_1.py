@@ -40,7 +40,7 @@ def test_its_names_are_those_of_today():
 
 
 def test_its_questions_are_dropped():
-    assert '"call":"ask"' in WHOLE.read_text()
+    assert '"call":"ask"' in WHOLE.read_text("utf-8")
     calls = [line for line in Recording(WHOLE) if isinstance(line, RecordedCall)]
     assert {call.name for call in calls} <= set(CALLS)
     assert not any("asked" in call.options for call in calls)

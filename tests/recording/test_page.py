@@ -153,7 +153,7 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
             path.as_uri(),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=100,
         check=False,
     )

@@ -43,7 +43,7 @@ def test_a_broken_line_is_named_and_a_torn_last_one_is_not_missed(tmp_path, batc
 
 def test_fields_that_only_another_version_knows_are_passed_over(tmp_path, batch):
     """A recording is often looked at with a newer version than the one that made it."""
-    lines = [json.loads(line) for line in batch.path.read_text().splitlines()]
+    lines = [json.loads(line) for line in batch.path.read_text("utf-8").splitlines()]
     for line in lines:
         for part in ("view", "snapshot", "reading"):
             if line.get(part):

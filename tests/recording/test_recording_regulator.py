@@ -130,7 +130,7 @@ def test_infinities_and_errors_survive_the_way_through_json(tmp_path):
         recorded.end_step("inf", 2.0, None, overloaded=True, retry_after_s=float("inf"))
         recorded.tick(Reading(at_s=3.0, running=float("inf")), 3.0)
         recorded.tick(None, 4.0)
-    for line in recorder.path.read_text().splitlines():
+    for line in recorder.path.read_text("utf-8").splitlines():
         json.loads(line, parse_constant=pytest.fail)
     recording = Recording(recorder.path)
     assert list(replay(recording)) == []
@@ -172,7 +172,7 @@ def test_no_prompt_answer_or_key_is_ever_written(tmp_path):
         seen = threading.Event()
         governor.on_event(lambda event: event.kind == "poll_failed" and seen.set())
         assert seen.wait(10)
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert [word for word in secrets if word in text] == []
     assert '"poll_failed"' in text
     assert '"prompt_tokens":900' in text
@@ -287,4 +287,4 @@ def test_a_wait_is_written_with_the_numbers_that_caused_it(tmp_path):
         recorded.leave("first", 2.0)
     said = [line.why for line in Recording(recorder.path) if isinstance(line, RecordedCall)]
     assert said == [None, "1 of 1 agents active", None]
-    assert '"why":"1 of 1 agents active"' in recorder.path.read_text()
+    assert '"why":"1 of 1 agents active"' in recorder.path.read_text("utf-8")

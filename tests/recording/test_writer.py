@@ -188,7 +188,7 @@ def test_only_a_regular_file_is_moved_out_of_the_way(kind, suffix, tmp_path):
     with pytest.raises(ConfigError, match="not a regular file"):
         Governor(limit=1, record=path)
     assert there.lstat() == before
-    assert (tmp_path / "other").read_text() == "precious"
+    assert (tmp_path / "other").read_text("utf-8") == "precious"
     assert not (tmp_path / "nothing").exists()
 
 

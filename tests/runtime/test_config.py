@@ -166,7 +166,7 @@ def test_settings_survive_the_way_through_another_environment():
 
 
 def test_the_page_of_the_docs_lists_every_option():
-    text = (DOCS / "configuration.md").read_text()
+    text = (DOCS / "configuration.md").read_text("utf-8")
     for option in OPTIONS:
         assert f"`{option.name}`" in text
         assert f"`{option.variable}`" in text

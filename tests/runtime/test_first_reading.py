@@ -162,7 +162,7 @@ def test_a_recording_from_before_there_was_such_a_wait_replays_without_it(tmp_pa
     """Its header does not name the option, and its agents were let in on a guess."""
     path = tmp_path / "run.jsonl"
     batch(law="working_set", record=path)  # without an engine nobody waits
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert '"first_reading_s":0.0' in text
     path.write_text(text.replace(',"first_reading_s":0.0', ""))
     old = Recording(path)

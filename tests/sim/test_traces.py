@@ -166,7 +166,7 @@ def test_the_bundled_recordings_load_by_name_with_the_documented_numbers() -> No
 
 def test_every_bundled_recording_is_attributed_and_all_of_them_are_small() -> None:
     data = Path(__file__).parents[2] / "concur_agents/sim/data"
-    text = (data / "ATTRIBUTION.md").read_text()
+    text = (data / "ATTRIBUTION.md").read_text("utf-8")
     assert all(f"`{name}.jsonl.gz`" in text for name in bundled_sources())
     assert sum(p.stat().st_size for p in data.glob("*.jsonl.gz")) < 400_000
 

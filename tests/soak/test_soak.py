@@ -311,7 +311,7 @@ async def test_a_batch_in_which_everything_goes_wrong_ends_as_it_should(law, tmp
     await settled(lambda: not ours() - there_before)
 
     # The journal is complete, and knows on the next night what need not be done again.
-    lines = [json.loads(line) for line in journal.read_text().splitlines()][1:]
+    lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()][1:]
     assert {line["key"]: line["status"] for line in lines} == {
         key: outcome.status for key, outcome in outcomes.items() if outcome.status != "cancelled"
     }

@@ -274,9 +274,9 @@ def test_the_command_prints_one_json_object_with_every_goal(
     arms = record["scenarios"]["tiny"]["arms"]
     assert arms["working_set"]["makespan_s"] >= 0.99 * arms["free_tier"]["makespan_s"]
     assert arms["best_fixed"]["runs"]["1"]["cap"] in range(1, 9)
-    assert json.loads((out / "results.json").read_text()) == record
+    assert json.loads((out / "results.json").read_text("utf-8")) == record
     assert (out / "tiny.png").read_bytes().startswith(b"\x89PNG")
-    page = (out / "results.md").read_text()
+    page = (out / "results.md").read_text("utf-8")
     assert "Written by `concur bench --seeds 1`" in page
     assert "| times as fast as the best fixed cap, worst scenario |" in page
     assert "![tiny.png](tiny.png)" in page
@@ -310,7 +310,7 @@ def test_orders_are_compared_side_by_side(
     assert row[1] == "1.000"
     assert len(row) == len(heading.split())
     assert len(row) == 1 + len(ORDERS)
-    page = (tmp_path / "out" / "compare-order.md").read_text()
+    page = (tmp_path / "out" / "compare-order.md").read_text("utf-8")
     assert "`concur bench --only tiny --compare order=all --seeds 2`" in page
     assert "| tiny | 1.000 |" in page
 

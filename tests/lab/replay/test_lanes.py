@@ -96,7 +96,7 @@ def test_lanes_serve_and_replay_side_by_side_and_become_replicates(tmp_path: Pat
         ]
         assert [made["from"] for made in merged["rounds"][:2]] == ["lane-0/work-1", "lane-1/work-2"]
         assert all(row["rounds"] == 2 for row in merged["summary"])
-        other = json.loads(files[1].read_text())
+        other = json.loads(files[1].read_text("utf-8"))
         other["endpoint"]["capacity_tokens"] += 16
         files[1].write_text(json.dumps(other))
         with pytest.raises(SystemExit, match=r"capacity_tokens is 40016\.0, in .* it is 40000\.0"):
@@ -104,4 +104,4 @@ def test_lanes_serve_and_replay_side_by_side_and_become_replicates(tmp_path: Pat
     finally:
         for pid in tmp_path.glob("run-lane-*/vllm.pid"):
             with suppress(ProcessLookupError):
-                os.killpg(int(pid.read_text()), signal.SIGTERM)
+                os.killpg(int(pid.read_text("utf-8")), signal.SIGTERM)

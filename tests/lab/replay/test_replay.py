@@ -35,7 +35,7 @@ def test_the_same_agents_under_several_gates(
         *("--arms", "none,fixed:3,requests:3,working_set", "--out", str(out)),
     )
     assert code == 0
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text("utf-8"))
     rows = {row["arm"]: row for row in record["summary"]}
     assert list(rows) == ["none", "fixed:3", "requests:3", "working_set"]
     assert record["work_agrees"]
@@ -70,7 +70,7 @@ def test_an_arm_that_takes_too_long_is_cut_and_no_arm_finishing_is_a_failure(
         *("--out", str(tmp_path / "replay.json"), "--no-plot"),
     )
     assert code == 1
-    record = json.loads((tmp_path / "replay.json").read_text())
+    record = json.loads((tmp_path / "replay.json").read_text("utf-8"))
     assert [round_["outcome"] for round_ in record["rounds"]] == ["cut", "skipped"]
     assert "not run, out of time: fixed:3" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_json_is_all_that_stdout_holds(
     )
     said = capsys.readouterr()
     shown = json.loads(said.out)
-    kept = json.loads(out.read_text())
+    kept = json.loads(out.read_text("utf-8"))
     assert code == 0
     assert shown == {key: kept[key] for key in kept if key != "rounds"} | {"files": [str(out)]}
     assert [row["arm"] for row in shown["summary"]] == ["none", "fixed:1"]
