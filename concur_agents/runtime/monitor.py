@@ -1,4 +1,4 @@
-"""The desk: the one lock in front of a roster, for all threads and event loops of a process.
+"""The monitor: the one lock in front of the sessions, for all threads and event loops of a process.
 
 Every request passes here: decide under the lock, without waiting and without calling code that
 is not ours; then act (wake, deliver events, log) outside of it. Whatever frees a
@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """Lets decisions about a roster happen one at a time, and carries them out.
+    """Lets decisions about the sessions happen one at a time, and carries them out.
 
     Args:
         sessions: what it guards; from now on nothing else calls them.
-        dispatcher: delivers what the roster tells.
+        dispatcher: delivers the events of the sessions.
         clock: monotonic time [s].
         always_beats: the ticker has to beat as soon as an agent is here, not only when one waits.
         nudge: the ticker has to beat earlier, or for the first time. It must not be what

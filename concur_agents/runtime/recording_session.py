@@ -42,10 +42,10 @@ _HAPPENINGS = frozenset(
 
 
 class RecordingSession:
-    """At most one recording at a time of one desk, and its shadow law.
+    """At most one recording at a time of one monitor, and its shadow law.
 
     Args:
-        desk: whose decisions are recorded.
+        monitor: whose decisions are recorded.
         dispatcher: tells what else happens.
         law: the law in force.
         shadow: a law that decides beside it, without effect; None: none.

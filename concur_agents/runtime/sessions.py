@@ -42,7 +42,7 @@ class Sessions:
         dispatcher: is told what happens.
         max_wait_s: a wait beyond this [s] is told as `overdue`; None: there is no bound.
         make_regulator: makes another one with the same options, which waits for no first reading.
-        former: the roster of the process that this one was forked from, if it was.
+        former: the sessions of the process that this one was forked from, if it was.
     """
 
     def __init__(
