@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -152,6 +153,8 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
             "--dump-dom",
             path.as_uri(),
         ],
+        # Because Chromium opens a Unix socket in TMPDIR, whose path may have 107 characters only.
+        env={**os.environ, "TMPDIR": "/tmp"},
         capture_output=True,
         encoding="utf-8",
         timeout=100,
