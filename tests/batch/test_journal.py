@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_loses_no_outcome_and_comes_out_at_the_end(tmp_path)
             AgentPool(gov, journal=tmp_path / "runs.jsonl") as pool,
         ):
             full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, pool._journal._file.fileno())
+            os.dup2(full, pool._runs.journal._file.fileno())
             os.close(full)
             seen.extend([o.value async for o in pool.as_completed(solve, ["a", "b", "c"])])
 
