@@ -1,5 +1,4 @@
-"""The HTTP door of the embedded server: OpenAI's API in front of a simulated engine that runs by
-the event loop's clock.
+"""OpenAI's HTTP API in front of a simulated engine that runs by the event loop's clock.
 
 One event loop owns requests, engine and clock, so nothing here needs a lock. It translates: what a
 prompt is made of and what the model answers is decided in ``text``, how long it takes by the

@@ -240,6 +240,7 @@ _NOT_IN_A_RUN = (
     "answers.py",
     "app.py",
     "client_clock.py",
+    "listener.py",
     "measured_gates.py",
     "pages.py",
     "realtime.py",
