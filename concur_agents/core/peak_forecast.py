@@ -95,7 +95,7 @@ class PeakForecast:
         ]
 
     def peak_tokens(self, need_tokens: float) -> float | None:
-        """Most that the open agents and one more hold together [tokens]; None: nobody can tell.
+        """Most that the open agents and one more hold together [tokens]; None: unknown.
 
         Args:
             need_tokens: what the new one holds at the end of its first step.

@@ -4,7 +4,7 @@ Agents of one batch often begin with the same system prompt and tool list.  The 
 copy, so counting it in every footprint would make the pool look fuller than it is.  A shared part
 is known in two ways: the caller names it (a chain of hashes of the leading messages), or the
 engine shows it, by finding cached tokens in the very first prompt of an agent that had never sent
-anything.  Whoever holds a prefix alone pays for it as part of its own footprint.
+anything.  An agent that holds a prefix alone pays for it as part of its own footprint.
 """
 
 from __future__ import annotations

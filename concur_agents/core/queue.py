@@ -68,7 +68,7 @@ class Queue:
                 waits.extend(valid)
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
-        """Who goes first; None: nobody.  With `new_allowed=False` only among the open."""
+        """The agent that goes first; None: none.  With `new_allowed=False` only among the open."""
         if new_allowed:
             first = self._head
             if first is None or (first[3] and not self._is_warm(first[4])):

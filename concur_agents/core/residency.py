@@ -51,9 +51,9 @@ class Residency:
     """The idle contexts in order of last use, and what their survival says of the pool."""
 
     capacity_tokens: float | None = None
-    """Pool size as the engine tells [tokens].  Only bounds how long contexts are remembered."""
+    """Reported pool size [tokens].  Only bounds how long contexts are remembered."""
     learned_tokens: float | None = None
-    """Pool size as hits and misses tell [tokens]; None: nothing has been evicted yet."""
+    """Pool size as hits and misses show [tokens]; None: nothing has been evicted yet."""
     proven_tokens: float = 0.0
     """The largest reuse distance that hit [tokens]: the pool is at least this."""
     generation: int = 0
@@ -75,7 +75,7 @@ class Residency:
 
     @property
     def pool_tokens(self) -> float | None:
-        """Believed size of the pool [tokens], the smaller where two tell it; None: nobody does."""
+        """Believed size of the pool [tokens], the smaller where two are known; None: unknown."""
         told, learned = self.capacity_tokens, self.learned_tokens
         if told is None or (learned is not None and learned < told):
             return learned

@@ -69,7 +69,7 @@ def evaluate(
         seeds: of the draws of agents, tool times, arrivals and polls.
         workers: processes; default: one per core that we may use. 1: in this process.
         cache_dir: where outcomes are kept between calls; None: nowhere.
-        progress: told how many of all jobs are done.
+        progress: gets how many of all jobs are done.
 
     Raises:
         ConfigError: an arm or a scenario that cannot be run.
