@@ -18,6 +18,8 @@ _GAPS, _QUANTILES = 256, 32
 _READINGS, _LEAST_USAGE, _WRONG = 8, 0.01, 4.0
 """Readings in a row that have to imply a pool this many times as large as reported, each at this
 share of usage at least."""
+_BEYOND = 1.25
+"""Hits prove a reported pool wrong if it held this many times as much: sizes are estimates."""
 _MOST_RETRY_S = 3600.0
 """The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
 
@@ -47,6 +49,8 @@ class Meter:
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     _longest_gap_s: float = 0.0
     _reading: Reading | None = None
+    told_tokens: float | None = None
+    """The pool as the engine reported it last [tokens]; what is used may be larger."""
     _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))
     """Pool sizes that usage and the tokens in calls imply, one for each reading [tokens]."""
     _engine_counts: bool = False
@@ -130,21 +134,30 @@ class Meter:
         if not self._engine_counts:
             self._query_total += prompt
 
-    def pool_tokens(self, reading: Reading, reasoning_tokens: float) -> float | None:
-        """The engine's pool: what it reports, unless its own usage says that it is far larger.
+    def pool_tokens(self, reading: Reading, admission: Admission) -> float | None:
+        """The engine's pool: what it reports, unless calls and hits prove that it is far larger.
 
-        A page may count blocks in another unit (hybrid models do).  While `usage` of a pool is full
-        with the tokens that are in calls, it holds tokens / usage; the least of some readings in a
-        row, as a prompt fills its blocks only while it is prefilled.
+        A page may count blocks in another unit (hybrid models do), or leave out a host tier.  While
+        `usage` of a pool is full with the tokens that are in calls, it holds tokens / usage; the
+        least of some readings in a row, as a prompt fills its blocks only while it is prefilled,
+        and what agents may share counts once.
         """
-        capacity, usage = reading.capacity_tokens, reading.kv_usage
-        if capacity is None or usage is None or not reasoning_tokens:
-            return capacity
-        if usage > _LEAST_USAGE:
-            self._implied.append(reasoning_tokens / usage)
-        if len(self._implied) == _READINGS and min(self._implied) > _WRONG * capacity:
-            return min(self._implied)
-        return capacity
+        told, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
+        if told is None:
+            return None
+        residency = admission.sizes.residency
+        if told != self.told_tokens:  # another engine, perhaps
+            self.told_tokens, residency.held_tokens = told, 0.0
+            self._implied.clear()
+        if usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
+            own = max(1.0 / calls, admission.sizes.own_share())
+            self._implied.append(own * admission.claims.reasoning_tokens / usage)
+        pool, held = told, residency.held_tokens
+        if held > _BEYOND * told:  # then a guess that doubles until something is evicted
+            pool = held if residency.learned_tokens is not None else 2.0 * held
+        if len(self._implied) == _READINGS and min(self._implied) > _WRONG * told:
+            pool = max(pool, min(self._implied))
+        return pool
 
     def hear(self, reading: Reading, now: float) -> bool:
         """The engine was read; returns whether it has restarted since the reading before."""

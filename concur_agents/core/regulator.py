@@ -302,8 +302,7 @@ class Regulator(Reads):
         """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
         if reading is not None:
-            in_calls = self._admission.claims.reasoning_tokens
-            capacity = self._meter.pool_tokens(reading, in_calls)
+            capacity = self._meter.pool_tokens(reading, self._admission)
             if capacity is not None:
                 self._sizes.residency.capacity_tokens = capacity
             if self._meter.hear(reading, now):

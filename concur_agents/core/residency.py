@@ -56,6 +56,8 @@ class Residency:
     """Pool size as hits and misses tell [tokens]; None: nothing has been evicted yet."""
     proven_tokens: float = 0.0
     """The largest reuse distance that hit [tokens]: the pool is at least this."""
+    held_tokens: float = 0.0
+    """Like it, but without what agents may share, and no single hit decides [tokens]."""
     generation: int = 0
     """Times the cache was emptied."""
     gain: float = 0.25
@@ -128,15 +130,21 @@ class Residency:
             position &= position - 1
         return tokens
 
-    def observe(self, distance: float, reusable: float, reused: float) -> None:
+    def observe(
+        self, distance: float, reusable: float, reused: float, own_share: float = 0.0
+    ) -> None:
         """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
 
         Args:
             distance: others' tokens touched in between, those in calls included [tokens].
             reusable: what the agent had sent before and sent again [tokens].
             reused: how much of it was still cached [tokens].
+            own_share: least share of what agents hold that they do not share.
         """
         share = reused / reusable
+        if reused >= reusable:  # else what was left may be a shared prefix
+            own = max(reusable, own_share * (distance + reusable))
+            self.held_tokens += self.gain * max(0.0, own - self.held_tokens)
         if share >= 0.9:
             at_least = distance + reusable
             self._survived.append(at_least)
