@@ -20,6 +20,13 @@ _READINGS, _LEAST_USAGE, _WRONG = 8, 0.01, 4.0
 share of usage at least."""
 _BEYOND = 1.25
 """Hits prove a reported pool wrong if it held this many times as much: sizes are estimates."""
+_FULL, _AGREES, _AGREED = 0.85, 0.8, 3
+"""A pool has room below this usage, and is ours if usage implies this share of what is reported,
+readings in a row."""
+_SURE = 0.95
+"""This share of such a pool holds whatever agents have sent last."""
+_FORGET = 0.95
+"""What is left of the difference to the engine's count of prompts, from reading to reading."""
 _MOST_RETRY_S = 3600.0
 """The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
 
@@ -53,6 +60,10 @@ class Meter:
     """The pool as the engine reported it last [tokens]; what is used may be larger."""
     _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))
     """Pool sizes that usage and the tokens in calls imply, one for each reading [tokens]."""
+    _agreed: int = 0
+    """Readings in a row in which the pool had room and usage agreed with it."""
+    _foreign: float = 0.0
+    """Prompts that the engine has looked up and our agents have not sent [tokens], fading."""
     _engine_counts: bool = False
     _cached_known: bool = False
     _hit_total: float = 0.0
@@ -122,6 +133,7 @@ class Meter:
         """A step ended well."""
         prompt, cached = usage.prompt_tokens, usage.cached_tokens
         self._steps += 1
+        self._foreign -= prompt
         self._step_s += step_s
         self._output += usage.completion_tokens
         if cached is not None:
@@ -149,9 +161,15 @@ class Meter:
         if told != self.told_tokens:  # another engine, perhaps
             self.told_tokens, residency.held_tokens = told, 0.0
             self._implied.clear()
-        if usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
-            own = max(1.0 / calls, admission.sizes.own_share())
-            self._implied.append(own * admission.claims.reasoning_tokens / usage)
+        in_calls = admission.claims.reasoning_tokens
+        if usage is not None and usage > _FULL:
+            self._agreed = 0
+        elif usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
+            self._implied.append(in_calls / usage * max(1.0 / calls, admission.sizes.own_share()))
+            self._agreed = self._agreed + 1 if in_calls / usage >= _AGREES * told else 0
+        # Our calls in flight may have been looked up, and are not over yet.
+        sure = self._agreed >= _AGREED and self._foreign <= 1.1 * in_calls
+        residency.sure_tokens = _SURE * told if sure else 0.0
         pool, held = told, residency.held_tokens
         if held > _BEYOND * told:  # then a guess that doubles until something is evicted
             pool = held if residency.learned_tokens is not None else 2.0 * held
@@ -177,6 +195,7 @@ class Meter:
             hits, queries = reading.hit_tokens_total, reading.query_tokens_total
         self._hit_total += hits
         self._query_total += queries
+        self._foreign = _FORGET * self._foreign + queries
         return restarted
 
     def snapshot(

@@ -305,8 +305,9 @@ class Regulator(Reads):
             capacity = self._meter.pool_tokens(reading, self._admission)
             if capacity is not None:
                 self._sizes.residency.capacity_tokens = capacity
+            heard_s = self._meter.heard_s
             if self._meter.hear(reading, now):
-                self._sizes.residency.clear()
+                self._sizes.residency.clear(heard_s)
         blind = now - self._meter.heard_s >= self._blind_after_s
         self._is_blind = self.law.needs_readings and blind
         if reading is not None or not self.law.needs_readings:

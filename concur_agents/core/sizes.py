@@ -217,8 +217,16 @@ class Sizes:
             shared = self.prefixes.shared(who.chain)
             reusable, reused = reusable - shared, max(0.0, reused - shared)
         if who.distance is not None and reusable > _SLACK_TOKENS:
-            own_share = self.own_share(who.chain)
-            self.residency.observe(who.distance, reusable, reused, own_share)
+            flushed = self.residency.observe(
+                who.distance,
+                reusable,
+                reused,
+                own_share=self.own_share(who.chain),
+                used_s=who.idle_since_s,
+                back_s=who.begun_s,
+            )
+            if flushed:
+                self.recent_reusable = self.recent_reused = 0.0
 
     @property
     def _unseen_prompt(self) -> float:
