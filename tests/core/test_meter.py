@@ -405,7 +405,7 @@ def test_a_shared_system_prompt_does_not_pass_for_a_larger_pool():
 
 
 def test_the_tokens_that_calls_may_share_count_once():
-    """Four calls of 20,000 tokens, alike for all we know, fill 4 % of the pool: 20,000 of 500,000."""
+    """Four calls of 20,000 tokens, alike for all we know, fill 4 % of a pool of 500,000."""
     r = Regulator(make_law("fixed", agents=9))
     for agent in "abcd":
         r.arrive(agent, 0.0, prompt_tokens=20_000)
