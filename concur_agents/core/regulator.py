@@ -302,12 +302,12 @@ class Regulator(Reads):
         """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
         if reading is not None:
-            in_calls = self._admission.claims.reasoning_tokens
-            capacity = self._meter.pool_tokens(reading, in_calls)
+            capacity = self._meter.pool_tokens(reading, self._admission)
             if capacity is not None:
                 self._sizes.residency.capacity_tokens = capacity
+            heard_s = self._meter.heard_s
             if self._meter.hear(reading, now):
-                self._sizes.residency.clear()
+                self._sizes.residency.clear(heard_s)
         blind = now - self._meter.heard_s >= self._blind_after_s
         self._is_blind = self.law.needs_readings and blind
         if reading is not None or not self.law.needs_readings:

@@ -43,6 +43,9 @@ _BEYOND = 1.5
 """A partial hit that says the pool is more than this times as large as believed says nothing: what
 was left is a prefix shared with agents that are at work, a system prompt say.  A pool that has
 become so much larger shows in whole hits."""
+_MISSES, _NEAR = 3, 2
+"""So many misses at once, so many of them of contexts that were surely not evicted, are a cache
+that was emptied; single ones are contexts that were rewritten."""
 _LEAST_POSITIONS = 1024
 
 
@@ -56,6 +59,11 @@ class Residency:
     """Pool size as hits and misses show [tokens]; None: nothing has been evicted yet."""
     proven_tokens: float = 0.0
     """The largest reuse distance that hit [tokens]: the pool is at least this."""
+    held_tokens: float = 0.0
+    """Like it, but without what agents may share, and no single hit decides [tokens]."""
+    sure_tokens: float = 0.0
+    """Least that the pool holds of ours, where the engine's usage agrees with what it reports and
+    leaves room, and all prompts are ours [tokens]; half of it once contexts were evicted."""
     generation: int = 0
     """Times the cache was emptied."""
     gain: float = 0.25
@@ -72,6 +80,15 @@ class Residency:
     _numbering: int = 0
     """Times positions have lost their meaning."""
     _total: float = 0.0
+    # misses that one emptying may explain: all had been used before the first of them came back
+    _misses_s: float = math.inf
+    """When that was [s]; infinity: there are none."""
+    _missed_s: float = -math.inf
+    """When the most recently used of them had been used [s]."""
+    _misses: int = 0
+    _near: int = 0
+    _before: tuple[float | None, float] = (None, 0.0)
+    """What was learned and proven before them."""
 
     @property
     def pool_tokens(self) -> float | None:
@@ -128,15 +145,36 @@ class Residency:
             position &= position - 1
         return tokens
 
-    def observe(self, distance: float, reusable: float, reused: float) -> None:
+    def observe(
+        self,
+        distance: float,
+        reusable: float,
+        reused: float,
+        *,
+        own_share: float = 0.0,
+        used_s: float = math.inf,
+        back_s: float = 0.0,
+    ) -> bool:
         """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
 
         Args:
             distance: others' tokens touched in between, those in calls included [tokens].
             reusable: what the agent had sent before and sent again [tokens].
             reused: how much of it was still cached [tokens].
+            own_share: least share of what agents hold that they do not share.
+            used_s: when it was last in a call [s]; infinity: unknown.
+            back_s: when it came back [s].
+
+        Returns:
+            Whether the cache was emptied: then nothing is learned, and all is forgotten.
         """
         share = reused / reusable
+        if reused >= reusable:  # else what was left may be a shared prefix
+            own = max(reusable, own_share * (distance + reusable))
+            self.held_tokens += self.gain * max(0.0, own - self.held_tokens)
+        older_hit = share >= 0.9 and used_s < self._missed_s and back_s >= self._misses_s
+        if older_hit or used_s > self._misses_s:  # no one moment explains it and the misses so far
+            self._misses_s = math.inf
         if share >= 0.9:
             at_least = distance + reusable
             self._survived.append(at_least)
@@ -144,22 +182,32 @@ class Residency:
                 self.proven_tokens = at_least
             if self.learned_tokens is not None and at_least > self.learned_tokens:
                 self.learned_tokens += self.gain * (at_least - self.learned_tokens)
-            return
+            return False
         seen = distance + reused
-        contradicted = seen < _DOUBT * max(self._survived, default=0.0)
-        self._survived.append(0.0)
+        sure = self.sure_tokens * (0.5 if 0.0 in self._survived else 1.0)
+        within = share <= 0.1 and distance + reusable < sure
+        contradicted = within or seen < _DOUBT * max(self._survived, default=0.0)
+        if not within:
+            self._survived.append(0.0)
+        if self._note_miss(contradicted, used_s, back_s):
+            self.clear(self._misses_s)
+            return True
         if contradicted:
-            return  # older contexts have survived since: this one was rewritten, not evicted
+            return False  # it was rewritten, not evicted: older contexts survive, or there is room
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
         elif seen < self.learned_tokens or (share > 0.1 and seen < _BEYOND * self.learned_tokens):
             self.learned_tokens += self.gain * (seen - self.learned_tokens)
             self.learned_tokens = max(self.learned_tokens, reusable)
         self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))
+        return False
 
-    def clear(self) -> None:
-        """The engine restarted: nothing is cached any more."""
+    def clear(self, since_s: float = math.inf) -> None:
+        """Nothing is cached any more, and what has missed since then [s] says nothing."""
         self.generation += 1
+        if since_s <= self._misses_s < math.inf:
+            self.learned_tokens, self.proven_tokens = self._before
+        self._misses_s = math.inf
         for lru_entry in self._entries.values():
             lru_entry.position = 0
         self._entries.clear()
@@ -167,6 +215,17 @@ class Residency:
         self._tree = [0.0]
         self._total = 0.0
         self._numbering += 1
+
+    def _note_miss(self, contradicted: bool, used_s: float, back_s: float) -> bool:
+        """Whether the misses so far, this one included, are those of a cache that was emptied."""
+        if self._misses_s == math.inf:
+            self._misses_s, self._missed_s = back_s, -math.inf
+            self._misses = self._near = 0
+            self._before = self.learned_tokens, self.proven_tokens
+        self._missed_s = max(self._missed_s, used_s)
+        self._misses += 1
+        self._near += contradicted
+        return self._misses >= _MISSES and self._near >= _NEAR
 
     def _renumber(self) -> None:
         entries = [self._entries[position] for position in sorted(self._entries)]
