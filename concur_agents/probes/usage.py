@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -110,6 +111,7 @@ DIALECTS = (
 PLACES = ("usage", "usage_metadata", "usageMetadata", "meta_info", "message", "response")
 """Where answers and events hold their usage."""
 
+_MOST_COUNTED = 10**12
 _DEEPEST = 3  # places in one another: an event, its message, its usage
 
 
@@ -198,21 +200,28 @@ def _checked(prompt: object, completion: object, cached: object) -> Usage | None
 def _count(source: object, path: str) -> int | None:
     """The tokens at a path; None: there is no count."""
     place: Any = source
-    for name in path.split("."):
+    for name in _names(path):
         place = _get(place, name)
         if place is None:
             return None
     return _whole(place)
 
 
+@cache
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def _whole(value: object) -> int | None:
+    if type(value) is int:  # the usual case, because to ask for `Real` costs more
+        return value if 0 <= value <= _MOST_COUNTED else None
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     number: Any = value
-    return int(number) if 0 <= number <= 1e12 else None
+    return int(number) if 0 <= number <= _MOST_COUNTED else None
 
 
 def _get(source: Any, name: str) -> Any:
-    if isinstance(source, Mapping):
+    if type(source) is dict or isinstance(source, Mapping):
         return source.get(name)
     return getattr(source, name, None)
