@@ -17,7 +17,13 @@ from concur_agents.core import Usage
 from concur_agents.probes.usage import generated_tokens, read_usage
 
 _KEY = b'"usage"'  # inside a JSON string it would be \"usage\", which does not contain this
-_OTHER_KEYS = (b'"usageMetadata"', b'"usage_metadata"')
+_OTHER_KEYS = (
+    b'"usageMetadata"',
+    b'"usage_metadata"',
+    b'"meta"',  # of Cohere's first API
+    b'"details"',  # of Text Generation Inference
+    b'"amazon-bedrock-invocationMetrics"',
+)
 _META = b'"meta_info"'  # of SGLang's /generate, with log-probabilities between its counts
 _META_COUNTS = tuple(
     (name, re.compile(b'"%s"\\s*:\\s*(\\d+)' % name.encode()))

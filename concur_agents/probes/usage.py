@@ -37,7 +37,8 @@ class Dialect:
 
 DIALECTS = (
     Dialect(
-        # Also completions, vLLM, SGLang's `/generate` (`meta_info`), DeepSeek, Moonshot, LiteLLM.
+        # Also completions, vLLM, SGLang's `/generate` (`meta_info`), DeepSeek, Moonshot, Mistral,
+        # LiteLLM, xAI's own client and CrewAI.
         "OpenAI chat completions",
         "prompt_tokens",
         ("completion_tokens",),
@@ -48,6 +49,8 @@ DIALECTS = (
             "cached_tokens",
             "num_cached_tokens",
             "cache_read_input_tokens",
+            "cached_prompt_text_tokens",
+            "cached_prompt_tokens",
         ),
     ),
     Dialect(
@@ -65,13 +68,23 @@ DIALECTS = (
         beside=("cache_read_input_tokens", "cache_creation_input_tokens"),
     ),
     Dialect(
-        # Also LangChain's `usage_metadata` and Pydantic AI's `RequestUsage`.
+        "Inspect AI",
+        "input_tokens",
+        ("output_tokens",),
+        ("input_tokens_cache_read",),
+        beside=("input_tokens_cache_read", "input_tokens_cache_write"),
+    ),
+    Dialect(
+        # Also its realtime API, LangChain's `usage_metadata`, Pydantic AI's `RequestUsage` and
+        # DashScope.
         "OpenAI responses",
         "input_tokens",
         ("output_tokens",),
         (
             "input_tokens_details.cached_tokens",
             "input_token_details.cache_read",
+            "input_token_details.cached_tokens",
+            "prompt_tokens_details.cached_tokens",
             "cache_read_tokens",
             "cached_input_tokens",
             "cached_tokens",
@@ -85,11 +98,27 @@ DIALECTS = (
         beside=("cacheReadInputTokens", "cacheWriteInputTokens"),
     ),
     Dialect(
+        "Bedrock, Nova",
+        "inputTokens",
+        ("outputTokens",),
+        ("cacheReadInputTokenCount",),
+        beside=("cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+    ),
+    Dialect(
+        "Bedrock, metrics of an invocation",
+        "inputTokenCount",
+        ("outputTokenCount",),
+        ("cacheReadInputTokenCount",),
+        beside=("cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+    ),
+    Dialect("Bedrock, metrics without a cache", "inputTokenCount", ("outputTokenCount",)),
+    Dialect(
         "Vercel AI SDK",
         "inputTokens",
         ("outputTokens",),
         ("inputTokenDetails.cacheReadTokens", "cachedInputTokens"),
     ),
+    Dialect("Vercel AI SDK 4", "promptTokens", ("completionTokens",)),
     Dialect(
         "Gemini, Vertex AI",
         "promptTokenCount",
@@ -97,18 +126,39 @@ DIALECTS = (
         ("cachedContentTokenCount",),
     ),
     Dialect(
+        # Also Llama on Bedrock, which has `generation_token_count`.
         "google-genai",
         "prompt_token_count",
-        ("candidates_token_count", "thoughts_token_count"),
+        ("candidates_token_count", "thoughts_token_count", "generation_token_count"),
         ("cached_content_token_count",),
+    ),
+    Dialect(
+        "Gemini interactions",
+        "total_input_tokens",
+        ("total_output_tokens", "total_thought_tokens"),
+        ("total_cached_tokens",),
     ),
     Dialect("Cohere", "tokens.input_tokens", ("tokens.output_tokens",), ("cached_tokens",)),
     Dialect("llama.cpp", "tokens_evaluated", ("tokens_predicted",), ("timings.cache_n",)),
     Dialect("Ollama", "prompt_eval_count", ("eval_count",)),
+    Dialect("Text Generation Inference", "input_length", ("generated_tokens",)),
 )
 """If several rows fit, the first that counts any prompt tokens is taken."""
 
-PLACES = ("usage", "usage_metadata", "usageMetadata", "meta_info", "message", "response")
+PLACES = (
+    "usage",
+    "usage_metadata",
+    "usageMetadata",
+    "meta_info",
+    "message",
+    "response",
+    "metadata",
+    "meta",
+    "details",
+    "token_usage",
+    "x_groq",
+    "amazon-bedrock-invocationMetrics",
+)
 """Where answers and events hold their usage."""
 
 _MOST_COUNTED = 10**12
