@@ -13,7 +13,16 @@ from concur_agents._text import printable, wire_id
 from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
 from concur_agents.recording.checks import dict_of, line_of, name_of, number_of, state_of, text_of
 from concur_agents.recording.format_1 import upgrade_line
-from concur_agents.recording.model import CALLS, FORMAT, Happening, Header, Line, RecordedCall, Tick
+from concur_agents.recording.model import (
+    CALLS,
+    CALLS_OF_NO_AGENT,
+    FORMAT,
+    Happening,
+    Header,
+    Line,
+    RecordedCall,
+    Tick,
+)
 from concur_agents.recording.values import numbers, plain, scrub
 
 
@@ -74,7 +83,7 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
     if name not in CALLS:
         raise ValueError(name)
     agent = name_of(found.pop("agent", None))
-    if (agent is None) != (name in ("tick", "advance")):
+    if (agent is None) != (name in CALLS_OF_NO_AGENT):
         raise ValueError(f"{name} of {agent}")
     let_in = tuple(wire_id(text_of(who)) for who in found.pop("let_in", ()))
     moves = found.pop("moves", None)

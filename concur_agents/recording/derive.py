@@ -20,12 +20,8 @@ def derived_moves(line: RecordedCall, agents: Mapping[str, Standing]) -> dict[st
         waits: AgentState = "paused" if family.steps else "queued"
         if line.name == "begin_step":
             who.is_suspended = False
-            if who.id in line.let_in:
-                who.calls += 1
-                moves[who.id] = "reasoning"
-            else:
-                who.waiting_calls += 1
-                moves[who.id] = waits
+            who.waiting_calls += 1  # until it is found in the list, below
+            moves[who.id] = waits
         elif line.name in ("end_step", "withdraw_step") and who.waiting_calls:
             who.waiting_calls -= 1  # its caller gave up; a root still waits for its place
             if not who.waiting_calls and who.parent is not None:
@@ -36,7 +32,7 @@ def derived_moves(line: RecordedCall, agents: Mapping[str, Standing]) -> dict[st
                 moves[who.id] = "acting"
         elif line.name in ("suspend", "resume"):
             who.is_suspended = line.name == "suspend"
-            if who.state == "suspended" and not who.is_suspended:
+            if who.state == "suspended":
                 moves[who.id] = waits
         if who.is_suspended and not who.calls and not who.waiting_calls:
             moves[who.id] = "suspended"

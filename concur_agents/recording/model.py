@@ -15,6 +15,8 @@ from concur_agents.recording.values import law_of
 FORMAT = 2
 """Version of the format that is written. The reader also takes format 1, see `format_1`."""
 
+CALLS_OF_NO_AGENT = ("tick", "advance", "flushed")
+
 CALLS = (
     "arrive",
     "begin_step",
@@ -24,9 +26,7 @@ CALLS = (
     "suspend",
     "resume",
     "leave",
-    "tick",
-    "advance",
-    "flushed",
+    *CALLS_OF_NO_AGENT,
 )
 """The calls of a Regulator that decide. Reads change nothing and are not recorded."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from concur_agents.core import Usage
 from concur_agents.recording.model import Happening, Header, Line, RecordedCall, Standing
@@ -227,23 +227,10 @@ class TimelineBuilder:
             )
 
 
-_OF_ANOTHER_AGENT: dict[str, Cause] = {
-    "arrive": "arrive",
-    "begin_step": "begin_step",
-    "end_step": "end_step",
-    "retry_step": "retry_step",
-    "withdraw_step": "withdraw_step",
-    "suspend": "suspend",
-    "resume": "resume",
-    "leave": "leave",
-}
-
-
 def wait_end(line: RecordedCall) -> WaitEnd:
     """What a call that let an agent in says about the end of its wait."""
-    cause = _OF_ANOTHER_AGENT.get(line.name)
-    if cause is not None:
-        return WaitEnd(cause, agent=line.agent or "")
+    if line.agent is not None:
+        return WaitEnd(cast("Cause", line.name), agent=line.agent)
     if line.name == "tick":
         return WaitEnd("limit_changed", reason=line.reason) if line.reason else WaitEnd("reading")
     # A law decides at ticks only, so another reason means that the wait for the first one is over.

@@ -328,7 +328,7 @@ class Sessions:
             self._tell_waited("resumed", session, now, waited_s)
         if session.left_s is None:
             session.calls[ticket.key] = ticket
-            ticket.open = True
+            ticket.open, ticket.began_s = True, now
             self.tell("step_began", now, session, prompt_tokens=ticket.prompt_tokens)
 
     def _close_call(self, ticket: Ticket, now: float, end: End) -> Iterable[str]:
@@ -345,7 +345,7 @@ class Sessions:
             return () if self.passing else self.regulator.withdraw_step(session.id, now)
         usage = ticket.usage if end.usage is None else end.usage
         session.note(usage)
-        self.tell("step_ended", now, session, usage=usage)
+        self.tell("step_ended", now, session, usage=usage, waited_s=now - ticket.began_s)
         if self.passing:
             return ()
         return self.regulator.end_step(
