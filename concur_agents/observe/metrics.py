@@ -120,7 +120,6 @@ class _Numbers:
             "polls": 0.0,
         }
         self._decisions: dict[str, float] = {}
-        self._begun: dict[str, list[float]] = {}
         self._wait = Histogram(
             "concur_wait_seconds",
             "Time that an agent waited before it was let in.",
@@ -141,19 +140,12 @@ class _Numbers:
 
     def note(self, event: Event) -> None:
         """Counts an event of the governor."""
-        counts, agent = self._counts, event.agent or ""
+        counts = self._counts
         if event.kind in ("admitted", "resumed"):
             kind = "queued" if event.kind == "admitted" else "paused"
             self._wait.labels(self._name, kind).observe(event.waited_s or 0.0)
-        elif event.kind == "step_began":
-            self._begun.setdefault(agent, []).append(event.at_s)
-        elif event.kind == "step_withdrawn":
-            if self._begun.get(agent):
-                self._begun[agent].pop()
         elif event.kind == "step_ended":
-            begun = self._begun.get(agent)
-            if begun:
-                self._step.labels(self._name).observe(max(0.0, event.at_s - begun.pop(0)))
+            self._step.labels(self._name).observe(event.waited_s or 0.0)
             counts["steps"] += 1
             if event.usage is None:
                 counts["steps_untold"] += 1
@@ -161,8 +153,6 @@ class _Numbers:
                 counts["prompt"] += event.usage.prompt_tokens
                 counts["cached"] += event.usage.cached_tokens or 0
                 counts["output"] += event.usage.completion_tokens
-        elif event.kind == "left":
-            self._begun.pop(agent, None)
         elif event.kind == "polled":
             counts["polls"] += 1
         elif event.kind == "limit_changed":
