@@ -105,7 +105,7 @@ class Screen:
         agents = [who for who in self.agents if who.parent is None]
         states = [who.state for who in agents]
         last = self.builder.samples[-1] if self.builder.samples else None
-        waiting = [who for who in agents if who.state in ("paused", "queued")]
+        waiting = [who for who in agents if who.waits]
         active = [who for who in self.agents if who.state in ("reasoning", "acting")]
         waiting.sort(key=lambda who: who.since_s)
         active.sort(key=lambda who: who.since_s)
