@@ -251,7 +251,7 @@ class Engine:
     def _compose(self, events: list[Event]) -> _Step | None:
         """Decide what runs in the step that starts now; None: just the decodes, see `_stretch`."""
         preempted = False
-        while self._decodes.blocks_for(1) > self.cache.free_blocks:
+        while self._decodes.blocks_next > self.cache.free_blocks:
             self._preempt(events)
             preempted = True
         if (
@@ -261,7 +261,7 @@ class Engine:
             and self._decodes.count
         ):
             return None
-        self.cache.take(self._decodes.blocks_for(1))
+        self.cache.take(self._decodes.blocks_next)
         step = _Step(
             budget=self.profile.max_batched_tokens - self._decodes.count,
             end=self._after(1),
