@@ -127,6 +127,9 @@ def continues(body: bytes) -> bool:
     return _CONTINUES.search(ends) is not None
 
 
+_FIELDS = ("content", "tool_calls", "function", "name", "arguments")
+
+
 def measure(said: object) -> tuple[int, int]:
     """The bytes of text in the messages of a framework, and how many payloads there are."""
     size = payloads = 0
@@ -151,11 +154,10 @@ def measure(said: object) -> tuple[int, int]:
                 rest.extend(part.values())
         elif isinstance(part, list | tuple):
             rest.extend(part)
-        elif part is not None and hasattr(part, "content"):  # a message object
-            rest.append(part.content)
-            rest.append(getattr(part, "tool_calls", None))
         elif isinstance(part, int | float):
             size += 4
+        elif part is not None:  # a message object, or a tool call in one
+            rest.extend(getattr(part, name, None) for name in _FIELDS)
     return size, payloads
 
 
