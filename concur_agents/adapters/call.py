@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -142,11 +141,12 @@ def _prepare(governor: Governing, what: str, read: Callable[[], Prompt | None]) 
         if governor.ungoverned != "agent":
             return None
         agent = governor.agent()
-    prompt = None
-    with suppress(Exception):  # because a failed estimate must not fail the call
+    try:
         prompt = read()
         if prompt is not None:
             prompts.estimate(agent, prompt)
+    except Exception:
+        prompt = None  # because a failed estimate must not fail the call
     return Call(agent, prompt, is_owner=is_owner)
 
 
