@@ -82,7 +82,9 @@ class Call:
         used = read_usage(usage)
         if used is not None and self._prompt is not None:
             prompts.learn(self.agent, self._prompt, used)
-        self.agent.done(used, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
+        if used is not None:
+            self._step.usage = used
+        self._step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
         if self._is_owner:
             self.agent.close()
 
