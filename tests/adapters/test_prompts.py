@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
 
 from concur_agents.adapters import payload, prompts
 from concur_agents.adapters.prompts import of_body, of_messages
@@ -203,6 +204,14 @@ def test_messages_of_frameworks_are_measured_the_same() -> None:
     assert least <= prompt.size <= least + 100
     assert of_messages("litellm", "hi", continues=True).continues  # type: ignore[union-attr]
     assert of_messages("litellm", []) is None
+
+
+def test_message_objects_of_openai_are_measured_with_their_tool_calls() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "edit", "arguments": ENGLISH * 9}}
+    message = ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": ENGLISH, "tool_calls": [call]}
+    )
+    assert payload.measure([message]) == (len(ENGLISH) * 10 + len("edit"), 0)
 
 
 def test_text_full_of_long_words_is_measured_in_linear_time() -> None:
