@@ -233,6 +233,11 @@ class Http:
         self.close()
 
 
+def base_of(url: str) -> str:
+    """The address of the engine as a probe of `url` shows it; raises ConfigError."""
+    return _split(url)[1]
+
+
 def _split(url: str) -> tuple[str, str, str]:
     """An address -> base address, the same without credentials, path of the metrics page."""
     try:
