@@ -35,6 +35,18 @@ def doctor_command(
         "", envvar="CONCUR_API_KEY", show_envvar=True, help="Sent as a bearer token."
     ),
     timeout: float = typer.Option(30.0, min=0.1, help="Longest wait for one answer [s]."),
+    metrics_headers: str = typer.Option(
+        "",
+        envvar="CONCUR_METRICS_HEADERS",
+        show_envvar=True,
+        help="Headers to send, as name=value,name=value.",
+    ),
+    metrics_verify: str = typer.Option(
+        "true",
+        envvar="CONCUR_METRICS_VERIFY",
+        show_envvar=True,
+        help="File of the CA that signed its certificate; false: any certificate.",
+    ),
     send: bool = typer.Option(True, help="Send two tiny completions to test cached tokens."),
     as_json: bool = typer.Option(False, "--json", help="Print the diagnosis as one JSON object."),
 ) -> None:
@@ -53,7 +65,13 @@ def doctor_command(
     code, verdict and exit_code; null: not reported.
     """
     diagnosis = diagnose(
-        url, api_key=api_key or None, model=model or None, timeout_s=timeout, send=send
+        url,
+        api_key=api_key or None,
+        model=model or None,
+        timeout_s=timeout,
+        send=send,
+        headers=metrics_headers or None,
+        verify=metrics_verify,
     )
     seen = governor_findings(diagnosis.url)
     diagnosis = replace(diagnosis, findings=(*diagnosis.findings, *seen))

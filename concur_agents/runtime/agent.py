@@ -7,7 +7,6 @@ dropped without leaving can be collected, and then leaves.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -24,7 +23,13 @@ from concur_agents.runtime.checks import read_seconds
 from concur_agents.runtime.context import current
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
-from concur_agents.runtime.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter
+from concur_agents.runtime.waiter import (
+    CallWaiter,
+    LoopWaiter,
+    ThreadWaiter,
+    Waiter,
+    asyncio_loop,
+)
 from concur_agents.runtime.waiting import wait, wait_sync
 
 if TYPE_CHECKING:
@@ -142,9 +147,10 @@ class Agent:
         """Takes a place and waits for it. For adapters whose agent is no block; see `close`.
 
         Raises:
+            GateError: no asyncio loop runs here.
             TimeoutError: it was not let in within `timeout_s`.
         """
-        loop = asyncio.get_running_loop()
+        loop = asyncio_loop()
         ticket = self._enter(lambda: LoopWaiter(loop))
         if ticket.waiter is not None:
             await wait(self._monitor, ticket, self._timeout_s)

@@ -20,6 +20,7 @@ from concur_agents.runtime.poll_thread import Backoff
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
+    from concur_agents.probes.connection import Headers, Verify
 
 logger = logging.getLogger("concur_agents")
 
@@ -44,6 +45,8 @@ class EnginePoller:
         url: the endpoint, for a probe of its own; None: there is none, or a probe was given.
         probe: reads the engine in place of one made from `url`.
         api_key: sent to the endpoint as a bearer token.
+        headers: sent to the endpoint.
+        verify: how its certificate is checked; see `HttpProbe`.
         interval_s: time [s] between readings.
         background: readings run in a thread of their own, and a random time is added to the rest
             after a failure. False: readings run in the calling thread (simulated time).
@@ -56,6 +59,8 @@ class EnginePoller:
         probe: Probe | None,
         *,
         api_key: str | None,
+        headers: Headers | None = None,
+        verify: Verify = True,
         interval_s: float,
         background: bool,
         clock: Callable[[], float],
@@ -66,6 +71,7 @@ class EnginePoller:
         self.owns_probe = url is not None
         self.background = background
         self._api_key = api_key
+        self._headers, self._verify = headers, verify
         self._clock = clock
         self._interval_s = interval_s
         self.probe = self._make_probe() if self.owns_probe else probe
@@ -263,4 +269,10 @@ class EnginePoller:
         from concur_agents.probes import HttpProbe
 
         assert self._url is not None
-        return HttpProbe(self._url, api_key=self._api_key, clock=self._clock)
+        return HttpProbe(
+            self._url,
+            api_key=self._api_key,
+            headers=self._headers,
+            verify=self._verify,
+            clock=self._clock,
+        )
