@@ -28,6 +28,10 @@ READING_S = 10.0
 """Longest reading [s] of a probe that has no `timeout_s` of its own; with one: twice that."""
 
 
+_MOST_HANGING = 4
+"""So many checks may hang, each with its thread, because a name server cannot be interrupted."""
+
+
 class _Pending(Enum):
     """The type of `PENDING`."""
 
@@ -85,6 +89,7 @@ class EnginePoller:
         self.error: str | None = None
         self.sighted_s: float | None = None  # last good reading, or first attempt
         self._attempt: Attempt | None = None
+        self._checks: list[Attempt] = []
         self._backoff = Backoff(self._interval_s, jitter=self.background)
 
     def after_fork(self) -> None:
@@ -132,7 +137,11 @@ class EnginePoller:
         if not self.background:
             return self._read()
         longest_s = self._longest_s()
+        self._checks = [each for each in self._checks if not each.over]
+        if len(self._checks) >= _MOST_HANGING:
+            raise self._too_long(longest_s)
         attempt = Attempt(self._read, lambda: None, due_s=0.0)
+        self._checks.append(attempt)
         attempt.join(longest_s)
         if attempt.error is not None:
             raise attempt.error
