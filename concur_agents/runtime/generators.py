@@ -14,16 +14,31 @@ import sys
 import threading
 import weakref
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from concur_agents.runtime.agent import Agent
 
-_held: dict[int, weakref.ref[Agent]] = {}
+class Entered(Protocol):
+    """An agent, as far as its block is concerned."""
+
+    block: tuple[int, int] | None
+    """The frame and the task that entered it, by identity; None: no async generator did."""
+
+    outer: Any
+    """The agent that it was opened in."""
+
+    @property
+    def left(self) -> bool:
+        """Whether its block has ended."""
+        ...
+
+
+AgentT = TypeVar("AgentT", bound=Entered)
+
+_held: dict[int, weakref.ref[Any]] = {}
 """By the identity of the generator's frame, which lives as long as the block."""
 
 
-def hold(agent: Agent) -> None:
+def hold(agent: Entered) -> None:
     """`agent` is entered by the caller's caller; notes if that is an async generator."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _is_contextlib(frame):  # an AsyncExitStack
@@ -34,7 +49,7 @@ def hold(agent: Agent) -> None:
         _held[key] = weakref.ref(agent, lambda ref: _drop(key, ref))
 
 
-def release(agent: Agent) -> None:
+def release(agent: Entered) -> None:
     """The block of `agent` has ended."""
     if agent.block is not None:
         key = agent.block[0]
@@ -43,11 +58,12 @@ def release(agent: Agent) -> None:
             _drop(key, ref)
 
 
-def find(agent: Agent | None) -> Agent | None:
+def find(agent: AgentT | None) -> AgentT | None:
     """The agent in whose block this code runs, where the context variable says `agent`."""
     if not _held:
         return agent
-    here, is_around, in_generator = None, False, False
+    here: AgentT | None = None
+    is_around = in_generator = False
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         ref = _held.get(id(frame))
@@ -84,7 +100,7 @@ def _is_contextlib(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") == "contextlib"
 
 
-def _drop(key: int, ref: weakref.ref[Agent]) -> None:
+def _drop(key: int, ref: weakref.ref[Any]) -> None:
     if _held.get(key) is ref:
         del _held[key]
 
