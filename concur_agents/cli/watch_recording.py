@@ -135,6 +135,8 @@ class Screen:
             hit_deficit=last and last.hit_deficit,
             pauses_total=self.builder.pauses,
             overdue_total=self.builder.overdue,
+            stalls_total=self.builder.stalls,
+            reported_tokens=self.builder.reported_tokens,
             longest_wait_s=self._now - waiting[0].since_s if waiting else 0.0,
             blind=self._blind,
             closed=self._closed,

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.checks import check_chain, check_tokens, read_seconds
 from concur_agents.runtime.session import End, Session, Ticket
-from concur_agents.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter, running_loop
+from concur_agents.runtime.waiter import (
+    LoopWaiter,
+    ThreadWaiter,
+    Waiter,
+    asyncio_loop,
+    running_loop,
+)
 from concur_agents.runtime.waiting import check_expelled, wait, wait_sync
 
 if TYPE_CHECKING:
@@ -107,7 +113,7 @@ class Step:
 
     async def begin(self) -> None:
         """Waits for the turn. `async with` does this."""
-        loop = asyncio.get_running_loop()
+        loop = asyncio_loop()
         ticket = self._begin(lambda: LoopWaiter(loop))
         if ticket is not None and ticket.waiter is not None:
             await wait(self._monitor, ticket)
