@@ -81,8 +81,6 @@ class Account:
     """Names of the prefixes it shares."""
     is_credited: bool = False
     """No caller named them: newcomers found as much in the cache."""
-    ticket: int = 0
-    """Valid queue entry; older entries of this account are void."""
 
     @property
     def root(self) -> Account:

@@ -1,20 +1,18 @@
 """Whose prefix is probably still in the cache: the engine's LRU list, mirrored from usage.
 
 An engine that evicts least recently used blocks keeps an idle agent's prefix until the tokens
-touched since then fill the pool.  We know those tokens: they are the footprints of the agents that
-have been in a call since.  That sum is the *reuse distance* (R. L. Mattson et al., "Evaluation
-techniques for storage hierarchies", 1970); a prefix is resident while
+touched since then fill the pool.  Those are the footprints of the agents that have been in a call
+since.  Their sum is the *reuse distance* (R. L. Mattson et al., "Evaluation techniques for storage
+hierarchies", 1970); a prefix is resident while
 
     distance + footprint <= pool
 
-Read the other way, each return of an agent measures the pool: a hit says that it is at least
-distance + footprint, a miss that it is less than distance plus the whole footprint, a partial hit
-says where in between.  So the pool is learned when the engine does not tell it, and another
-tenant's share is noticed when it does.
+Read the other way, each return measures the pool: a hit says that it is at least distance +
+footprint, a miss that it is less, a partial hit says where in between.  So the pool is learned
+where the engine does not report it, and another tenant's share is noticed where it does.
 
-Positions in the list are numbered; a Fenwick tree over them sums "everything up to me" and takes
-an agent out in O(log n), and grows by the one that is touched.  Renumbering is amortised over as
-many moves.
+Positions in the list are numbered, and a Fenwick tree over them sums the tokens up to one in
+O(log n).  Renumbering is amortised over as many moves.
 """
 
 from __future__ import annotations
@@ -22,6 +20,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+
+_MOST_LEFT = 4096  # contexts of agents that are gone, remembered while they age out
+_LEAST_POSITIONS = 1024
+_GAIN = 0.25  # how far one return moves the learned pool: an odd one is outvoted by the next few
+_WITNESSES = 16
+# A miss that puts the pool below this share of what one of the last returns proved says nothing:
+# that context was rewritten, not evicted.  Larger shares took longer to notice another tenant.
+_DOUBT = 0.4
+# A partial hit that puts the pool above this many times what is believed says nothing: what was
+# left is a prefix shared with agents at work.  A pool that has grown so much shows in whole hits.
+_BEYOND = 1.5
 
 
 @dataclass(slots=True)
@@ -34,52 +43,30 @@ class LruEntry:
     was: tuple[int, int] = (0, 0)  # numbering and position before it was removed
 
 
-_MOST_LEFT = 4096
-_WITNESSES = 16
-_DOUBT = 0.4
-"""A miss that says the pool is less than this share of what a recent hit proved says nothing: that
-context was rewritten, not evicted.  Larger shares took longer to notice another tenant."""
-_BEYOND = 1.5
-"""A partial hit that says the pool is more than this times as large as believed says nothing: what
-was left is a prefix shared with agents that are at work, a system prompt say.  A pool that has
-become so much larger shows in whole hits."""
-_LEAST_POSITIONS = 1024
-
-
 @dataclass(slots=True)
 class Residency:
     """The idle contexts in order of last use, and what their survival says of the pool."""
 
-    capacity_tokens: float | None = None
-    """Pool size as the engine tells [tokens].  Only bounds how long contexts are remembered."""
-    learned_tokens: float | None = None
-    """Pool size as hits and misses tell [tokens]; None: nothing has been evicted yet."""
-    proven_tokens: float = 0.0
-    """The largest reuse distance that hit [tokens]: the pool is at least this."""
-    generation: int = 0
-    """Times the cache was emptied."""
-    gain: float = 0.25
-    """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
-    return (a retry on another replica, say) is outvoted by the next few."""
+    capacity_tokens: float | None = None  # pool as the engine reports it
+    learned_tokens: float | None = None  # pool as returns tell it; None: nothing was evicted yet
+    proven_tokens: float = 0.0  # the largest distance that hit: the pool is at least this
+    generation: int = 0  # times the cache was emptied
 
+    # How much the pool held for each of the last returns to survive; 0: it did not.
     _survived: deque[float] = field(default_factory=lambda: deque(maxlen=_WITNESSES))
-    """Of the last returns: how much the pool held for the prefix to survive; 0: it did not."""
-    _tree: list[float] = field(default_factory=lambda: [0.0])
-    """At i the tokens at as many positions, up to i, as its lowest set bit says."""
-    _entries: dict[int, LruEntry] = field(default_factory=dict)
-    _most_positions: int = _LEAST_POSITIONS
-    """So many are used until they are numbered anew."""
-    _numbering: int = 0
-    """Times positions have lost their meaning."""
+    _tree: list[float] = field(default_factory=lambda: [0.0])  # Fenwick sums by position
+    _entries: dict[int, LruEntry] = field(default_factory=dict)  # by position
+    _most_positions: int = _LEAST_POSITIONS  # so many are used until they are numbered anew
+    _numbering: int = 0  # times positions have lost their meaning
     _total: float = 0.0
 
     @property
     def pool_tokens(self) -> float | None:
-        """Believed size of the pool [tokens], the smaller where two tell it; None: nobody does."""
-        told, learned = self.capacity_tokens, self.learned_tokens
-        if told is None or (learned is not None and learned < told):
+        """Believed size of the pool [tokens]: reported or learned, the smaller; None: unknown."""
+        reported, learned = self.capacity_tokens, self.learned_tokens
+        if reported is None or (learned is not None and learned < reported):
             return learned
-        return told
+        return reported
 
     def touch(self, lru_entry: LruEntry, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
@@ -99,10 +86,7 @@ class Residency:
             lru_entry.position = 0
 
     def restore(self, lru_entry: LruEntry) -> None:
-        """Takes `remove` back: its call was never sent.
-
-        If positions have changed meanwhile it stays out, as one that is not cached.
-        """
+        """Take `remove` back: the call was never sent.  After a renumbering the entry stays out."""
         numbering, position = lru_entry.was
         if position and not lru_entry.position and numbering == self._numbering:
             lru_entry.position = position
@@ -111,11 +95,7 @@ class Residency:
 
     def leave_behind(self, lru_entry: LruEntry) -> None:
         """The agent is done.  What it left in the cache ages out of the list like the rest."""
-        if lru_entry.position:
-            self._entries[lru_entry.position] = LruEntry(
-                lru_entry.position, lru_entry.tokens, left=True
-            )
-            lru_entry.position = 0
+        lru_entry.left = True
 
     def distance(self, lru_entry: LruEntry) -> float:
         """Tokens of other idle contexts touched since this one was [tokens]."""
@@ -140,52 +120,49 @@ class Residency:
         if share >= 0.9:
             at_least = distance + reusable
             self._survived.append(at_least)
-            if at_least > self.proven_tokens:
-                self.proven_tokens = at_least
+            self.proven_tokens = max(self.proven_tokens, at_least)
             if self.learned_tokens is not None and at_least > self.learned_tokens:
-                self.learned_tokens += self.gain * (at_least - self.learned_tokens)
+                self.learned_tokens += _GAIN * (at_least - self.learned_tokens)
             return
         seen = distance + reused
-        contradicted = seen < _DOUBT * max(self._survived, default=0.0)
+        is_contradicted = seen < _DOUBT * max(self._survived, default=0.0)
         self._survived.append(0.0)
-        if contradicted:
-            return  # older contexts have survived since: this one was rewritten, not evicted
+        if is_contradicted:
+            return
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
         elif seen < self.learned_tokens or (share > 0.1 and seen < _BEYOND * self.learned_tokens):
-            self.learned_tokens += self.gain * (seen - self.learned_tokens)
+            self.learned_tokens += _GAIN * (seen - self.learned_tokens)
             self.learned_tokens = max(self.learned_tokens, reusable)
         self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))
 
     def clear(self) -> None:
         """The engine restarted: nothing is cached any more."""
         self.generation += 1
-        for lru_entry in self._entries.values():
-            lru_entry.position = 0
-        self._entries.clear()
         self._survived.clear()
-        self._tree = [0.0]
-        self._total = 0.0
-        self._numbering += 1
+        self._empty()
 
     def _renumber(self) -> None:
-        entries = [self._entries[position] for position in sorted(self._entries)]
+        entries = sorted(self._entries.items(), reverse=True)  # newest first
         pool = max(self.capacity_tokens or 0.0, self.learned_tokens or 0.0, self.proven_tokens)
-        horizon = 4.0 * pool if pool else math.inf
+        horizon = 4.0 * pool if pool else math.inf  # what is further behind is surely evicted
         behind, left, kept = 0.0, 0, []
-        for lru_entry in reversed(entries):  # newest first; far behind, all is surely evicted
+        for _, lru_entry in entries:
             left += lru_entry.left
             if not lru_entry.left or (behind <= horizon and left <= _MOST_LEFT):
                 kept.append(lru_entry)
             behind += lru_entry.tokens
-        kept.reverse()
+        self._empty()
+        self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
+        for lru_entry in reversed(kept):
+            self._append(lru_entry)
+
+    def _empty(self) -> None:
+        for lru_entry in self._entries.values():
+            lru_entry.position = 0
         self._entries.clear()
         self._numbering += 1
-        self._tree = [0.0]
-        self._total = 0.0
-        self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
-        for lru_entry in kept:
-            self._append(lru_entry)
+        self._tree, self._total = [0.0], 0.0
 
     def _append(self, lru_entry: LruEntry) -> None:
         tree, tokens = self._tree, lru_entry.tokens

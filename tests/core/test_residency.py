@@ -34,6 +34,7 @@ def test_distance_is_what_was_touched_since(sequence, renumberings):
         else:
             order = [(None if owner == who else owner, held) for owner, held in order]
             residency.leave_behind(places[who])
+            places[who] = LruEntry()  # of the next agent
         for _ in range(renumberings):
             residency._renumber()
         for owner, place in enumerate(places):
