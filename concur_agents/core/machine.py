@@ -94,7 +94,8 @@ class Machine:
 
     def _settle_suspension(self, root: Account) -> None:
         """The place of a suspended agent is free unless a member of its family needs it."""
-        if root.is_suspended and not root.needs_place and root.state is not State.SUSPENDED:
+        needed = root.in_flight or root.waiters or root.children
+        if root.is_suspended and not needed and root.state is not State.SUSPENDED:
             self._admission.suspend(root)
 
     def _gives_up(self, who: Account, now: float) -> bool:
@@ -117,7 +118,8 @@ class Machine:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
         self._meter.call_ended(now)
-        who.end_calls(calls)
+        who.calls -= calls
+        root.in_flight -= calls
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
             return
@@ -138,8 +140,8 @@ class Machine:
         admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
         for root in admitted:
-            members, waiters = root.take_waiters()
-            woken += members
+            waiters, root.waiters = root.waiters, {}
+            woken += waiters or ([] if root.departed else [root.agent])
             if any(waiters.values()):
                 in_calls = admission.claims.reasoning_tokens
                 admission.begin(root, root.need)

@@ -89,15 +89,14 @@ class Reads(Machine):
             AgentView(
                 who.agent,
                 None if who.parent is None else who.parent.agent,
-                state.value,
-                who.since_s(state),
+                who.standing.value,
+                who.since_s,
                 who.footprint,
                 who.claim.tokens if who.claim.held else 0.0,
                 who.steps,
             )
             for who in (self._accounts.values() if found is None else found)
             if who is not None
-            for state in (who.standing,)
         ]
 
     def explain(self, agent: AgentId, now: float) -> Reason:

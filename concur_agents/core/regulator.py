@@ -74,7 +74,7 @@ class Regulator(Reads):
         if self._admission.alone_until_s == math.inf:
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
-        account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
+        account = Account(agent, self._arrivals, priority, idle_since_s=now)
         if prompt_tokens is not None and is_plausible(prompt_tokens):
             account.expected_prompt = prompt_tokens
         self._arrivals += 1
