@@ -49,7 +49,7 @@ class Claims:
 
     hold_s_per_token: float = math.inf
     reasoning_tokens: float = 0.0  # sum of the claims that do not fade
-    _held: int = 0
+    held: int = 0  # how many those are
     _theta: float = 0.0
     _at_s: float = 0.0
     _sums: dict[int, _Fading] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Claims:
         self.release(claim)
         claim.tokens = tokens
         claim.held = True
-        self._held += 1
+        self.held += 1
         self.reasoning_tokens += tokens
 
     def fade(self, claim: Claim, tokens: float, now: float, *, again: bool = False) -> None:
@@ -85,9 +85,9 @@ class Claims:
     def release(self, claim: Claim) -> None:
         """`claim` becomes nothing: the agent paused or left."""
         if claim.held:
-            self._held -= 1
+            self.held -= 1
             # Sums of fractions keep what rounding left of them, so the last one empties the sum.
-            self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self._held else 0.0
+            self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self.held else 0.0
             claim.held = False
         elif claim.fading is not None:
             fading, claim.fading = claim.fading, None

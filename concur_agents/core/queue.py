@@ -73,9 +73,18 @@ class Queue:
         """The agents that wait, longest first; with `first` no more than that many."""
         return list(itertools.islice(self._by_wait, first))
 
-    def _insert(self, account: Account, tie: int) -> None:
+    def ahead(self, account: Account) -> int:
+        """How many of those that wait go before `account`.  O(n)."""
+        keys = {who: self._key(who)[0] for who in self._by_wait}
+        return sum(key < keys[account] for key in keys.values())
+
+    def _key(self, account: Account) -> tuple[Key, bool]:
         warm = account.has_context and self._is_warm(account)
-        entry = self._by_wait[account] = _Entry(self._order(account, warm), tie, warm, account)
+        return self._order(account, warm), warm
+
+    def _insert(self, account: Account, tie: int) -> None:
+        key, warm = self._key(account)
+        entry = self._by_wait[account] = _Entry(key, tie, warm, account)
         heapq.heappush(self._open if account.admitted_ever else self._new, entry)
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:

@@ -111,7 +111,7 @@ class Reads(Machine):
             return Reason(agent=agent, state=state.value, cause="active", count=held)
         if state is State.SUSPENDED:
             return Reason(agent=agent, state=state.value, cause="suspended")
-        ahead = sum(admission.goes_before(other, root) for other in admission.queue.waiting())
+        ahead = admission.queue.ahead(root)
         wake_s = self.next_wake(now)
         wake_in_s = None if wake_s is None else max(0.0, wake_s - now)
         why = admission.why(root, now)

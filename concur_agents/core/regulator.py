@@ -318,7 +318,10 @@ class Regulator(Reads):
             self.state = self.law.decide(self.state, snapshot)
         self._end_alone()
         self._enforce(now)
-        self._admission.look_ahead()
+        if self._admission.max_wait_s is not None:  # now and then, because it takes a moment
+            self._sizes.peak_forecast.look(
+                self._admission.open_agents, self._sizes.first_prompt.value
+            )
         return self._fill(now)
 
     def flushed(self, now: float) -> Decision:

@@ -49,7 +49,7 @@ class Sizes:
 
     residency: Residency = field(default_factory=Residency)
     prefixes: Prefixes = field(default_factory=Prefixes)
-    peak_forecast: PeakForecast | None = None  # kept only where waiting is bounded
+    peak_forecast: PeakForecast = field(default_factory=PeakForecast)
     price: PriceEstimator = field(default_factory=PriceEstimator)
     first_prompt: Mean = field(default_factory=Mean)
     output: Mean = field(default_factory=lambda: Mean(_OUTPUT_TOKENS))
@@ -58,10 +58,9 @@ class Sizes:
     contexts: int = 0  # those agents
     recent_reusable: float = 0.0
     recent_reused: float = 0.0
-    # Footprints of the last agents as they left, and cached tokens that recent first prompts found.
-    _finals: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    # Cached tokens that recent first prompts found, and their median; 0 while they are too few.
     _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    _found: int = 0  # their median; 0 while they are too few
+    _found: int = 0
 
     def need(self, account: Account) -> float:
         """Tokens `account` will hold at the end of its next step, shared ones left out."""
@@ -83,8 +82,9 @@ class Sizes:
     @property
     def final_mean(self) -> float:
         """What an agent comes to hold: the mean of the last that left [tokens]; 0: not known."""
-        if len(self._finals) >= _LEAST_RECENT:
-            return sum(self._finals) / len(self._finals)
+        finals = list(self.peak_forecast.finals)[-_RECENT:]
+        if len(finals) >= _LEAST_RECENT:
+            return sum(finals) / len(finals)
         # A guess by the first prompt meanwhile, because the short ones leave first.
         return max(_GROWTH * self.first_prompt.value, self.footprint_mean)
 
@@ -140,9 +140,7 @@ class Sizes:
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
         if account.has_context and account.parent is None:
-            self._finals.append(account.footprint)
-            if self.peak_forecast is not None:
-                self.peak_forecast.finals.append(account.footprint)
+            self.peak_forecast.finals.append(account.footprint)
         self._unshare(account)
         self.residency.leave_behind(account.lru_entry)
         self._set_footprint(account, 0.0)
@@ -199,6 +197,6 @@ class Sizes:
         self.footprint_tokens += tokens - who.footprint
         if who.parent is not None:
             who.parent.family_tokens += tokens - who.footprint
-        elif self.peak_forecast is not None:
+        else:
             self.peak_forecast.change(who.footprint, tokens)
         who.footprint = tokens
