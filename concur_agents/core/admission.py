@@ -65,6 +65,7 @@ class Admission:
         before = None if arrives else account.state
         account.state = State.PAUSED if account.has_context else State.QUEUED
         account.waiting_since_s = now
+        self.suspended -= before is State.SUSPENDED
         self.paused += account.has_context
         self.queue.push(account)
         self.moves.append(Transition(account.agent, before, account.state, self.why(account, now)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.pressure import Claim
 from concur_agents.core.residency import LruEntry
-from concur_agents.core.types import AgentId, State
+from concur_agents.core.types import AgentId, State, is_plausible
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +80,11 @@ class Account:
             return self.begun_s
         waits = self.parent is None and self.state in (State.PAUSED, State.QUEUED)
         return self.waiting_since_s if waits else self.idle_since_s
+
+    def expect(self, prompt_tokens: int | None) -> None:
+        """Its next prompt has this size; None or an impossible one says nothing."""
+        if prompt_tokens is not None and is_plausible(prompt_tokens):
+            self.expected_prompt = prompt_tokens
 
     def begin_calls(self, calls: int, now: float) -> None:
         """`calls` of its own go out."""

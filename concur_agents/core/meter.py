@@ -38,8 +38,6 @@ class Meter:
     """Whether a call has ever begun."""
     stalls: int = 0
     """Agents let in because nothing moved, since the last call."""
-    stall_until_s: float = -math.inf
-    """Until then the agents let in by stalls may stay [s]."""
     ended_s: float = -math.inf
     """When a call last ended [s]."""
     stalled_s: float = -math.inf

@@ -1,10 +1,9 @@
 """The Regulator: one KV pool's admission control, pure.
 
-It hears what happens (`arrive`, `begin_step`, `end_step`, `leave`), what the engine reports
-(`tick`) and what time it is (`now`, always an argument, any monotonic origin), and answers with
-the agents that it has just let in.  The host wakes them; nothing else happens.  It cannot block,
-reads no clock, draws no random numbers, and the same calls give the same answers: the simulator,
-threads, event loops and an actor on another machine run the same one.  Questions change nothing.
+It hears what happens, what the engine reports and what time it is (`now` [s], always an argument,
+any monotonic origin), and answers with the agents that it has just let in, which the host wakes.
+It cannot block, and the same calls give the same answers: the simulator, threads, event loops and
+an actor on another machine run the same one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 from concur_agents.core.family import Account
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reads import Reads
-from concur_agents.core.types import AgentId, Decision, Reading, Usage, is_plausible
+from concur_agents.core.types import AgentId, Decision, Reading, State, Usage, is_plausible
 
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
@@ -46,6 +45,8 @@ class Regulator(Reads):
 
     Raises:
         ValueError: an argument out of its range, or an unknown order.
+
+    A method that is given an agent which is not here raises `KeyError`; `leave` does nothing then.
     """
 
     def arrive(
@@ -75,8 +76,7 @@ class Regulator(Reads):
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
         account = Account(agent, self._arrivals, priority, idle_since_s=now)
-        if prompt_tokens is not None and is_plausible(prompt_tokens):
-            account.expected_prompt = prompt_tokens
+        account.expect(prompt_tokens)
         self._arrivals += 1
         self._accounts[agent] = account
         if parent is not None:
@@ -104,25 +104,18 @@ class Regulator(Reads):
             prompt_tokens: size of the prompt about to be sent, when known [tokens].
             prefix: names of its leading parts, shortest first, each with the tokens up to its
                 end; parts that other agents hold too are charged once.
-
-        Raises:
-            KeyError: `agent` is not here.
         """
         who = self._accounts[agent]
         root, admission, sizes = who.root, self._admission, self._sizes
         self._pass_time(now)
         if who is root:
             root.is_suspended = False
-            if prompt_tokens is not None and is_plausible(prompt_tokens):
-                root.expected_prompt = prompt_tokens
-            if (
-                prefix is not None
-                and tuple(prefix) != root.chain
-                and all(is_plausible(tokens) for _, tokens in prefix)
-            ):
-                sizes.share(root, prefix)
+            root.expect(prompt_tokens)
+            if prefix is not None and all(is_plausible(tokens) for _, tokens in prefix):
+                sizes.share(root, tuple(prefix))
         if not root.state.is_active:
-            self._ask_back(root, now)
+            if root.state is State.SUSPENDED:
+                admission.wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
         need = sizes.need(root)
@@ -160,7 +153,6 @@ class Regulator(Reads):
             retry_after_s: how long the endpoint asked to wait [s].
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no step to end.
         """
         who = self._accounts[agent]
@@ -192,9 +184,6 @@ class Regulator(Reads):
             overloaded: the endpoint refused the try for lack of capacity (429, 503).  Reported
                 here and not at the end, which may be a long `Retry-After` away.
             retry_after_s: how long the endpoint asked to wait [s].
-
-        Raises:
-            KeyError: `agent` is not here.
         """
         who = self._accounts[agent]
         self._pass_time(now)
@@ -211,7 +200,6 @@ class Regulator(Reads):
         Nothing has happened then: neither a step nor a failure, and its context was not used.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no step to withdraw.
         """
         who = self._accounts[agent]
@@ -238,7 +226,6 @@ class Regulator(Reads):
         `begin_step` ends this.  Idempotent.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has never been let in, or has no place of its own.
         """
         root = self._own_account(agent)
@@ -257,13 +244,13 @@ class Regulator(Reads):
         It goes before new agents while its prefix is probably still cached.  Idempotent.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no place of its own.
         """
         root = self._own_account(agent)
         self._pass_time(now)
         root.is_suspended = False
-        self._ask_back(root, now)
+        if root.state is State.SUSPENDED:
+            self._admission.wait(root, now)
         if root.state.is_active:
             return self._fill(now, agent)
         root.waiters.setdefault(agent, 0)
@@ -301,27 +288,23 @@ class Regulator(Reads):
     def tick(self, reading: Reading | None, now: float) -> Decision:
         """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
+        admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
-            in_calls = self._admission.claims.reasoning_tokens
-            capacity = self._meter.pool_tokens(reading, in_calls)
+            capacity = meter.pool_tokens(reading, admission.claims.reasoning_tokens)
             if capacity is not None:
-                self._sizes.residency.capacity_tokens = capacity
-            if self._meter.hear(reading, now):
-                self._sizes.residency.clear()
-        blind = now - self._meter.heard_s >= self._blind_after_s
-        self._is_blind = self.law.needs_readings and blind
-        if reading is not None or not self.law.needs_readings:
-            alone = self._admission.alone_until_s is not None
-            bound = self._admission.take_bound() and not alone
-            snapshot = self._meter.snapshot(reading, self._admission, now, bound=bound)
-            self.last_snapshot = snapshot
-            self.state = self.law.decide(self.state, snapshot)
+                sizes.residency.capacity_tokens = capacity
+            if meter.hear(reading, now):
+                sizes.residency.clear()
+        needs_readings = self.law.needs_readings
+        self._is_blind = needs_readings and now - meter.heard_s >= self._blind_after_s
+        if reading is not None or not needs_readings:
+            bound = admission.take_bound() and admission.alone_until_s is None
+            self.last_snapshot = meter.snapshot(reading, admission, now, bound=bound)
+            self.state = self.law.decide(self.state, self.last_snapshot)
         self._end_alone()
         self._enforce(now)
-        if self._admission.max_wait_s is not None:  # now and then, because it takes a moment
-            self._sizes.peak_forecast.look(
-                self._admission.open_agents, self._sizes.first_prompt.value
-            )
+        if admission.max_wait_s is not None:  # now and then, because it takes a moment
+            sizes.peak_forecast.look(admission.open_agents, sizes.first_prompt.value)
         return self._fill(now)
 
     def flushed(self, now: float) -> Decision:

@@ -131,24 +131,20 @@ class Sizes:
         self._set_footprint(who, float(prompt + output))
 
     def share(self, account: Account, chain: Chain, *, seen_cached: bool = False) -> None:
-        """`account` holds the prefix named by `chain` from now on."""
-        self._unshare(account)
-        account.chain = tuple(chain)
-        account.is_credited = seen_cached
-        self.prefixes.join(account.chain, seen_cached=seen_cached)
+        """`account` holds the prefix named by `chain` from now on; an empty one: none."""
+        if account.chain == chain:
+            return
+        self.prefixes.part(account.chain)
+        self.prefixes.join(chain, seen_cached=seen_cached)
+        account.chain, account.is_credited = chain, seen_cached
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
         if account.has_context and account.parent is None:
             self.peak_forecast.finals.append(account.footprint)
-        self._unshare(account)
+        self.share(account, ())
         self.residency.leave_behind(account.lru_entry)
         self._set_footprint(account, 0.0)
-
-    def _unshare(self, account: Account) -> None:
-        if account.chain:
-            self.prefixes.part(account.chain)
-            account.chain = ()
 
     def _credit(self, who: Account) -> None:
         """Count `who` towards the prefix that newcomers find cached, if its prompt holds as much.
@@ -159,9 +155,8 @@ class Sizes:
         found = self._found
         is_named = bool(who.chain) and not who.is_credited
         if who.parent is None and not is_named and _SLACK_TOKENS < found <= who.first_prompt:
-            chain = ((("found cached", found), float(found)),)
-            if who.chain != chain:  # all follow the median, or several lengths would be charged
-                self.share(who, chain, seen_cached=True)
+            # All follow the median, or several lengths would be charged.
+            self.share(who, ((("found cached", found), float(found)),), seen_cached=True)
 
     def _compare(self, who: Account, prompt: int, cached: int) -> None:
         """What `who` had sent before against what was still cached of it."""
