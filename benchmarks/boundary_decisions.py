@@ -84,7 +84,7 @@ class Load:
                 self.acting.append(agent)
 
     def begin(self) -> None:
-        """A decision: somebody stands at a boundary."""
+        """A decision: an agent stands at a boundary."""
         agent = self.acting.popleft()
         self.now += STEP_S
         self.asked.add(agent)

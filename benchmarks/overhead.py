@@ -1,9 +1,9 @@
-"""What governing costs per call, when nobody waits.
+"""What governing costs per call, when no agent waits.
 
     python benchmarks/overhead.py [--calls 2000] [--check]
 
 Plain and governed calls take turns (plain, governed, governed, plain, ...) within one run, so that
-whatever else the machine does falls on both; what is told is the median difference of such pairs.
+whatever else the machine does falls on both; the figure is the median difference of such pairs.
 The endpoint is in this process and answers at once, so the difference is all ours; it is also given
 as a share of a call that takes 5 ms. Times are CPU time of the calling thread, to which other
 processes add little. `--check` ends with an error if a goal is missed: 50 us at the gate, 5 % of a

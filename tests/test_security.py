@@ -19,9 +19,10 @@ from concur_agents import AgentPool, ConfigError, Governor
 from concur_agents._access import check_host, is_allowed, is_loopback
 from concur_agents.cli.app import main
 from concur_agents.errors import ProbeError
-from concur_agents.observe import metrics
+from concur_agents.observe import metrics_listener
 from concur_agents.observe.frame import frame_of
-from concur_agents.observe.metrics import MOST_CONNECTIONS, export, serve
+from concur_agents.observe.metrics import export, serve
+from concur_agents.observe.metrics_listener import MOST_CONNECTIONS
 from concur_agents.probes import HttpProbe
 from concur_agents.recording import Recording
 from concur_agents.recording.page import page
@@ -31,7 +32,12 @@ PACKAGE = Path(concur_agents.__file__).parent
 KEY = "sk-SECRET-KEY"
 SECRETS = ("SECRET-KEY", "SECRET-PROMPT", "SECRET-ANSWER", "SECRET-PASSWORD", "SECRET-QUERY")
 
-MAY_LISTEN = {"observe/socket.py", "observe/metrics.py", "sim/server.py"}
+MAY_LISTEN = {
+    "observe/socket.py",
+    "observe/metrics_listener.py",
+    "sim/listener.py",
+    "sim/server.py",
+}
 """Each of them is in a test below."""
 
 
@@ -129,7 +135,7 @@ def test_silent_connections_take_few_descriptors_and_no_scrape_waits_for_them():
 
 @pytest.mark.parametrize("slow", [b"", b"GET /metrics HTTP/1.1\r\nx-a: b\r\n"])
 def test_a_slow_scraper_is_hung_up_on(slow, monkeypatch):
-    monkeypatch.setattr(metrics, "REQUEST_S", 0.2)
+    monkeypatch.setattr(metrics_listener, "REQUEST_S", 0.2)
     stop = serve(CollectorRegistry(), port=0)
     with socket.create_connection(("127.0.0.1", int(stop.url.rpartition(":")[2]))) as one:
         one.settimeout(10)

@@ -17,7 +17,13 @@ from concur_agents.core import Usage
 from concur_agents.probes.usage import generated_tokens, read_usage
 
 _KEY = b'"usage"'  # inside a JSON string it would be \"usage\", which does not contain this
-_OTHER_KEYS = (b'"usageMetadata"', b'"usage_metadata"')
+_OTHER_KEYS = (
+    b'"usageMetadata"',
+    b'"usage_metadata"',
+    b'"meta"',  # of Cohere's first API
+    b'"details"',  # of Text Generation Inference
+    b'"amazon-bedrock-invocationMetrics"',
+)
 _META = b'"meta_info"'  # of SGLang's /generate, with log-probabilities between its counts
 _META_COUNTS = tuple(
     (name, re.compile(b'"%s"\\s*:\\s*(\\d+)' % name.encode()))
@@ -29,6 +35,8 @@ _LONGEST_USAGE = 4096  # bytes of a usage object with all its details
 _LONGEST_LINE = 1024 * 1024  # bytes of an answer that is read whole because it has no usage object
 _TAIL = 64 * 1024  # bytes of a stream that are kept: its last events
 _HEAD = 8 * 1024  # bytes of a stream that are kept: its first event
+_LONGEST_EVENT = 64 * 1024  # bytes of an event that may be the answer to our question
+_MOST_UNZIPPED = 64 * 1024 * 1024  # bytes of a zipped answer, before and after, that are read
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
@@ -113,7 +121,8 @@ class Answer:
     """An answer on its way to the user.
 
     Args:
-        encoding: its content-encoding.
+        encoding: its content-encoding. A zipped answer is read in pieces and up to 64 MB, because
+            a short one may hold gigabytes; what comes after that passes without being read.
         hide_usage: leave out the event that exists only because we asked for usage.
     """
 
@@ -122,12 +131,14 @@ class Answer:
         self._unzip: Any = None
         if encoding in ("gzip", "x-gzip", "deflate"):
             self._unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._unzipped = 0
         self._readable = encoding in ("", "identity") or self._unzip is not None
         self._head = b""
         self._tail: list[bytes] = []
         self._tail_bytes = 0
         self._pending: list[bytes] = []
         """Bytes of an event that has not ended yet; joined once, when it has."""
+        self._pending_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes from the server; returns the bytes that the user gets now."""
@@ -141,13 +152,16 @@ class Answer:
         # would take quadratic time over a long event.
         edge = (b"".join(self._pending[-3:]))[-3:] + chunk
         self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
         end = _after_last_event(edge, len(edge))
-        if not end:
+        if not end and self._pending_bytes <= _LONGEST_EVENT:
             return b""
         text = b"".join(self._pending)
-        cut = len(text) - (len(edge) - end)
+        # An event that is too long to be ours passes, but for what may be a part of its end.
+        cut = len(text) - (len(edge) - end if end else 3)
         self._pending = [text[cut:]] if cut < len(text) else []
-        return _without_usage_event(text[:cut])
+        self._pending_bytes = len(text) - cut
+        return _without_usage_event(text[:cut]) if end else text[:cut]
 
     def finish(self) -> bytes:
         """The server has sent everything; returns the bytes that the user has not got yet."""
@@ -159,16 +173,28 @@ class Answer:
         return usage_in(b"".join(self._tail), self._head)
 
     def _remember(self, chunk: bytes) -> None:
-        if self._unzip is not None:
+        if self._unzip is None:
+            self._keep(chunk)
+            return
+        is_whole = False
+        while self._readable and not is_whole:
             try:
-                chunk = self._unzip.decompress(chunk)
+                text = self._unzip.decompress(chunk, _TAIL)
             except zlib.error:
                 self._readable = False
                 return
+            self._keep(text)
+            rest = self._unzip.unconsumed_tail
+            is_whole = not rest and len(text) < _TAIL
+            self._unzipped += len(chunk) - len(rest) + len(text)
+            self._readable = self._unzipped <= _MOST_UNZIPPED
+            chunk = rest
+
+    def _keep(self, text: bytes) -> None:
         if len(self._head) < _HEAD:
-            self._head += chunk[: _HEAD - len(self._head)]
-        self._tail.append(chunk)
-        self._tail_bytes += len(chunk)
+            self._head += text[: _HEAD - len(self._head)]
+        self._tail.append(text)
+        self._tail_bytes += len(text)
         if self._tail_bytes > 2 * _TAIL:
             kept = b"".join(self._tail)[-_TAIL:]
             self._tail, self._tail_bytes = [kept], len(kept)

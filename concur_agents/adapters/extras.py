@@ -57,13 +57,13 @@ class Extras:
             agent: the agent that makes it.
             stream: whether its answer is streamed.
         """
-        if _is_signed(request):
-            return _NOTHING
         known = fields.get()
         added: dict[str, object] = {}
         if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
+        if (not added and probe is None) or _is_signed(request):
+            return _NOTHING
         if probe is not None:
             # For routers that keep an agent on its replica, and for the engine's log.
             request.headers.setdefault("x-session-id", wire_id(agent.id))

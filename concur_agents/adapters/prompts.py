@@ -9,7 +9,7 @@ growth had, within what text can have, and images and sounds by the piece (see `
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,7 +46,7 @@ class Prompt:
 
     Attributes:
         unit: how its size was measured; sizes of different units are not compared.
-        size: its text [bytes].
+        size: its text [bytes]; that of a body is measured by `estimate`.
         body: the JSON body; empty if there is none.
         payloads: images, sounds and files in it, which are not part of its size.
         continues: the server holds what came before: the size is that of the new part.
@@ -67,8 +67,7 @@ def of_body(body: bytes) -> Prompt | None:
     """The prompt in the JSON body of a request; None: there is none."""
     if not body:
         return None
-    size, payloads = payload.text_size(body)
-    return Prompt("body", size, body, payloads, payload.continues(body))
+    return Prompt("body", 0, body, 0, payload.continues(body))
 
 
 def of_messages(unit: str, said: object, *, continues: bool = False) -> Prompt | None:
@@ -88,6 +87,7 @@ class _Known:
     per_byte: float = TOKENS_PER_BYTE
     per_payload: float = TOKENS_PER_PAYLOAD
     has_grown: bool = False  # then the ratio comes from growth
+    blocks: list[payload.Block] = field(default_factory=list)  # of the last body
     head: bytes = b""
     parts: tuple[tuple[str, int], ...] = ()  # name, size up to its end
 
@@ -96,8 +96,10 @@ _known: WeakKeyDictionary[Agent, dict[str, _Known]] = WeakKeyDictionary()
 
 
 def estimate(agent: Agent, prompt: Prompt) -> None:
-    """Fills in the tokens and the leading parts of a prompt."""
+    """Fills in the size of a body, and the tokens and the leading parts of a prompt."""
     known = _of(agent, prompt.unit)
+    if prompt.body:
+        prompt.size, prompt.payloads = payload.text_size(prompt.body, known.blocks)
     before, grown, more = _growth(known, prompt)
     tokens = before + grown * known.per_byte + more * known.per_payload
     prompt.tokens = max(1, round(tokens))

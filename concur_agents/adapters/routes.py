@@ -28,6 +28,9 @@ _GENERATE = frozenset(
 _METHODS = ("generateContent", "streamGenerateContent", "rawPredict", "streamRawPredict")
 """What follows the colon in the last segment of Google's routes."""
 
+_BEDROCK = ("invoke", "invoke-with-response-stream", "converse", "converse-stream")
+"""What follows `model` and its name in the routes of Bedrock."""
+
 _OTHER = frozenset(
     ("threads", "batches", "cancel", "count_tokens", "input_tokens", "input_items", "render")
 )
@@ -59,6 +62,8 @@ def _generates(path: str, routes: tuple[str, ...]) -> bool:
     if not segments or not _OTHER.isdisjoint(segments):
         return False
     if segments[-1].rpartition(":")[2] in _METHODS or segments[-2:] == ["api", "chat"]:
+        return True
+    if segments[-3:-2] == ["model"] and segments[-1] in _BEDROCK:
         return True
     found = [at for at, segment in enumerate(segments) if segment in _GENERATE]
     return bool(found) and not any(map(_STORED.match, segments[found[0] + 1 :]))

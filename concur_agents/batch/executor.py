@@ -346,7 +346,7 @@ def _at_exit() -> None:
 
 
 # Not promised by Python, and what `concurrent.futures` uses itself: `atexit` comes too late, when
-# the threads are gone. Registered after it, this runs before its threads are told to end.
+# the threads are gone. Registered after it, this runs before its threads are asked to end.
 _register: Any = getattr(threading, "_register_atexit", None)
 if _register is not None:
     with suppress(RuntimeError):  # the interpreter ends already

@@ -10,7 +10,8 @@ A line is written in one piece before the caller gets the result, so a crash of 
 `kill -9`, loses no finished agent. The file is forced to the disk once a second and at the end: a
 power cut may lose the last second. On opening, a last line that a crash has torn is cut off.
 
-A new journal can be read by its owner alone, and errors are kept without the keys in their texts.
+A journal can be read by its owner alone, also one that was made with another mode, and errors are
+kept without the keys in their texts.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Journal:
             self._lock()
             _journals.add(self)
             self._read()
+            self._make_private()
         except BaseException:
             self._file.close()
             raise
@@ -185,6 +187,22 @@ class Journal:
                 f"another process or pool is writing the journal {self.path}: wait for it, or "
                 "give this one another journal"
             ) from error
+
+    def _make_private(self) -> None:
+        """Takes the rights of others from a journal that an earlier version or a copy has made."""
+        mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
+        if os.name == "nt" or not mode & 0o077:
+            return
+        try:
+            os.fchmod(self._file.fileno(), mode & 0o600)
+        except OSError as error:  # another user's file, or a file system without modes
+            logger.warning(
+                "other users may be able to read the journal %s (mode %o), and it cannot be changed"
+                ": %s. Give another path if its results are private",
+                self.path,
+                mode,
+                error.strerror,
+            )
 
     def _read(self) -> None:
         header = json.dumps({"concur_journal": VERSION})

@@ -12,11 +12,9 @@ journal before the caller gets it, and Ctrl-C lets the running agents finish.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -24,13 +22,11 @@ from typing import Any, Literal, Self, TypeVar, overload
 from concur_agents.batch.interrupts import Interrupts
 from concur_agents.batch.journal import Journal
 from concur_agents.batch.keys import Keys
-from concur_agents.batch.outcome import AgentTask, Outcome, Run, Status
-from concur_agents.batch.progress import Progress, Reporter, default_reporter
-from concur_agents.batch.running_time import running_time
-from concur_agents.batch.stream import Stream, cancel
-from concur_agents.batch.worker_thread import WorkerThread
-from concur_agents.errors import ClosedError, ConfigError, JournalError
-from concur_agents.runtime.agent import Agent
+from concur_agents.batch.outcome import AgentTask, Outcome, Run
+from concur_agents.batch.progress import Progress, Reporter, default_reporter, report
+from concur_agents.batch.runs import Runs
+from concur_agents.batch.stream import Stream
+from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.host import Host
 
 logger = logging.getLogger("concur_agents")
@@ -41,9 +37,6 @@ R = TypeVar("R")
 LOOK_AHEAD = 16
 """Agents that stand in the queue: enough that a free place is taken at once, and that the governor
 has a choice which agent to let in first."""
-
-REPORT_EVERY_S = 0.5
-"""Time [s] between updates of the progress."""
 
 
 class AgentPool:
@@ -95,21 +88,16 @@ class AgentPool:
         self._journal_path = journal
         self._dump, self._load = dump, load
         self._keys = Keys(key, are_kept=journal is not None)
-        self._timeout_s = timeout_s
         self._raises = on_error == "raise"
         self._progress = progress
         self._look_ahead = look_ahead
         self._interrupts = Interrupts(self._interrupt, self._is_busy) if interrupts else None
-        self._journal: Journal | None = None
-        self._journal_error: JournalError | None = None
         self._state: Literal["new", "open", "draining", "closed"] = "new"
         self.interrupted = False
         """Whether Ctrl-C ended the batch early."""
         self._reporting: asyncio.Task[None] | None = None
-        self._runs: set[Run] = set()
         self._streams: set[Stream] = set()
-        self._queued = 0
-        self._counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "cached": 0}
+        self._runs = Runs(governor, timeout_s=timeout_s, moved=self._look)
         self._total: int | None = 0
 
     # For users
@@ -165,7 +153,7 @@ class AgentPool:
         if self._total is not None:
             self._total += 1
         run = Run(name, item, fn, args, kwargs, priority)
-        return AgentTask(run, self._start(run))
+        return AgentTask(run, self._runs.start(run))
 
     @overload
     def as_completed(
@@ -255,22 +243,11 @@ class AgentPool:
     async def drain(self) -> None:
         """Starts no new agents, drops the queued ones, and waits for the running ones to finish."""
         self._begin_drain()
-        await self._wait()
+        await self._runs.wait()
 
     def progress(self) -> Progress:
         """Where the pool stands."""
-        inside = [run.agent for run in self._runs if run.stage == "in" and run.agent is not None]
-        paused = sum(agent.state == "paused" for agent in inside)
-        return Progress(
-            total=self._total,
-            ok=self._counts["ok"],
-            errors=self._counts["error"],
-            cancelled=self._counts["cancelled"],
-            cached=self._counts["cached"],
-            running=len(inside) - paused,
-            paused=paused,
-            queued=self._queued,
-        )
+        return self._runs.progress(self._total)
 
     def __repr__(self) -> str:
         return f"<AgentPool {self._state}: {self.progress()}>"
@@ -281,11 +258,11 @@ class AgentPool:
         if self._state != "new":
             raise ClosedError("this pool was used before: make a new AgentPool for each batch")
         if self._journal_path is not None:
-            self._journal = Journal(self._journal_path, dump=self._dump, load=self._load)
+            self._runs.journal = Journal(self._journal_path, dump=self._dump, load=self._load)
         self._state = "open"
         if self._progress is not False:
             reporter = default_reporter() if self._progress is True else self._progress
-            self._reporting = asyncio.ensure_future(self._report(reporter))
+            self._reporting = asyncio.ensure_future(report(reporter, self.progress))
         if self._interrupts is not None:
             self._interrupts.install()
         return self
@@ -301,25 +278,21 @@ class AgentPool:
                 self._streams.discard(stream)
                 await stream.stop()
             if error is None:
-                await self._wait()
+                await self._runs.wait()
         finally:
             self._state = "closed"
-            await cancel(self._runs)
+            await self._runs.cancel()
             if self._reporting is not None:
                 self._reporting.cancel()
                 with suppress(asyncio.CancelledError):
                     await self._reporting
             if self._interrupts is not None:
                 self._interrupts.remove()
-            if self._journal is not None:
-                try:
-                    self._journal.close()
-                except JournalError as trouble:
-                    self._journal_error = self._journal_error or trouble
+            self._runs.close_journal()
         if self._interrupts is not None and self._interrupts.seen > 1:
             raise KeyboardInterrupt
-        if self._journal_error is not None and error is None:
-            raise self._journal_error
+        if self._runs.journal_error is not None and error is None:
+            raise self._runs.journal_error
 
     def _check_open(self) -> None:
         if self._state == "new":
@@ -332,25 +305,11 @@ class AgentPool:
             self._state = "draining"
         for stream in self._streams:
             stream.drain()
-        for run in self._runs:
-            if run.stage == "queued" and run.task is not None:
-                run.task.cancel()
+        self._runs.request_cancel(only_queued=True)
 
-    async def _wait(self) -> None:
-        while self._runs:
-            await asyncio.wait([run.task for run in self._runs if run.task is not None])
-
-    async def _report(self, reporter: Reporter) -> None:
-        try:
-            try:
-                while True:
-                    reporter.update(self.progress())
-                    await asyncio.sleep(REPORT_EVERY_S)
-            finally:
-                reporter.update(self.progress())
-                reporter.close()
-        except Exception:  # because the reporter may be the user's own
-            logger.exception("the reporter failed, and the progress is no longer shown")
+    def _look(self) -> None:
+        for stream in self._streams:
+            stream.look()
 
     # Ctrl-C
 
@@ -360,19 +319,16 @@ class AgentPool:
     def _interrupt(self, number: int) -> None:
         self.interrupted = True
         if number == 1:
-            running = sum(run.stage == "in" for run in self._runs)
             logger.warning(
                 "Ctrl-C: no new agents start, and the %d running agents finish; press it again to "
                 "cancel them",
-                running,
+                self._runs.inside,
             )
             self._begin_drain()
         else:
             logger.warning("Ctrl-C again: the running agents are cancelled")
             self._begin_drain()
-            for run in self._runs:
-                if run.task is not None:
-                    run.task.cancel()
+            self._runs.request_cancel()
 
     # A batch
 
@@ -384,11 +340,11 @@ class AgentPool:
 
         def start(item: Any, index: int) -> Run:
             run = Run(self._keys.of(item), item, fn, (item,), {}, index=index)
-            self._start(run)
+            self._runs.start(run)
             return run
 
         def is_full() -> bool:
-            return self._queued >= self._look_ahead
+            return self._runs.queued >= self._look_ahead
 
         self._check_open()
         if self._total is not None:
@@ -401,110 +357,3 @@ class AgentPool:
         finally:
             self._streams.discard(stream)
             await stream.stop()
-
-    # One agent
-
-    def _start(self, run: Run) -> asyncio.Task[Outcome[Any, Any]]:
-        self._runs.add(run)
-        self._queued += 1
-        task = run.task = asyncio.ensure_future(self._live(run))
-        task.add_done_callback(partial(self._end, run))
-        return task
-
-    def _end(self, run: Run, task: asyncio.Task[Outcome[Any, Any]]) -> None:
-        self._runs.discard(run)
-        if run.outcome is None:  # cancelled before its first line
-            self._conclude(run, "cancelled")
-
-    async def _live(self, run: Run) -> Outcome[Any, Any]:
-        """Runs one agent, from the queue to the journal. Never raises what the agent raises."""
-        try:
-            if self._journal is not None and run.key in self._journal:
-                return self._conclude(run, "cached", value=self._journal.value(run.key))
-            value = await self._run(run)
-        except asyncio.CancelledError:
-            return self._conclude(run, "cancelled")
-        except Exception as error:
-            return self._conclude(run, "error", error=error)
-        else:
-            return self._conclude(run, "ok", value=value)
-
-    async def _run(self, run: Run) -> Any:
-        agent = run.agent = self.governor.agent(self._free_id(run.key), priority=run.priority)
-        call = _call_of(run, agent)
-        await agent.open()
-        thread: WorkerThread | None = None
-        try:
-            self._move(run, "in")
-            with agent.active():
-                async with running_time(agent, self._timeout_s):
-                    if _is_async(run.fn):
-                        return await call()
-                    thread = WorkerThread(agent, call)
-                    value = await thread.result()
-                    return await value if inspect.isawaitable(value) else value
-        finally:
-            if thread is None or not thread.abandoned:
-                agent.close()
-
-    def _free_id(self, key: str) -> str:
-        """`key`; another one if an agent outside of this pool is alive under that name."""
-        name, count = key, 1
-        while self.governor.agent_state(name) is not None:
-            count += 1
-            name = f"{key}~{count}"
-        return name
-
-    def _move(self, run: Run, stage: Literal["in", "over"]) -> None:
-        if run.stage == "queued":
-            self._queued -= 1
-        run.stage = stage
-        for stream in self._streams:
-            stream.look()
-
-    def _conclude(
-        self,
-        run: Run,
-        status: Status,
-        *,
-        value: Any = None,
-        error: BaseException | None = None,
-    ) -> Outcome[Any, Any]:
-        self._move(run, "over")
-        self._counts[status] += 1
-        stats = None if run.agent is None else run.agent.stats
-        if self._journal is not None and status in ("ok", "error"):
-            try:
-                self._journal.write(run.key, status, value=value, error=error, stats=stats)
-            except JournalError as trouble:
-                if self._journal_error is None:
-                    self._journal_error = trouble
-                    logger.error("%s; the batch goes on, but its results are not kept", trouble)
-        run.outcome = Outcome(run.key, run.item, status, value, error, stats)
-        return run.outcome
-
-
-def _call_of(run: Run, agent: Agent) -> Callable[[], Any]:
-    kwargs = run.kwargs
-    if _wants_agent(run):
-        kwargs = {**kwargs, "agent": agent}
-    return partial(run.fn, *run.args, **kwargs)
-
-
-def _wants_agent(run: Run) -> bool:
-    """Whether the function has a parameter `agent` without an argument."""
-    try:
-        signature = inspect.signature(run.fn)
-        taken = signature.bind_partial(*run.args, **run.kwargs).arguments
-    except (
-        TypeError,
-        ValueError,
-    ):  # a builtin without signature; or a wrong call, which raises
-        return False
-    return "agent" in signature.parameters and "agent" not in taken
-
-
-def _is_async(fn: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(fn, "__call__", None)  # noqa: B004  (an object with an async __call__)
-    )

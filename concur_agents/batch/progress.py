@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
+
+logger = logging.getLogger("concur_agents")
+
+REPORT_EVERY_S = 0.5
+"""Time [s] between updates of the progress."""
 
 PLAIN_EVERY_S = 10.0
 """Without a terminal: the shortest time [s] between two lines."""
@@ -69,6 +77,20 @@ def default_reporter(stream: TextIO | None = None) -> Reporter:
     if stream.isatty() and importlib.util.find_spec("rich") is not None:
         return BarReporter(stream)
     return PlainReporter(stream)
+
+
+async def report(reporter: Reporter, progress: Callable[[], Progress]) -> None:
+    """Shows the progress until it is cancelled."""
+    try:
+        try:
+            while True:
+                reporter.update(progress())
+                await asyncio.sleep(REPORT_EVERY_S)
+        finally:
+            reporter.update(progress())
+            reporter.close()
+    except Exception:  # because the reporter may be the user's own
+        logger.exception("the reporter failed, and the progress is no longer shown")
 
 
 class PlainReporter:

@@ -184,7 +184,7 @@ def _compared(text: str, settings: Mapping[str, Mapping[str, Any]]) -> list[LawA
 
 
 def _console() -> Console:
-    """As wide as the tables if it is no terminal, whose width nobody knows."""
+    """As wide as the tables if it is no terminal, whose width is unknown."""
     console = Console()
     if not console.is_terminal:
         console.width = 200

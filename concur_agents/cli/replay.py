@@ -74,7 +74,7 @@ def replay_command(
     ),
     seed: int = typer.Option(0, help="Of the draw of agents, imputed tool times and content."),
     limit: float = typer.Option(600.0, help="Longest one arm may take [s]; then it is cut."),
-    deadline: float = typer.Option(_DAY_S, help="Everything is over after this time [s]."),
+    deadline: float = typer.Option(_DAY_S, help="Stop everything after this time [s]."),
     model: str | None = typer.Option(None, help="Model name (default: the first one served)."),
     metrics_url: str | None = typer.Option(
         None, help="Address of the metrics, if not the endpoint's own."
@@ -84,7 +84,7 @@ def replay_command(
         Path("replay.json"), dir_okay=False, help="JSON with every round, step and sample."
     ),
     plot: bool = typer.Option(True, help="Draw a picture beside the JSON (needs matplotlib)."),
-    note: str = typer.Option("", help="Any words to keep with the results."),
+    note: str = typer.Option("", help="Text to keep with the results."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, nothing else."),
 ) -> None:
     """Replay agents against a live endpoint under several gates, and compare.
@@ -92,9 +92,9 @@ def replay_command(
     Every arm does the same work: exact prompt and output lengths, real waits for tools. The prefix
     cache is emptied before each arm if the engine allows it. Writes JSON, a picture and a table.
 
-    With --json the table is an object with the keys of the file but for its rounds, and files:
-    made_by, command, note, began_unix_s, endpoint, workload, options, work_agrees, summary (a list
-    with one object per arm). What else is said goes to stderr.
+    With --json the table is one object with the keys files, made_by, command, note, began_unix_s,
+    endpoint, workload, options, work_agrees and summary (a list with one object per arm); all
+    messages go to stderr.
 
     Exit code 1: no arm finished, one broke, or finished arms did not generate the same number of
     tokens within 1 %.

@@ -26,7 +26,10 @@ def serve_sim_command(
     host: str = typer.Option("127.0.0.1", help="Where to listen; elsewhere only with a token."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port; 0: any free one."),
     token: str = typer.Option(
-        "", envvar=TOKEN_VARIABLE, show_envvar=True, help="What requests must bring, as a key."
+        "",
+        envvar=TOKEN_VARIABLE,
+        show_envvar=True,
+        help="What requests must send as their API key.",
     ),
     time_scale: float = typer.Option(1.0, help="Simulated seconds per second; 'inf': no time."),
     metrics: Metrics = typer.Option(Metrics.vllm, help="Whose metric names to use."),

@@ -21,7 +21,7 @@ from concur_agents.recording import (
     apply,
     make_regulator,
 )
-from concur_agents.recording.reason import why_waiting
+from concur_agents.recording.standing import why_waiting
 from concur_agents.recording.timeline_builder import TimelineBuilder
 
 TRAIL = 300

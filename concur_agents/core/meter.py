@@ -18,6 +18,15 @@ _GAPS, _QUANTILES = 256, 32
 _READINGS, _LEAST_USAGE, _WRONG = 8, 0.01, 4.0
 """Readings in a row that have to imply a pool this many times as large as reported, each at this
 share of usage at least."""
+_BEYOND = 1.25
+"""Hits prove a reported pool wrong if it held this many times as much: sizes are estimates."""
+_FULL, _AGREES, _AGREED = 0.85, 0.8, 3
+"""A pool has room below this usage, and is ours if usage implies this share of what is reported,
+readings in a row."""
+_SURE = 0.95
+"""This share of such a pool holds whatever agents have sent last."""
+_FORGET = 0.95
+"""What is left of the difference to the engine's count of prompts, from reading to reading."""
 _MOST_RETRY_S = 3600.0
 """The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
 
@@ -45,8 +54,14 @@ class Meter:
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     _longest_gap_s: float = 0.0
     _reading: Reading | None = None
+    told_tokens: float | None = None
+    """The pool as the engine reported it last [tokens]; what is used may be larger."""
     _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))
     """Pool sizes that usage and the tokens in calls imply, one for each reading [tokens]."""
+    _agreed: int = 0
+    """Readings in a row in which the pool had room and usage agreed with it."""
+    _foreign: float = 0.0
+    """Prompts that the engine has looked up and our agents have not sent [tokens], fading."""
     _engine_counts: bool = False
     _cached_known: bool = False
     _hit_total: float = 0.0
@@ -116,6 +131,7 @@ class Meter:
         """A step ended well."""
         prompt, cached = usage.prompt_tokens, usage.cached_tokens
         self._steps += 1
+        self._foreign -= prompt
         self._step_s += step_s
         self._output += usage.completion_tokens
         if cached is not None:
@@ -128,21 +144,36 @@ class Meter:
         if not self._engine_counts:
             self._query_total += prompt
 
-    def pool_tokens(self, reading: Reading, reasoning_tokens: float) -> float | None:
-        """The engine's pool: what it reports, unless its own usage says that it is far larger.
+    def pool_tokens(self, reading: Reading, admission: Admission) -> float | None:
+        """The engine's pool: what it reports, unless calls and hits prove that it is far larger.
 
-        A page may count blocks in another unit (hybrid models do).  While `usage` of a pool is full
-        with the tokens that are in calls, it holds tokens / usage; the least of some readings in a
-        row, as a prompt fills its blocks only while it is prefilled.
+        A page may count blocks in another unit (hybrid models do), or leave out a host tier.  While
+        `usage` of a pool is full with the tokens that are in calls, it holds tokens / usage; the
+        least of some readings in a row, as a prompt fills its blocks only while it is prefilled,
+        and what agents may share counts once.
         """
-        capacity, usage = reading.capacity_tokens, reading.kv_usage
-        if capacity is None or usage is None or not reasoning_tokens:
-            return capacity
-        if usage > _LEAST_USAGE:
-            self._implied.append(reasoning_tokens / usage)
-        if len(self._implied) == _READINGS and min(self._implied) > _WRONG * capacity:
-            return min(self._implied)
-        return capacity
+        told, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
+        if told is None:
+            return None
+        residency = admission.sizes.residency
+        if told != self.told_tokens:  # another engine, perhaps
+            self.told_tokens, residency.held_tokens = told, 0.0
+            self._implied.clear()
+        in_calls = admission.claims.reasoning_tokens
+        if usage is not None and usage > _FULL:
+            self._agreed = 0
+        elif usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
+            self._implied.append(in_calls / usage * max(1.0 / calls, admission.sizes.own_share()))
+            self._agreed = self._agreed + 1 if in_calls / usage >= _AGREES * told else 0
+        # Our calls in flight may have been looked up, and are not over yet.
+        sure = self._agreed >= _AGREED and self._foreign <= 1.1 * in_calls
+        residency.sure_tokens = _SURE * told if sure else 0.0
+        pool, held = told, residency.held_tokens
+        if held > _BEYOND * told:  # then a guess that doubles until something is evicted
+            pool = held if residency.learned_tokens is not None else 2.0 * held
+        if len(self._implied) == _READINGS and min(self._implied) > _WRONG * told:
+            pool = max(pool, min(self._implied))
+        return pool
 
     def hear(self, reading: Reading, now: float) -> bool:
         """The engine was read; returns whether it has restarted since the reading before."""
@@ -162,6 +193,7 @@ class Meter:
             hits, queries = reading.hit_tokens_total, reading.query_tokens_total
         self._hit_total += hits
         self._query_total += queries
+        self._foreign = _FORGET * self._foreign + queries
         return restarted
 
     def snapshot(

@@ -70,7 +70,7 @@ class PeakForecast:
         self._together = [*map(sum, zip(self._together, self._newcomer, strict=True))]
 
     def peak_tokens(self, need_tokens: float) -> float | None:
-        """Most that the open agents and one more hold together [tokens]; None: not known yet.
+        """Most that the open agents and one more hold together [tokens]; None: unknown.
 
         Args:
             need_tokens: what the new one holds at the end of its first step.

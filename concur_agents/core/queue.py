@@ -54,7 +54,7 @@ class Queue:
                 heapq.heapify(heap)
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
-        """Who goes first; with `new_allowed=False` only among the open.  None: no agent waits."""
+        """The agent that goes first; None: none.  With `new_allowed=False` only among the open."""
         first = self._top(self._open)
         new = self._top(self._new) if new_allowed else None
         if first is None or (new is not None and new < first):

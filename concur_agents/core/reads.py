@@ -59,6 +59,7 @@ class Reads(Machine):
             pauses_total=self._pauses_total,
             overdue_total=admission.overdue_total,
             stalls_total=admission.stalls_total,
+            reported_tokens=self._meter.told_tokens,
             longest_wait_s=now - oldest.waiting_since_s if oldest is not None else 0.0,
         )
 

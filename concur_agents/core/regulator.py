@@ -290,11 +290,12 @@ class Regulator(Reads):
         self._pass_time(now)
         admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
-            capacity = meter.pool_tokens(reading, admission.claims.reasoning_tokens)
+            capacity = meter.pool_tokens(reading, admission)
             if capacity is not None:
                 sizes.residency.capacity_tokens = capacity
+            heard_s = meter.heard_s
             if meter.hear(reading, now):
-                sizes.residency.clear()
+                sizes.residency.clear(heard_s)
         needs_readings = self.law.needs_readings
         self._is_blind = needs_readings and now - meter.heard_s >= self._blind_after_s
         if reading is not None or not needs_readings:

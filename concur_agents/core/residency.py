@@ -31,6 +31,9 @@ _DOUBT = 0.4
 # A partial hit that puts the pool above this many times what is believed says nothing: what was
 # left is a prefix shared with agents at work.  A pool that has grown so much shows in whole hits.
 _BEYOND = 1.5
+# So many misses at once, so many of them of contexts that were surely not evicted, are a cache that
+# was emptied; single ones are contexts that were rewritten.
+_MISSES, _NEAR = 3, 2
 
 
 @dataclass(slots=True)
@@ -47,9 +50,13 @@ class LruEntry:
 class Residency:
     """The idle contexts in order of last use, and what their survival says of the pool."""
 
-    capacity_tokens: float | None = None  # pool as the engine reports it
+    capacity_tokens: float | None = None  # pool as the engine reports it, or as was proven
     learned_tokens: float | None = None  # pool as returns tell it; None: nothing was evicted yet
     proven_tokens: float = 0.0  # the largest distance that hit: the pool is at least this
+    held_tokens: float = 0.0  # the same without what agents may share, moved by many hits
+    # Least that the pool holds of ours, where the engine's usage agrees with what it reports and
+    # leaves room, and all prompts are ours; half of it once contexts were evicted.
+    sure_tokens: float = 0.0
     generation: int = 0  # times the cache was emptied
 
     # How much the pool held for each of the last returns to survive; 0: it did not.
@@ -59,6 +66,13 @@ class Residency:
     _most_positions: int = _LEAST_POSITIONS  # so many are used until they are numbered anew
     _numbering: int = 0  # times positions have lost their meaning
     _total: float = 0.0
+
+    # misses that one emptying may explain: all had been used before the first of them came back
+    _misses_s: float = math.inf  # when that was [s]; infinity: there are none
+    _missed_s: float = -math.inf  # when the most recently used of them had been used [s]
+    _misses: int = 0
+    _near: int = 0
+    _before: tuple[float | None, float] = (None, 0.0)  # what was learned and proven before them
 
     @property
     def pool_tokens(self) -> float | None:
@@ -108,39 +122,81 @@ class Residency:
             position &= position - 1
         return tokens
 
-    def observe(self, distance: float, reusable: float, reused: float) -> None:
+    def observe(
+        self,
+        distance: float,
+        reusable: float,
+        reused: float,
+        *,
+        own_share: float = 0.0,
+        used_s: float = math.inf,
+        back_s: float = 0.0,
+    ) -> bool:
         """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
 
         Args:
             distance: others' tokens touched in between, those in calls included [tokens].
             reusable: what the agent had sent before and sent again [tokens].
             reused: how much of it was still cached [tokens].
+            own_share: least share of what agents hold that they do not share.
+            used_s: when it was last in a call [s]; infinity: unknown.
+            back_s: when it came back [s].
+
+        Returns:
+            Whether the cache was emptied: then nothing is learned, and all is forgotten.
         """
         share = reused / reusable
+        if reused >= reusable:  # else what was left may be a shared prefix
+            own = max(reusable, own_share * (distance + reusable))
+            self.held_tokens += _GAIN * max(0.0, own - self.held_tokens)
+        older_hit = share >= 0.9 and used_s < self._missed_s and back_s >= self._misses_s
+        if older_hit or used_s > self._misses_s:  # no one moment explains it and the misses so far
+            self._misses_s = math.inf
         if share >= 0.9:
             at_least = distance + reusable
             self._survived.append(at_least)
             self.proven_tokens = max(self.proven_tokens, at_least)
             if self.learned_tokens is not None and at_least > self.learned_tokens:
                 self.learned_tokens += _GAIN * (at_least - self.learned_tokens)
-            return
+            return False
         seen = distance + reused
-        is_contradicted = seen < _DOUBT * max(self._survived, default=0.0)
-        self._survived.append(0.0)
-        if is_contradicted:
-            return
+        sure = self.sure_tokens * (0.5 if 0.0 in self._survived else 1.0)
+        within = share <= 0.1 and distance + reusable < sure
+        contradicted = within or seen < _DOUBT * max(self._survived, default=0.0)
+        if not within:
+            self._survived.append(0.0)
+        if self._note_miss(contradicted, used_s, back_s):
+            self.clear(self._misses_s)
+            return True
+        if contradicted:
+            return False  # it was rewritten, not evicted: older contexts survive, or there is room
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
         elif seen < self.learned_tokens or (share > 0.1 and seen < _BEYOND * self.learned_tokens):
             self.learned_tokens += _GAIN * (seen - self.learned_tokens)
             self.learned_tokens = max(self.learned_tokens, reusable)
         self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))
+        return False
 
-    def clear(self) -> None:
-        """The engine restarted: nothing is cached any more."""
+    def clear(self, since_s: float = math.inf) -> None:
+        """Nothing is cached any more, and what has missed since then [s] says nothing."""
         self.generation += 1
+        if since_s <= self._misses_s < math.inf:
+            self.learned_tokens, self.proven_tokens = self._before
+        self._misses_s = math.inf
         self._survived.clear()
         self._empty()
+
+    def _note_miss(self, contradicted: bool, used_s: float, back_s: float) -> bool:
+        """Whether the misses so far, this one included, are those of a cache that was emptied."""
+        if self._misses_s == math.inf:
+            self._misses_s, self._missed_s = back_s, -math.inf
+            self._misses = self._near = 0
+            self._before = self.learned_tokens, self.proven_tokens
+        self._missed_s = max(self._missed_s, used_s)
+        self._misses += 1
+        self._near += contradicted
+        return self._misses >= _MISSES and self._near >= _NEAR
 
     def _renumber(self) -> None:
         entries = sorted(self._entries.items(), reverse=True)  # newest first

@@ -93,6 +93,19 @@ class Sizes:
         """Mean footprint of the agents that have a context [tokens]."""
         return self.footprint_tokens / self.contexts if self.contexts else 0.0
 
+    def own_share(self, chain: Chain = ()) -> float:
+        """Least share of a context that its agent has alone, 0..1.
+
+        What `chain` names is charged once already.  Of first prompts, what newcomers find cached
+        may be shared, and all of it while they are few: those of one burst find nothing.
+        """
+        first = self.first_prompt.value
+        if len(self._newcomers) >= _RECENT // 2:
+            first = min(first, float(max(self._newcomers)))
+        charged = self.prefixes.shared(chain)
+        mean, shared = self.footprint_mean - charged, max(0.0, first - charged)
+        return max(0.0, 1.0 - shared / mean) if mean > 0.0 else 0.0
+
     def begin(self, account: Account, in_calls: float) -> None:
         """A step begins: its blocks will be pinned.  `in_calls`: tokens pinned by other agents."""
         account.distance = None
@@ -172,7 +185,16 @@ class Sizes:
             shared = self.prefixes.shared(who.chain)
             reusable, reused = reusable - shared, max(0.0, reused - shared)
         if who.distance is not None and reusable > _SLACK_TOKENS:
-            self.residency.observe(who.distance, reusable, reused)
+            flushed = self.residency.observe(
+                who.distance,
+                reusable,
+                reused,
+                own_share=self.own_share(who.chain),
+                used_s=who.idle_since_s,
+                back_s=who.begun_s,
+            )
+            if flushed:
+                self.recent_reusable = self.recent_reused = 0.0
 
     @property
     def _first_prompt(self) -> float:

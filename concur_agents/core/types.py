@@ -142,7 +142,8 @@ class Snapshot:
     reading: Reading | None
     """The engine's own report; None: the poll failed."""
     capacity_tokens: float | None
-    """KV pool that the engine reports [tokens]; None: it does not."""
+    """KV pool that the engine reports, or more where calls and hits prove that [tokens]; None: it
+    does not report it."""
     learned_tokens: float | None
     """Pool size inferred from which prefixes survived [tokens]; None: no evidence yet."""
     proven_tokens: float
@@ -266,6 +267,9 @@ class View:
     stalls_total: int = 0
     """Agents let in because nothing moved, see `Regulator`."""
     longest_wait_s: float
+    reported_tokens: float | None = None
+    """KV pool that the engine reports [tokens]; `capacity_tokens` is larger where calls and hits
+    prove that it holds more."""
 
 
 class AgentView(NamedTuple):

@@ -12,17 +12,10 @@ events. Every name begins with `concur_` and ends with its unit; docs/metrics.md
 from __future__ import annotations
 
 import math
-import socket
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from socketserver import ThreadingMixIn
-from typing import Any, cast
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, Histogram, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -31,28 +24,21 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from concur_agents._access import check_host, is_allowed
 from concur_agents._text import MOST_ID, printable, shown_id
 from concur_agents._version import __version__
 from concur_agents.core import Limit
 from concur_agents.errors import ConfigError
+from concur_agents.observe.metrics_listener import serve
 from concur_agents.runtime.events import Event
 from concur_agents.runtime.host import Host
 from concur_agents.runtime.status import GovernorSnapshot
+
+__all__ = ["export", "serve"]
 
 WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 STEP_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 LABEL = "governor"
-
-MOST_CONNECTIONS = 16
-"""Connections of the listener at once; a scraper needs one."""
-
-REQUEST_S = 5.0
-"""Longest wait for a request [s]."""
-
-ANSWER_S = 30.0
-"""Longest time in which a scraper may take its page [s]."""
 
 
 def export(
@@ -92,144 +78,6 @@ def export(
             del exports.governors[name]
 
     return stop
-
-
-def serve(
-    registry: CollectorRegistry = REGISTRY,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 9464,
-    token: str | None = None,
-) -> Served:
-    """Serves a registry at `/metrics`, in its own thread.
-
-    It holds at most `MOST_CONNECTIONS`, and closes those that send nothing.
-
-    Args:
-        registry: the registry.
-        host: address to listen on; other machines can connect only if there is a `token`.
-        port: 0: any free port.
-        token: the scraper must send it as `Authorization: Bearer TOKEN`; None: no token.
-
-    Returns:
-        The function that stops the listener; its attribute `url` is the address.
-
-    Raises:
-        ConfigError: the port is taken, or other machines could connect without a token.
-    """
-    check_host(host, token)
-    page = make_wsgi_app(registry)
-
-    def guarded(environ: Any, start_response: Any) -> Any:
-        if is_allowed(environ.get("HTTP_AUTHORIZATION"), token):
-            return page(environ, start_response)
-        start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
-        return [b"a token is needed\n"]
-
-    try:
-        server = make_server(host, port, guarded, _Server, _Quiet)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free port"
-        ) from error
-    thread = threading.Thread(target=server.serve_forever, name="concur-metrics", daemon=True)
-    thread.start()
-    return Served(f"http://{host}:{server.server_port}", server, thread)
-
-
-class Served:
-    """A listener for scrapers; a call stops it."""
-
-    def __init__(self, url: str, server: WSGIServer, thread: threading.Thread) -> None:
-        self.url = url
-        """Its address, without `/metrics`."""
-        self._server = server
-        self._thread = thread
-
-    def __call__(self) -> None:
-        """Stops the listener; a second call does nothing."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread per connection, and few connections: they share descriptors with the agents.
-
-    If all are taken, the connection that has been silent for the longest is closed for a new one.
-    """
-
-    daemon_threads = True
-    request_queue_size = 128  # so that a scraper comes through while others connect
-
-    def __init__(self, *args: Any) -> None:
-        self._guard = threading.Lock()
-        self._silent: dict[socket.socket, float] = {}  # no request yet -> since when [s]
-        self._busy: dict[socket.socket, float] = {}  # being answered -> since when [s]
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Takes a connection, or refuses it."""
-        with self._guard:
-            if len(self._silent) + len(self._busy) >= MOST_CONNECTIONS:
-                if not self._silent:
-                    self.shutdown_request(request)
-                    return
-                _hang_up(oldest := next(iter(self._silent)))
-                del self._silent[oldest]
-            self._silent[request] = time.monotonic()
-        super().process_request(request, client_address)
-
-    def asked(self, request: socket.socket) -> None:
-        """A connection has sent its request."""
-        with self._guard:
-            if self._silent.pop(request, None) is not None:
-                self._busy[request] = time.monotonic()
-
-    def close_request(self, request: Any) -> None:
-        """Forgets a connection, and frees its descriptor."""
-        self._silent.pop(request, None)
-        self._busy.pop(request, None)
-        super().close_request(request)
-
-    def service_actions(self) -> None:
-        """Closes connections that are too slow; the accepting thread calls it twice a second."""
-        now = time.monotonic()
-        with self._guard:
-            for found, longest_s in ((self._silent, REQUEST_S), (self._busy, ANSWER_S)):
-                for request in [one for one, at_s in found.items() if now - at_s > longest_s]:
-                    _hang_up(request)
-                    del found[request]
-
-    def server_close(self) -> None:
-        """Closes the listener and its connections."""
-        super().server_close()
-        with self._guard:
-            for request in (*self._silent, *self._busy):
-                _hang_up(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Writes nothing: a scraper that has gone is not worth a traceback."""
-
-
-def _hang_up(request: socket.socket) -> None:
-    """Ends a connection under the thread that reads or writes it; that thread closes it."""
-    with suppress(OSError):
-        request.shutdown(socket.SHUT_RDWR)
-
-
-class _Quiet(WSGIRequestHandler):
-    timeout = REQUEST_S
-
-    def parse_request(self) -> bool:
-        """The request has come; from here on the connection is not silent."""
-        is_whole = super().parse_request()
-        cast("_Server", self.server).asked(self.connection)
-        return is_whole
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name upstream)
-        """Writes nothing: a scrape is not worth a line."""
 
 
 class _Exports(Collector):
@@ -272,7 +120,6 @@ class _Numbers:
             "polls": 0.0,
         }
         self._decisions: dict[str, float] = {}
-        self._begun: dict[str, list[float]] = {}
         self._wait = Histogram(
             "concur_wait_seconds",
             "Time that an agent waited before it was let in.",
@@ -293,19 +140,12 @@ class _Numbers:
 
     def note(self, event: Event) -> None:
         """Counts an event of the governor."""
-        counts, agent = self._counts, event.agent or ""
+        counts = self._counts
         if event.kind in ("admitted", "resumed"):
             kind = "queued" if event.kind == "admitted" else "paused"
             self._wait.labels(self._name, kind).observe(event.waited_s or 0.0)
-        elif event.kind == "step_began":
-            self._begun.setdefault(agent, []).append(event.at_s)
-        elif event.kind == "step_withdrawn":
-            if self._begun.get(agent):
-                self._begun[agent].pop()
         elif event.kind == "step_ended":
-            begun = self._begun.get(agent)
-            if begun:
-                self._step.labels(self._name).observe(max(0.0, event.at_s - begun.pop(0)))
+            self._step.labels(self._name).observe(event.waited_s or 0.0)
             counts["steps"] += 1
             if event.usage is None:
                 counts["steps_untold"] += 1
@@ -313,8 +153,6 @@ class _Numbers:
                 counts["prompt"] += event.usage.prompt_tokens
                 counts["cached"] += event.usage.cached_tokens or 0
                 counts["output"] += event.usage.completion_tokens
-        elif event.kind == "left":
-            self._begun.pop(agent, None)
         elif event.kind == "polled":
             counts["polls"] += 1
         elif event.kind == "limit_changed":

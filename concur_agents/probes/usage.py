@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -36,7 +37,8 @@ class Dialect:
 
 DIALECTS = (
     Dialect(
-        # Also completions, vLLM, SGLang's `/generate` (`meta_info`), DeepSeek, Moonshot, LiteLLM.
+        # Also completions, vLLM, SGLang's `/generate` (`meta_info`), DeepSeek, Moonshot, Mistral,
+        # LiteLLM, xAI's own client and CrewAI.
         "OpenAI chat completions",
         "prompt_tokens",
         ("completion_tokens",),
@@ -47,6 +49,8 @@ DIALECTS = (
             "cached_tokens",
             "num_cached_tokens",
             "cache_read_input_tokens",
+            "cached_prompt_text_tokens",
+            "cached_prompt_tokens",
         ),
     ),
     Dialect(
@@ -64,13 +68,23 @@ DIALECTS = (
         beside=("cache_read_input_tokens", "cache_creation_input_tokens"),
     ),
     Dialect(
-        # Also LangChain's `usage_metadata` and Pydantic AI's `RequestUsage`.
+        "Inspect AI",
+        "input_tokens",
+        ("output_tokens",),
+        ("input_tokens_cache_read",),
+        beside=("input_tokens_cache_read", "input_tokens_cache_write"),
+    ),
+    Dialect(
+        # Also its realtime API, LangChain's `usage_metadata`, Pydantic AI's `RequestUsage` and
+        # DashScope.
         "OpenAI responses",
         "input_tokens",
         ("output_tokens",),
         (
             "input_tokens_details.cached_tokens",
             "input_token_details.cache_read",
+            "input_token_details.cached_tokens",
+            "prompt_tokens_details.cached_tokens",
             "cache_read_tokens",
             "cached_input_tokens",
             "cached_tokens",
@@ -84,11 +98,27 @@ DIALECTS = (
         beside=("cacheReadInputTokens", "cacheWriteInputTokens"),
     ),
     Dialect(
+        "Bedrock, Nova",
+        "inputTokens",
+        ("outputTokens",),
+        ("cacheReadInputTokenCount",),
+        beside=("cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+    ),
+    Dialect(
+        "Bedrock, metrics of an invocation",
+        "inputTokenCount",
+        ("outputTokenCount",),
+        ("cacheReadInputTokenCount",),
+        beside=("cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+    ),
+    Dialect("Bedrock, metrics without a cache", "inputTokenCount", ("outputTokenCount",)),
+    Dialect(
         "Vercel AI SDK",
         "inputTokens",
         ("outputTokens",),
         ("inputTokenDetails.cacheReadTokens", "cachedInputTokens"),
     ),
+    Dialect("Vercel AI SDK 4", "promptTokens", ("completionTokens",)),
     Dialect(
         "Gemini, Vertex AI",
         "promptTokenCount",
@@ -96,20 +126,42 @@ DIALECTS = (
         ("cachedContentTokenCount",),
     ),
     Dialect(
+        # Also Llama on Bedrock, which has `generation_token_count`.
         "google-genai",
         "prompt_token_count",
-        ("candidates_token_count", "thoughts_token_count"),
+        ("candidates_token_count", "thoughts_token_count", "generation_token_count"),
         ("cached_content_token_count",),
+    ),
+    Dialect(
+        "Gemini interactions",
+        "total_input_tokens",
+        ("total_output_tokens", "total_thought_tokens"),
+        ("total_cached_tokens",),
     ),
     Dialect("Cohere", "tokens.input_tokens", ("tokens.output_tokens",), ("cached_tokens",)),
     Dialect("llama.cpp", "tokens_evaluated", ("tokens_predicted",), ("timings.cache_n",)),
     Dialect("Ollama", "prompt_eval_count", ("eval_count",)),
+    Dialect("Text Generation Inference", "input_length", ("generated_tokens",)),
 )
 """If several rows fit, the first that counts any prompt tokens is taken."""
 
-PLACES = ("usage", "usage_metadata", "usageMetadata", "meta_info", "message", "response")
+PLACES = (
+    "usage",
+    "usage_metadata",
+    "usageMetadata",
+    "meta_info",
+    "message",
+    "response",
+    "metadata",
+    "meta",
+    "details",
+    "token_usage",
+    "x_groq",
+    "amazon-bedrock-invocationMetrics",
+)
 """Where answers and events hold their usage."""
 
+_MOST_COUNTED = 10**12
 _DEEPEST = 3  # places in one another: an event, its message, its usage
 
 
@@ -198,21 +250,28 @@ def _checked(prompt: object, completion: object, cached: object) -> Usage | None
 def _count(source: object, path: str) -> int | None:
     """The tokens at a path; None: there is no count."""
     place: Any = source
-    for name in path.split("."):
+    for name in _names(path):
         place = _get(place, name)
         if place is None:
             return None
     return _whole(place)
 
 
+@cache
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def _whole(value: object) -> int | None:
+    if type(value) is int:  # the usual case, because to ask for `Real` costs more
+        return value if 0 <= value <= _MOST_COUNTED else None
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     number: Any = value
-    return int(number) if 0 <= number <= 1e12 else None
+    return int(number) if 0 <= number <= _MOST_COUNTED else None
 
 
 def _get(source: Any, name: str) -> Any:
-    if isinstance(source, Mapping):
+    if type(source) is dict or isinstance(source, Mapping):
         return source.get(name)
     return getattr(source, name, None)

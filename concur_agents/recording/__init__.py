@@ -5,8 +5,8 @@ recorded calls on a fresh one and compares the answers. The same lines show wher
 at any time; `concur explain`, `report` and `watch` read that.
 
     {"concur_recording": 2, "law": {"name": "working_set", ...}, "start_s": 0.0, ...}
-    {"call": "begin_step", "now": 12.5, "agent": "issue-17", "prompt_tokens": 9000, "let_in": []}
-    {"call": "tick", "now": 13.0, "reading": {...}, "let_in": ["issue-17"], "reason": "grow", ...}
+    {"call": "begin_step", "now": 12.5, "agent": "b", "let_in": [], "moves": {"b": "paused"}}
+    {"call": "tick", "now": 13.0, "reading": {...}, "let_in": ["b"], "moves": {...}, ...}
     {"event": "tool_began", "now": 13.1, "agent": "issue-3", "reason": "pytest"}
 
 A recording holds ids, counts and times. It never holds prompts, answers or keys; names of shared
@@ -33,7 +33,8 @@ from concur_agents.recording.model import (
 from concur_agents.recording.reader import Recording
 from concur_agents.recording.recording_regulator import RecordingRegulator, record
 from concur_agents.recording.replay import Difference, apply, make_regulator, replay
-from concur_agents.recording.tracker import Tracker, standing_of
+from concur_agents.recording.standing import standing_of
+from concur_agents.recording.tracker import Tracker
 from concur_agents.recording.values import describe_law, scrub
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 

@@ -6,9 +6,10 @@ Names and texts come out of here safe for a terminal and for a page. Every check
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast, get_args
 
 from concur_agents._text import printable, wire_id
+from concur_agents.recording.model import AgentState
 
 _MOST = 1e15
 """No count and no time in a recording is larger; sums of these stay finite."""
@@ -24,6 +25,13 @@ def text_of(found: Any) -> str:
     if not isinstance(found, str):
         raise ValueError(f"not a text: {found!r:.40}")
     return found
+
+
+def state_of(found: Any) -> AgentState:
+    """Where an agent stands."""
+    if found not in get_args(AgentState):
+        raise ValueError(f"no state of an agent: {found!r:.40}")
+    return cast("AgentState", found)
 
 
 def line_of(found: Any) -> str | None:

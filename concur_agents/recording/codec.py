@@ -11,9 +11,18 @@ from typing import Any, TypeVar
 
 from concur_agents._text import printable, wire_id
 from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
-from concur_agents.recording.checks import dict_of, line_of, name_of, number_of, text_of
+from concur_agents.recording.checks import dict_of, line_of, name_of, number_of, state_of, text_of
 from concur_agents.recording.format_1 import upgrade_line
-from concur_agents.recording.model import CALLS, FORMAT, Happening, Header, Line, RecordedCall, Tick
+from concur_agents.recording.model import (
+    CALLS,
+    CALLS_OF_NO_AGENT,
+    FORMAT,
+    Happening,
+    Header,
+    Line,
+    RecordedCall,
+    Tick,
+)
 from concur_agents.recording.values import numbers, plain, scrub
 
 
@@ -74,9 +83,12 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
     if name not in CALLS:
         raise ValueError(name)
     agent = name_of(found.pop("agent", None))
-    if (agent is None) != (name in ("tick", "advance")):
+    if (agent is None) != (name in CALLS_OF_NO_AGENT):
         raise ValueError(f"{name} of {agent}")
     let_in = tuple(wire_id(text_of(who)) for who in found.pop("let_in", ()))
+    moves = found.pop("moves", None)
+    if moves is not None:
+        moves = {wire_id(who): state_of(state) for who, state in dict_of(moves).items()}
     error, reason = line_of(found.pop("error", None)), line_of(found.pop("reason", None))
     why = line_of(found.pop("why", None))
     if "parent" in found:
@@ -112,6 +124,7 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         agent=agent,
         options=numbers(found),
         let_in=let_in,
+        moves=moves,
         error=error,
         reason=reason,
         why=why,
@@ -130,6 +143,8 @@ def line_dict(line: Line) -> dict[str, Any]:
         written[name] = _option(name, value)
     if line.error is None:
         written["let_in"] = [wire_id(agent) for agent in line.let_in]
+        if line.moves is not None:
+            written["moves"] = {wire_id(agent): state for agent, state in line.moves.items()}
     else:
         written["error"] = line.error
     if line.reason is not None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from concur_agents._version import __version__
-from concur_agents.core import Law, LawState, Snapshot, View
+from concur_agents.core import Law, LawState, Snapshot, Usage, View
 from concur_agents.errors import RecordingError
 from concur_agents.recording.values import law_of
 
 FORMAT = 2
 """Version of the format that is written. The reader also takes format 1, see `format_1`."""
+
+CALLS_OF_NO_AGENT = ("tick", "advance", "flushed")
 
 CALLS = (
     "arrive",
@@ -24,9 +26,7 @@ CALLS = (
     "suspend",
     "resume",
     "leave",
-    "tick",
-    "advance",
-    "flushed",
+    *CALLS_OF_NO_AGENT,
 )
 """The calls of a Regulator that decide. Reads change nothing and are not recorded."""
 
@@ -67,6 +67,8 @@ class RecordedCall:
     """Its other arguments, without those that the caller left out."""
     let_in: tuple[str, ...] = ()
     """The agents that it let in."""
+    moves: dict[str, AgentState] | None = None
+    """Where the agents stand now that it moved; None: the file does not say, see `derive`."""
     error: str | None = None
     """Name of the exception that it raised instead."""
     reason: str | None = None
@@ -101,18 +103,32 @@ class Standing:
     state: AgentState = "queued"
     since_s: float = 0.0
     """When it entered this state."""
-    calls: int = 0
-    """Its calls in flight."""
-    waiting_calls: int = 0
-    """Its calls that wait at a boundary."""
-    is_suspended: bool = False
-    """It has given its place back; the place is free once none of its calls needs it."""
     steps: int = 0
     prompt_tokens: int = 0
     """Sum over its steps."""
     cached_tokens: int = 0
     """Sum over its steps, where the server reports it."""
     footprint_tokens: int = 0
+    # Only where the lines do not say who moved, see `derive`:
+    calls: int = 0
+    """Its calls in flight."""
+    waiting_calls: int = 0
+    """Its calls that wait at a boundary."""
+    is_suspended: bool = False
+    """It has given its place back; the place is free once none of its calls needs it."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits to be let in."""
+        return self.state in ("queued", "paused")
+
+    def note(self, usage: Usage | None) -> None:
+        """Adds up a step that has ended; None: its usage is unknown."""
+        if usage is not None:
+            self.steps += 1
+            self.prompt_tokens += usage.prompt_tokens
+            self.cached_tokens += usage.cached_tokens or 0
+            self.footprint_tokens = usage.prompt_tokens + usage.completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

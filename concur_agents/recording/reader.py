@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from concur_agents._text import wire_id
 from concur_agents.errors import RecordingError
@@ -16,11 +16,12 @@ from concur_agents.recording.checks import (
     line_of,
     name_of,
     number_of,
+    state_of,
     text_of,
 )
 from concur_agents.recording.codec import parse
 from concur_agents.recording.format_1 import upgrade_header
-from concur_agents.recording.model import FORMAT, AgentState, Header, Line, Standing
+from concur_agents.recording.model import FORMAT, Header, Line, Standing
 from concur_agents.recording.writer import older
 
 MOST_UNIX_S = 253_402_300_800
@@ -162,8 +163,7 @@ def _header_of(found: dict[str, Any]) -> Header:
 def _standing_of(found: dict[str, Any]) -> Standing:
     who = Standing(**found)
     who.id, who.parent = wire_id(text_of(who.id)), name_of(who.parent)
-    if who.state not in get_args(AgentState):
-        raise ValueError(f"no state of an agent: {who.state!r:.40}")
+    state_of(who.state)
     for value in (who.arrived_s, who.since_s, who.priority):
         number_of(value)
     for value in (who.calls, who.waiting_calls, who.steps, who.prompt_tokens):

@@ -9,7 +9,7 @@ from typing import Any
 
 from concur_agents.core import Decision, Law, Reading, Regulator, Usage
 from concur_agents.recording.model import Header, RecordedCall, Shadow, Tick
-from concur_agents.recording.reason import why_waiting
+from concur_agents.recording.standing import moves_of, why_waiting
 from concur_agents.recording.values import describe_law
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 
@@ -77,17 +77,11 @@ class RecordingRegulator:
 
     def advance(self, now: float) -> Decision:
         """See `Regulator.advance`."""
-        return self._noted("advance", self.inner.advance(now), now)
+        return self._noted("advance", now, self.inner.advance(now))
 
     def flushed(self, now: float) -> Decision:
         """See `Regulator.flushed`."""
-        return self._noted("flushed", self.inner.flushed(now), now)
-
-    def _noted(self, name: str, let_in: Decision, now: float) -> Decision:
-        if self.note is not None:
-            reason = self._new_reason()
-            self.note(RecordedCall(name=name, now=now, let_in=tuple(let_in), reason=reason))
-        return let_in
+        return self._noted("flushed", now, self.inner.flushed(now))
 
     def tick(self, reading: Reading | None, now: float) -> Decision:
         """See `Regulator.tick`."""
@@ -98,24 +92,15 @@ class RecordingRegulator:
         if self.shadow_law is not None and self.shadow is not None and fresh is not None:
             state = self.shadow_law.decide(self.shadow.state, fresh)
             self.shadow = Shadow(law=self.shadow_law.name, state=state)
-        if self.note is not None:
-            tick = Tick(
-                state=self.inner.state.to_dict(),
-                view=self.inner.view(now),
-                snapshot=fresh,
-                shadow=None if self.shadow is None else self.shadow.state.to_dict(),
-            )
-            self.note(
-                RecordedCall(
-                    name="tick",
-                    now=now,
-                    options={"reading": reading},
-                    let_in=tuple(let_in),
-                    reason=self._new_reason(),
-                    tick=tick,
-                )
-            )
-        return let_in
+        if self.note is None:
+            return let_in
+        tick = Tick(
+            state=self.inner.state.to_dict(),
+            view=self.inner.view(now),
+            snapshot=fresh,
+            shadow=None if self.shadow is None else self.shadow.state.to_dict(),
+        )
+        return self._noted("tick", now, let_in, options={"reading": reading}, tick=tick)
 
     def _pass_on(self, name: str, agent: str, now: float, options: dict[str, Any]) -> Decision:
         call: Callable[..., Decision] = getattr(self.inner, name)
@@ -130,17 +115,18 @@ class RecordingRegulator:
         why = None
         if name in _ASK_TO_GO_ON and agent not in let_in:
             why = why_waiting(self.inner, agent, now) or None
-        self.note(
-            RecordedCall(
-                name=name,
-                now=now,
-                agent=agent,
-                options=options,
-                let_in=tuple(let_in),
-                reason=self._new_reason(),
-                why=why,
+        return self._noted(name, now, let_in, agent=agent, options=options, why=why)
+
+    def _noted(self, name: str, now: float, let_in: Decision, **rest: Any) -> Decision:
+        """`let_in`, once the call is noted; `rest`: the other fields of a `RecordedCall`."""
+        if self.note is not None:
+            moves = moves_of(self.inner, let_in, rest.get("agent"))
+            reason = self._new_reason()
+            self.note(
+                RecordedCall(
+                    name=name, now=now, let_in=tuple(let_in), moves=moves, reason=reason, **rest
+                )
             )
-        )
         return let_in
 
     def _new_reason(self) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from concur_agents.core import Law, Regulator
+from concur_agents.core import Decision, Law, Regulator
 from concur_agents.errors import RecordingError
 from concur_agents.recording.model import RecordedCall
 from concur_agents.recording.reader import Recording
+from concur_agents.recording.standing import moves_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,31 @@ def apply(regulator: Regulator, call: RecordedCall) -> tuple[tuple[str, ...], st
     Raises:
         RecordingError: this version has no such call, or the call takes other options here.
     """
+    decision, error = _decide(regulator, call)
+    return tuple(decision), error
+
+
+def answered(regulator: Regulator, call: RecordedCall) -> RecordedCall:
+    """Makes one recorded call; returns it with the answer of this Regulator.
+
+    Raises:
+        RecordingError: see `apply`.
+    """
+    decision, error = _decide(regulator, call)
+    moves = moves_of(regulator, decision, call.agent)
+    return replace(call, let_in=tuple(decision), moves=moves, error=error, reason=None, why=None)
+
+
+def _decide(regulator: Regulator, call: RecordedCall) -> tuple[Decision, str | None]:
     arguments: tuple[Any, ...] = () if call.agent is None else (call.agent,)
     options = dict(call.options)
     if call.name == "tick":
         arguments = (options.pop("reading"),)
     try:
-        let_in = getattr(regulator, call.name)(*arguments, now=call.now, **options)
+        return getattr(regulator, call.name)(*arguments, now=call.now, **options), None
     except (KeyError, ValueError) as error:
-        return (), type(error).__name__
+        return Decision(), type(error).__name__
     except (AttributeError, TypeError) as error:
         raise RecordingError(
             f"the recorded call {call.name} at {call.now} s cannot be made here: {error}"
         ) from error
-    return tuple(let_in), None

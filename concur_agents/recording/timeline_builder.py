@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from concur_agents.core import Usage
 from concur_agents.recording.model import Happening, Header, Line, RecordedCall, Standing
@@ -20,7 +20,7 @@ from concur_agents.recording.timeline import (
     Wait,
     WaitEnd,
 )
-from concur_agents.recording.tracker import Tracker
+from concur_agents.recording.tracker import Move, Tracker
 
 
 def read_timeline(recording: Recording) -> Timeline:
@@ -57,7 +57,7 @@ class TimelineBuilder:
         self.done = 0
         """Agents that have left so far, without nested ones."""
         for who in header.agents:
-            if who.state in ("queued", "paused"):
+            if who.waits:
                 self._begin_wait(who)
 
     def take(self, line: Line) -> None:
@@ -69,20 +69,19 @@ class TimelineBuilder:
         self._calls += 1
         if line.error is not None:
             return
-        if line.name == "arrive" and line.agent is not None:
-            lane = self._lanes.setdefault(line.agent, Lane(line.agent))
-            lane.parent = line.options.get("parent")
-        if line.name == "end_step" and line.agent in self._lanes:
+        if line.name == "end_step":
             self._end_step(line)
-        if line.name == "leave" and line.agent in self.tracker.agents:
-            self.done += self.tracker.agents[line.agent].parent is None
-        waiting = {agent for agent in (line.agent, *line.let_in) if agent in self._open}
-        for who, state, since_s in self.tracker.take(line):
-            self._end_segment(who.id, state, since_s, line.now)
-        for agent in waiting:
-            self._end_wait(agent, line)
-        self._entered.extend(agent for agent in line.let_in if agent in waiting)
-        self._begin_waits(line)
+        moves = self.tracker.take(line)
+        for move in moves:
+            self._move(move, line.now)
+        over = [move for move in moves if move.who.id in self._open and not move.waits]
+        for move in over:
+            self._end_wait(move, line)
+        ended = {move.who.id for move in over}
+        self._entered.extend(agent for agent in line.let_in if agent in ended)
+        for move in moves:
+            if move.waits and move.who.id not in self._open:
+                self._begin_wait(move.who)
         if line.tick is not None:
             self._sample(line)
 
@@ -129,11 +128,10 @@ class TimelineBuilder:
                     break
 
     def _end_step(self, line: RecordedCall) -> None:
-        assert line.agent is not None
-        lane = self._lanes[line.agent]
-        who = self.tracker.agents.get(line.agent)
-        if who is None or not who.calls:
+        who = self.tracker.agents.get(line.agent or "")
+        if who is None or who.state != "reasoning":
             return
+        lane = self._lanes[who.id]
         usage = line.options.get("usage")
         lane.steps += 1
         if not isinstance(usage, Usage):
@@ -146,17 +144,18 @@ class TimelineBuilder:
             lane.cached_tokens = (lane.cached_tokens or 0) + usage.cached_tokens
         self._rates.add(usage)
 
-    def _end_segment(self, agent: str, state: str, from_s: float, to_s: float) -> None:
-        if to_s > from_s:
-            self._lanes[agent].segments.append(Segment(state, from_s, to_s))
-
-    def _begin_waits(self, line: RecordedCall) -> None:
-        if line.name not in ("arrive", "begin_step", "resume") or line.agent in self._open:
-            return
-        who = self.tracker.agents.get(line.agent or "")
-        if who is not None and who.state in ("queued", "paused"):
-            self.pauses += who.state == "paused"
-            self._begin_wait(who)
+    def _move(self, move: Move, now: float) -> None:
+        who = move.who
+        if move.before is None:
+            self._lanes.setdefault(who.id, Lane(who.id)).parent = who.parent
+        elif now > move.since_s:
+            self._lanes[who.id].segments.append(Segment(move.before, move.since_s, now))
+        if move.left:
+            self.done += who.parent is None
+        elif move.before in ("reasoning", "acting") and who.state == "paused":
+            # A family pauses once, whichever of its members came to the boundary.
+            root = self.tracker.root(who)
+            self.pauses += root is who or not root.waits
 
     def _begin_wait(self, who: Standing) -> None:
         last = self.samples[-1] if self.samples else None
@@ -177,15 +176,12 @@ class TimelineBuilder:
         self._waits.append(wait)
         self._open[who.id] = wait
 
-    def _end_wait(self, agent: str, line: RecordedCall) -> None:
-        who = self.tracker.agents.get(agent)
-        if who is not None and who.state in ("queued", "paused"):
-            return
-        wait = self._open.pop(agent)
+    def _end_wait(self, move: Move, line: RecordedCall) -> None:
+        wait = self._open.pop(move.who.id)
         wait.to_s = line.now
         wait.last = len(self._entered)
         max_wait_s = self._header.regulator.get("max_wait_s")
-        if who is None:
+        if move.left:
             wait.ended_by = WaitEnd("left")
         elif max_wait_s is not None and wait.waited_s >= max_wait_s:
             wait.ended_by = WaitEnd("overdue")
@@ -231,23 +227,10 @@ class TimelineBuilder:
             )
 
 
-_OF_ANOTHER_AGENT: dict[str, Cause] = {
-    "arrive": "arrive",
-    "begin_step": "begin_step",
-    "end_step": "end_step",
-    "retry_step": "retry_step",
-    "withdraw_step": "withdraw_step",
-    "suspend": "suspend",
-    "resume": "resume",
-    "leave": "leave",
-}
-
-
 def wait_end(line: RecordedCall) -> WaitEnd:
     """What a call that let an agent in says about the end of its wait."""
-    cause = _OF_ANOTHER_AGENT.get(line.name)
-    if cause is not None:
-        return WaitEnd(cause, agent=line.agent or "")
+    if line.agent is not None:
+        return WaitEnd(cast("Cause", line.name), agent=line.agent)
     if line.name == "tick":
         return WaitEnd("limit_changed", reason=line.reason) if line.reason else WaitEnd("reading")
     # A law decides at ticks only, so another reason means that the wait for the first one is over.

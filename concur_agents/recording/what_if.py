@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from concur_agents.core import Law, Reading, Regulator, View
 from concur_agents.recording.model import RecordedCall
 from concur_agents.recording.reader import Recording
-from concur_agents.recording.replay import Difference, apply, make_regulator, replay
+from concur_agents.recording.replay import Difference, answered, apply, make_regulator, replay
 from concur_agents.recording.spread import Spread, spread
 from concur_agents.recording.tracker import Tracker
 
@@ -119,15 +119,15 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
             family = heapq.heappop(todo)[2]
             recorded = scripts[family][done[family]].call
             done[family] += 1
-            call = replace(recorded, now=now, let_in=(), reason=None, why=None)
+            call = replace(recorded, now=now)
         elif now == tick_s:
             call = RecordedCall(name="tick", now=now, options={"reading": reading})
             tick_s, reading = next(poll)
         else:
             call = RecordedCall(name="advance", now=now)
-        let_in, error = apply(regulator, call)
-        yield replace(call, let_in=let_in, error=error)
-        for name in dict.fromkeys(families[agent] for agent in let_in):
+        call = answered(regulator, call)
+        yield call
+        for name in dict.fromkeys(families[agent] for agent in call.let_in):
             gap_s = held.pop(name, None)
             if gap_s is not None:
                 heapq.heappush(todo, (now + gap_s, next(order), name))
@@ -175,7 +175,7 @@ def _scripts(
             root = roots.get(line.agent)
             if root is not None:
                 stands = tracker.agents.get(root)
-                in_wait = stands is not None and stands.state in ("queued", "paused")
+                in_wait = stands is not None and stands.waits
                 gap_s = line.now - since.get(root, 0.0)  # the first one's is its instant
                 scripts.setdefault(root, []).append(_Op(line, gap_s, in_wait))
                 since[root] = line.now
@@ -213,13 +213,13 @@ class _Meter:
         if call.name == "arrive" and call.error is None and call.agent is not None:
             self._waited.setdefault(call.agent, 0.0)
             self._first_s = call.now if math.isnan(self._first_s) else self._first_s
-        elif who is not None and call.name == "end_step" and who.calls:
+        elif who is not None and call.name == "end_step" and who.state == "reasoning":
             self._steps += 1
         elif who is not None and call.name == "leave":
             self._left_s = call.now
-        for member, state, since_s in self._tracker.take(call):
-            if state in ("queued", "paused") and member.parent is None:
-                self._waited[member.id] += call.now - since_s
+        for move in self._tracker.take(call):
+            if move.before in ("queued", "paused") and move.who.parent is None:
+                self._waited[move.who.id] += call.now - move.since_s
 
     def outcome(self) -> LawOutcome:
         """The sums."""

@@ -18,45 +18,36 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from concur_agents import _moved
-from concur_agents.core import FIRST_READING_S, AgentView, Law, Reading, Reason, Regulator
-from concur_agents.errors import ConfigError, UngovernedError
+from concur_agents.core import FIRST_READING_S, Law, Regulator
+from concur_agents.errors import ConfigError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
-from concur_agents.runtime.checks import (
-    check_priority,
-    check_routes,
-    check_timeout,
-    check_tokens,
-)
+from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.runtime.events import Dispatcher, Watcher
+from concur_agents.runtime.events import Dispatcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
 from concur_agents.runtime.poll_thread import PollThread
 from concur_agents.runtime.poller import EnginePoller
+from concur_agents.runtime.reads import Reads
 from concur_agents.runtime.recording_session import RecordingSession
 from concur_agents.runtime.session import Session
-from concur_agents.runtime.sessions import Sessions, ToolTime
-from concur_agents.runtime.status import GovernorSnapshot
+from concur_agents.runtime.sessions import Sessions
 from concur_agents.runtime.ticker import Ticker
+from concur_agents.runtime.ungoverned import Ungoverned, UngovernedCalls, check_ungoverned
+from concur_agents.runtime.weakly import weakly
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
 
 logger = logging.getLogger("concur_agents")
 
-_AGENTS_AT_A_TIME = 500
-"""Agents read under the lock at once: about 2 ms, on a slow machine."""
 
-Ungoverned = Literal["pass", "agent", "error"]
-
-
-class Host:
+class Host(Reads):
     """Hosts one `Regulator` for the threads and event loops of a process.
 
     `Governor` is this and its shortcuts to frameworks; its docstring explains the options. Batches
@@ -93,8 +84,6 @@ class Host:
             raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
         if not poll_interval_s > 0:
             raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
-        if ungoverned not in ("pass", "agent", "error"):
-            raise ConfigError(f"ungoverned must be 'pass', 'agent' or 'error', got {ungoverned!r}")
         if url is not None and probe is not None:
             raise ConfigError("give either a url or a probe, not both: each says what to read")
         if api_key is not None and url is None:
@@ -124,9 +113,9 @@ class Host:
             # Without an endpoint there is no reading to wait for, and a cap needs none.
             "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
         }
-        self.ungoverned: Ungoverned = ungoverned
+        self.ungoverned: Ungoverned = check_ungoverned(ungoverned)
+        self._ungoverned_calls = UngovernedCalls()
         self.routes = check_routes(routes)
-        self._warned_ungoverned = False
         self._background = background
         self.on_due: Callable[[], None] | None = None
         """With `background=False`: called when `beat` has become due earlier than it said."""
@@ -158,27 +147,26 @@ class Host:
         clock, options = self._clock, self._regulator_options
         start_s = clock()
         try:
-            regulator = Regulator(self._law, start_s=start_s, **self._regulator_options)
+            regulator = Regulator(self._law, start_s=start_s, **options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
         self._poll_thread = PollThread(self.beat, self._engine_poller.close)
         self._dispatcher = Dispatcher()
+        unread = {**options, "first_reading_s": 0.0}  # one made in the middle waits for none
         sessions = Sessions(
             regulator,
             self._dispatcher,
-            max_wait_s=self._regulator_options["max_wait_s"],
-            make_regulator=lambda law: Regulator(
-                law, start_s=clock(), **{**options, "first_reading_s": 0.0}
-            ),
+            max_wait_s=options["max_wait_s"],
+            make_regulator=lambda law: Regulator(law, clock(), **unread),
             former=former,
         )
         if former is None:
             self._monitor = Monitor(
                 sessions,
                 self._dispatcher,
-                clock=self._clock,
+                clock=clock,
                 always_beats=self._ticks,
-                nudge=_weakly(self._nudge),
+                nudge=weakly(self._nudge),
             )
         else:  # the agents' handles hold on to it
             self._monitor.begin_anew(sessions, self._dispatcher, forked=True)
@@ -188,15 +176,15 @@ class Host:
             law=self._law,
             shadow=self._shadow_law,
             start_s=start_s,
-            options=self._regulator_options,
+            options=options,
             url=self._engine_poller.url,
         )
         self._ticker = Ticker(
             self._monitor,
             self._engine_poller,
             ticks=self._ticks,
-            blind_after_s=self._regulator_options["blind_after_s"],
-            nudge=_weakly(self._nudge),
+            blind_after_s=options["blind_after_s"],
+            nudge=weakly(self._nudge),
         )
 
     def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
@@ -283,44 +271,9 @@ class Host:
         Raises:
             UngovernedError: `ungoverned="error"` was asked for.
         """
-        if self.ungoverned == "error":
-            raise UngovernedError(
-                f"{what} was called outside of any agent, and this governor was made with "
-                'ungoverned="error": put it inside `async with governor.agent(...)`; in a thread '
-                "of your own, start it through `concur_agents.bind`"
-            )
-        if self.ungoverned == "pass" and not self._warned_ungoverned:
-            self._warned_ungoverned = True
-            logger.warning(
-                "%s was called outside of any agent and passes ungoverned; wrap the agent in "
-                "`async with governor.agent(...)`, and start threads of your own through "
-                "`concur_agents.bind`. An agent that was entered in another task, as by "
-                "`asyncio.wait_for` or in an async generator, is not found either: bound the wait "
-                "with `agent(..., timeout_s=)` (said once)",
-                what,
-            )
+        self._ungoverned_calls.meet(what, self.ungoverned)
 
-    # Seeing inside
-
-    def snapshot(self) -> GovernorSnapshot:
-        """Where things stand now. Cheap; from any thread."""
-        view = self._monitor.look(self._monitor.sessions.regulator.view)
-        engine_poller = self._engine_poller
-        return GovernorSnapshot(
-            **{field.name: getattr(view, field.name) for field in fields(view)},
-            law=self._law.name,
-            url=engine_poller.url,
-            engine=engine_poller.engine,
-            last_reading=engine_poller.last_reading,
-            poll_failures_total=engine_poller.failures_total,
-            poll_error=engine_poller.error,
-            blind_s=engine_poller.blind_s(view.at_s),
-            closed=self._monitor.sessions.passing,
-            alive=len(self._monitor.sessions.by_id),
-            waiters=self._monitor.sessions.waiting,
-            unread_usages_total=self._monitor.unread_usages_total,
-            shadow=self._recording.shadow,
-        )
+    # Recording, and the engine
 
     def record(
         self, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
@@ -352,72 +305,6 @@ class Host:
         sessions = self._monitor.sessions
         self._monitor.decide(
             lambda now: () if sessions.passing else sessions.regulator.flushed(now)
-        )
-
-    def explain(self, agent: str) -> str:
-        """Why an agent waits, or what it does, in one line for humans."""
-        return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))
-
-    def why(self, agent: str) -> Reason | None:
-        """What keeps an agent waiting; None: it does not wait. O(1), unlike `explain`."""
-        return self._monitor.look(lambda now: self._monitor.sessions.regulator.why(agent, now))
-
-    def agents(self) -> list[AgentView]:
-        """Every agent that is here, in order of arrival; `since_s` is on this governor's clock.
-
-        For people, not for loops: it takes about 3 ms for a thousand agents. Agents are read a few
-        hundred at a time, so that boundaries do not wait for it; an agent that leaves meanwhile is
-        missing.
-        """
-        regulator = self._monitor.sessions.regulator
-        ids = self._monitor.look(lambda _: regulator.ids())
-        found: list[AgentView] = []
-        for start in range(0, len(ids), _AGENTS_AT_A_TIME):
-            some = ids[start : start + _AGENTS_AT_A_TIME]
-            found += self._monitor.look(lambda _, some=some: regulator.agents(some))  # type: ignore[misc]
-        return found
-
-    def agent_state(self, agent: str) -> str | None:
-        """'queued', 'reasoning', 'acting', 'paused' or 'suspended'; None: no such agent."""
-        return self._monitor.agent_state(agent)
-
-    def tool_times(self) -> dict[str, ToolTime]:
-        """How long each tool takes, learned from `agent.tool(name)` blocks."""
-        return self._monitor.look(lambda _: dict(self._monitor.sessions.tools))
-
-    def on_event(self, watcher: Watcher) -> Callable[[], None]:
-        """Calls a function with each `Event`, in order, never two at once.
-
-        It runs in whichever thread caused the event, so it should be quick; it may call the
-        governor. What it raises is logged once and goes no further.
-
-        Returns:
-            The function that ends the subscription.
-        """
-        return self._dispatcher.subscribe(watcher)
-
-    @property
-    def law(self) -> Law:
-        """The law in force."""
-        return self._law
-
-    @property
-    def probe(self) -> Probe | None:
-        """What reads the engine; None: nothing is read."""
-        return self._engine_poller.probe
-
-    @property
-    def own_probe(self) -> Probe | None:
-        """The probe made from `url`, which is ours to close; None: there is none."""
-        return self._engine_poller.own_probe
-
-    def __repr__(self) -> str:
-        view = self._monitor.look(self._monitor.sessions.regulator.view)
-        where = f" {self._engine_poller.url}" if self._engine_poller.url else ""
-        passing = "; closed, every agent passes" if self._monitor.sessions.passing else ""
-        return (
-            f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "
-            f"{view.queued} queued{passing}>"
         )
 
     # Its life
@@ -487,15 +374,6 @@ class Host:
         """
         return self._ticker.beat()
 
-    def check(self) -> Reading:
-        """Reads the engine once, now, for those who want to know before they start.
-
-        Raises:
-            ProbeError: it cannot be read; the message says what to do.
-            ConfigError: there is no endpoint to read.
-        """
-        return self._engine_poller.check()
-
     def _nudge(self) -> None:
         if not self._background:
             if self.on_due is not None:
@@ -505,18 +383,6 @@ class Host:
             self._poll_thread.nudge()
         except RuntimeError:  # no more threads, or the interpreter is shutting down
             logger.warning("cannot start the governor's thread; it only acts at boundaries")
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls a method of an object for as long as others keep that alive."""
-    ref = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = ref()
-        if alive is not None:
-            alive()
-
-    return call
 
 
 _hosts: weakref.WeakSet[Host] = weakref.WeakSet()

@@ -123,5 +123,5 @@ def _inherit(new: Regulator, old: Regulator) -> None:
         setattr(new._admission, name, getattr(old._admission, name))
     for name in ("price", "first_prompt", "output", "growth"):
         setattr(new._sizes, name, getattr(old._sizes, name))
-    for name in ("capacity_tokens", "learned_tokens", "proven_tokens"):
+    for name in ("capacity_tokens", "learned_tokens", "proven_tokens", "held_tokens"):
         setattr(new._sizes.residency, name, getattr(old._sizes.residency, name))

@@ -203,7 +203,7 @@ class Monitor:
         except BaseException:  # a `ConcurError`, or an exception from outside
             self._catch_up()
             raise
-        to_wake = self.sessions.to_wake
+        to_wake = self.sessions.tickets.to_wake
         while to_wake:
             # Taken out last: if an exception from outside strikes, the next decision wakes it.
             with suppress(IndexError, ValueError):  # another thread was faster
@@ -303,9 +303,9 @@ class Monitor:
         if sessions.passing:
             return False
         if not self._awake:
-            self._awake = bool(sessions.by_id) and (self._always_beats or sessions.waiting > 0)
+            self._awake = bool(sessions.by_id) and (self._always_beats or len(sessions.tickets) > 0)
             return self._awake
-        if not sessions.waiting:
+        if not sessions.tickets:
             return False
         wake_s = sessions.regulator.next_wake(now)
         if self._due_s == math.inf:  # it sleeps for good; long waits are to be noticed

@@ -130,10 +130,7 @@ class RecordingSession:
     def _open(self, path: str | os.PathLike[str], max_bytes: int, now: float) -> Recorder:
         """Under the lock: a recorder that misses nothing after this moment."""
         sessions = self._monitor.sessions
-        by_id = [
-            (session.id, sessions.parent_of(session), session.priority)
-            for session in sessions.by_id.values()
-        ]
+        priorities = {session.id: session.priority for session in sessions.by_id.values()}
         header = Header(
             start_s=self._start_s,
             now=now,
@@ -143,7 +140,7 @@ class RecordingSession:
             from_start=not self._monitor.used,
             shadow=None if self._shadow_law is None else describe_law(self._shadow_law),
             url=self._url,
-            agents=standing_of(by_id, sessions.regulator.agent_state, now),
+            agents=standing_of(sessions.regulator, priorities, now),
         )
         recorder = Recorder(path, header, max_bytes=max_bytes)
         (self.recording_regulator or self._recording()).note = recorder.note

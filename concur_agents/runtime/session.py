@@ -60,6 +60,7 @@ class Ticket:
 
     __slots__ = (
         "around",
+        "began_s",
         "ends_with_parts",
         "entry",
         "granted",
@@ -92,6 +93,7 @@ class Ticket:
         self.prompt_tokens = prompt_tokens
         self.granted = False
         self.open = False  # the call is in flight
+        self.began_s = 0.0  # since then
         self.waiter: Waiter | None = None
         self.around: Ticket | None = None  # the call that was open where this one began
         self.left_to_first_part = False  # the first part asks for the turn, as it knows the prompt
@@ -163,23 +165,22 @@ class Session:
         """Books the wait that ends now as queue or pause; returns how long it was [s]."""
         if self.waiting_since_s is None:
             return 0.0
-        waited = now - self.waiting_since_s
+        waited_s = now - self.waiting_since_s
+        self.queued_s, self.paused_s = self._waits(now)
         self.waiting_since_s = None
+        return waited_s
+
+    def _waits(self, now: float) -> tuple[float, float]:
+        """`queued_s` and `paused_s` with the wait that still goes on."""
+        going_s = 0.0 if self.waiting_since_s is None else now - self.waiting_since_s
         if self.entering is not None:
-            self.queued_s += waited
-        else:
-            self.paused_s += waited
-        return waited
+            return self.queued_s + going_s, self.paused_s
+        return self.queued_s, self.paused_s + going_s
 
     def stats(self, now: float) -> AgentStats:
         """The sums up to now."""
         end = now if self.left_s is None else self.left_s
-        queued, paused = self.queued_s, self.paused_s
-        if self.waiting_since_s is not None:
-            if self.entering is not None:
-                queued += end - self.waiting_since_s
-            else:
-                paused += end - self.waiting_since_s
+        queued, paused = self._waits(end)
         return AgentStats(
             queued_s=queued,
             paused_s=paused,

@@ -2,16 +2,15 @@
 
 Nothing here is thread-safe or waits: a `Monitor` keeps the sessions and calls them under its lock.
 Every method is one decision: it books what happened, asks the regulator, and returns the agents
-that the regulator has let in. `admit` then passes that on: it grants their tickets and puts them
-in `to_wake`, for the monitor to wake once the lock is released.
+that the regulator has let in. `admit` then passes that on: it grants their tickets, which the
+monitor wakes once the lock is released.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from concur_agents._text import shown_id
@@ -19,19 +18,12 @@ from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.events import Dispatcher, Event, EventKind
 from concur_agents.runtime.interruptions import rebuilt
 from concur_agents.runtime.session import End, Session, Ticket
+from concur_agents.runtime.tickets import Tickets
+from concur_agents.runtime.tool_times import NO_CALLS, ToolTime
 
 if TYPE_CHECKING:
     from concur_agents.core import Chain, Law, Regulator
     from concur_agents.runtime.waiter import Waiter
-
-
-@dataclass(frozen=True, slots=True)
-class ToolTime:
-    """How long a tool takes, learned from `agent.tool(name)` blocks."""
-
-    calls: int
-    mean_s: float
-    longest_s: float
 
 
 class Sessions:
@@ -57,8 +49,7 @@ class Sessions:
         self._make_regulator = make_regulator
         self.regulator = regulator
         self.by_id: dict[str, Session] = {}
-        self._waiting: dict[Ticket, None] = {}  # the tickets that are waited for
-        self.to_wake: deque[Ticket] = deque()
+        self.tickets = Tickets()
         self._dispatcher = dispatcher
         self._max_wait_s = math.inf if max_wait_s is None else max_wait_s
         # What a fork leaves as it was:
@@ -67,11 +58,6 @@ class Sessions:
         self.bug: Exception | None = None if former is None else former.bug
         self.bug_told: bool = former is not None and former.bug_told
         self.tools: dict[str, ToolTime] = {} if former is None else former.tools
-
-    @property
-    def waiting(self) -> int:
-        """Tickets that are waited for."""
-        return len(self._waiting)
 
     # An agent's life
 
@@ -116,7 +102,7 @@ class Sessions:
             priority=session.priority,
         )
         self.admit(let_in, now)
-        self._wait_for(ticket, make_waiter)
+        self.tickets.wait_for(ticket, make_waiter)
         return ()
 
     def leave(self, session: Session, now: float) -> Iterable[str]:
@@ -128,7 +114,7 @@ class Sessions:
             self.admit(self._close_call(ticket, now, End()), now)
         session.left_s = now
         if session.entering is not None:
-            self._release(session.entering)
+            self.tickets.release(session.entering)
             session.entering = None
         self._grant_asked(session, now)  # a branch that outlives its agent has none: it passes
         if self.by_id.get(session.id) is not session:
@@ -146,7 +132,7 @@ class Sessions:
             member.stop_waiting(now)
             asked, member.asked = member.asked, []
             for ticket in asked:
-                self._release(ticket)
+                self.tickets.release(ticket)
                 if not self.passing:
                     self.admit(self.regulator.withdraw_step(member.id, now), now)
         return ()
@@ -185,7 +171,7 @@ class Sessions:
             session.waiting_since_s = now
             session.pauses += 1
             self.tell("paused", now, session)
-        self._wait_for(ticket, make_waiter)
+        self.tickets.wait_for(ticket, make_waiter)
         return ()
 
     def withdraw(self, ticket: Ticket, now: float) -> Iterable[str]:
@@ -199,7 +185,7 @@ class Sessions:
             return ()
         # The agent stays paused, for it is still alive: only this call of it has gone.
         session.asked.remove(ticket)
-        self._waiting.pop(ticket, None)
+        self.tickets.drop(ticket)
         if not session.asked:
             session.stop_waiting(now)
         return self.regulator.withdraw_step(session.id, now)
@@ -244,13 +230,7 @@ class Sessions:
 
     def tool_ended(self, session: Session, name: str, took_s: float, now: float) -> Iterable[str]:
         """A tool has run for so long."""
-        known = self.tools.get(name, ToolTime(0, 0.0, 0.0))
-        calls = known.calls + 1
-        self.tools[name] = ToolTime(
-            calls,
-            known.mean_s + (took_s - known.mean_s) / calls,
-            max(known.longest_s, took_s),
-        )
+        self.tools[name] = self.tools.get(name, NO_CALLS).after(took_s)
         return self.tell("tool_ended", now, session, reason=name, waited_s=took_s)
 
     # When it is over
@@ -280,10 +260,10 @@ class Sessions:
 
     def recover(self, now: float) -> None:
         """The decision before was cut off halfway, at any line: puts all in order again."""
-        for ticket in list(self._waiting):
+        for ticket in self.tickets:
             session = ticket.session
             if ticket.granted or session.left_s is not None:
-                self._release(ticket)
+                self.tickets.release(ticket)
             elif ticket.entry:
                 session.entering = ticket
             elif ticket not in session.asked:
@@ -311,7 +291,7 @@ class Sessions:
             self.regulator.inner = new  # type: ignore[attr-defined]
         self.admit(let_in, now)
 
-    # Turns
+    # Tickets
 
     def admit(self, let_in: Iterable[str], now: float) -> None:
         """The regulator has let these agents in: wakes their waiters."""
@@ -329,9 +309,8 @@ class Sessions:
         waited_s = session.stop_waiting(now)
         ticket, session.entering = session.entering, None
         if ticket is not None:
-            self._release(ticket)
-            self.tell("admitted", now, session, waited_s=waited_s)
-            self._tell_overdue(session, now, waited_s)
+            self.tickets.release(ticket)
+            self._tell_waited("admitted", session, now, waited_s)
 
     def _grant_asked(self, session: Session, now: float) -> None:
         """All calls of an agent that wait at the boundary may leave."""
@@ -343,26 +322,14 @@ class Sessions:
     def _grant(self, ticket: Ticket, now: float) -> None:
         """A call may leave."""
         session = ticket.session
-        self._release(ticket)
+        self.tickets.release(ticket)
         if session.waiting_since_s is not None:
             waited_s = session.stop_waiting(now)
-            self.tell("resumed", now, session, waited_s=waited_s)
-            self._tell_overdue(session, now, waited_s)
+            self._tell_waited("resumed", session, now, waited_s)
         if session.left_s is None:
             session.calls[ticket.key] = ticket
-            ticket.open = True
+            ticket.open, ticket.began_s = True, now
             self.tell("step_began", now, session, prompt_tokens=ticket.prompt_tokens)
-
-    def _wait_for(self, ticket: Ticket, make_waiter: Callable[[], Waiter]) -> None:
-        if not ticket.granted:
-            ticket.waiter = make_waiter()
-            self._waiting[ticket] = None
-
-    def _release(self, ticket: Ticket) -> None:
-        ticket.granted = True
-        if ticket.waiter is not None:
-            self.to_wake.append(ticket)
-            self._waiting.pop(ticket, None)
 
     def _close_call(self, ticket: Ticket, now: float, end: End) -> Iterable[str]:
         if not ticket.open:
@@ -378,7 +345,7 @@ class Sessions:
             return () if self.passing else self.regulator.withdraw_step(session.id, now)
         usage = ticket.usage if end.usage is None else end.usage
         session.note(usage)
-        self.tell("step_ended", now, session, usage=usage)
+        self.tell("step_ended", now, session, usage=usage, waited_s=now - ticket.began_s)
         if self.passing:
             return ()
         return self.regulator.end_step(
@@ -397,14 +364,6 @@ class Sessions:
         while parent is not None and parent.left_s is not None:
             parent = parent.parent
         return None if parent is None else parent.id
-
-    def longest_waiting(self) -> Session | None:
-        """The agent that has waited longest; None: none waits."""
-        return min(
-            (session for session in self.by_id.values() if session.waiting_since_s is not None),
-            key=lambda session: session.waiting_since_s or 0.0,
-            default=None,
-        )
 
     def explain(self, agent: str, now: float) -> str:
         """Why an agent waits, or what it does, in one line for humans."""
@@ -427,7 +386,8 @@ class Sessions:
             self._dispatcher.put(Event(kind=kind, at_s=now, agent=agent, **details))
         return ()
 
-    def _tell_overdue(self, session: Session, now: float, waited_s: float) -> None:
+    def _tell_waited(self, kind: EventKind, session: Session, now: float, waited_s: float) -> None:
+        self.tell(kind, now, session, waited_s=waited_s)
         if waited_s >= self._max_wait_s:
             self.tell("overdue", now, session, waited_s=waited_s)
 

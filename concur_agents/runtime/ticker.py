@@ -217,17 +217,16 @@ class Ticker:
 
         def look(now: float) -> float | None:
             nonlocal why, who, longest_s
-            if not sessions.waiting:
+            if not sessions.tickets:
                 self._long_wait_s = LONG_WAIT_S
                 return None
             longest_s = sessions.regulator.view(now).longest_wait_s
             if longest_s >= self._long_wait_s:
                 while self._long_wait_s <= longest_s:
                     self._long_wait_s *= 2
-                session = sessions.longest_waiting()
-                if session is not None:
-                    who = shown_id(session.id)
-                    why = explained(sessions.regulator, session.id, now)
+                for agent in sessions.regulator.waiting(1):
+                    who = shown_id(agent)
+                    why = explained(sessions.regulator, agent, now)
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
             if self._long_wait_s > LAST_LONG_WAIT_S:

@@ -1,18 +1,16 @@
-"""The HTTP door of the embedded server: OpenAI's API in front of a simulated engine that runs by
-the event loop's clock.
+"""OpenAI's HTTP API in front of a simulated engine that runs by the event loop's clock.
 
 One event loop owns requests, engine and clock, so nothing here needs a lock. It translates: what a
 prompt is made of and what the model answers is decided in ``text``, how long it takes by the
-engine, what ``/metrics`` says in ``pages``.
+engine, what ``/metrics`` says in ``pages``; ``answers`` sends what comes out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,25 +18,22 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from concur_agents._version import __version__
+from concur_agents.sim.answers import (
+    EventStream,
+    answered,
+    chat_chunks,
+    completion_chunks,
+    response_events,
+)
 from concur_agents.sim.client_clock import ClientClock, WaitingDriver
 from concur_agents.sim.engine import Engine, Run
 from concur_agents.sim.pages import Kind, MetricsPage
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.realtime import ClosingError, Driver, ServedCall, ServerStats
-from concur_agents.sim.shapes import (
-    finished_response,
-    include_usage,
-    output_items,
-    problem,
-    sse,
-    tool_call,
-    usage,
-)
+from concur_agents.sim.shapes import finished_response, problem, tool_call, usage
 from concur_agents.sim.text import (
-    CHARS_PER_TOKEN,
     BadRequestError,
     DeterministicModel,
     FlatPrompts,
@@ -54,9 +49,6 @@ from concur_agents.sim.text import (
 )
 
 __all__ = ["App", "ServerStats"]
-
-_CHUNK_S = 0.05
-"""Real time between two chunks of a stream."""
 
 
 class App:
@@ -139,8 +131,8 @@ class App:
         call = self._call(http, body, messages, ("max_completion_tokens", "max_tokens"))
         head = self._head("chatcmpl", call, "chat.completion")
         if body.get("stream"):
-            return _EventStream(self.driver, call, self._chat_chunks(call, head, body))
-        await _answered(self.driver, call, http.receive)
+            return EventStream(self.driver, call, chat_chunks(self.driver, call, head, body))
+        await answered(self.driver, call, http.receive)
         message: dict[str, Any] = {"role": "assistant", "content": call.reply.text or None}
         if call.reply.calls:
             message["tool_calls"] = [tool_call(c) for c in call.reply.calls]
@@ -151,30 +143,6 @@ class App:
             "finish_reason": call.finish_reason,
         }
         return JSONResponse({**head, "choices": [choice], "usage": usage(call)})
-
-    async def _chat_chunks(
-        self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
-    ) -> AsyncIterator[str]:
-        head = {**head, "object": "chat.completion.chunk"}
-
-        def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-            return sse({**head, "choices": [choice]})
-
-        first: dict[str, Any] = {"role": "assistant", "content": ""}
-        async for text in _pieces(self.driver, call):
-            if first:
-                yield chunk(first)
-                first = {}
-            yield chunk({"content": text})
-        if first:
-            yield chunk(first)
-        for i, called in enumerate(call.reply.calls):
-            yield chunk({"tool_calls": [{"index": i, **tool_call(called)}]})
-        yield chunk({}, call.finish_reason)
-        if include_usage(body):
-            yield sse({**head, "choices": [], "usage": usage(call)})
-        yield "data: [DONE]\n\n"
 
     # -- completions
 
@@ -198,8 +166,8 @@ class App:
             self._flat.remember(data + flat_bytes(ids)[0], width, (*runs, output))
         head = self._head("cmpl", call, "text_completion")
         if body.get("stream"):
-            return _EventStream(self.driver, call, self._completion_chunks(call, head, body))
-        await _answered(self.driver, call, http.receive)
+            return EventStream(self.driver, call, completion_chunks(self.driver, call, head, body))
+        await answered(self.driver, call, http.receive)
         choice = {
             "index": 0,
             "text": reply.text,
@@ -209,20 +177,6 @@ class App:
         if body.get("return_token_ids"):
             choice["token_ids"] = ids if ids is not None else token_ids(reply.text, output.tokens)
         return JSONResponse({**head, "choices": [choice], "usage": usage(call)})
-
-    async def _completion_chunks(
-        self, call: ServedCall, head: dict[str, Any], body: dict[str, Any]
-    ) -> AsyncIterator[str]:
-        def chunk(text: str, finish_reason: str | None = None) -> str:
-            choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
-            return sse({**head, "choices": [choice]})
-
-        async for text in _pieces(self.driver, call):
-            yield chunk(text)
-        yield chunk("", call.finish_reason)
-        if include_usage(body):
-            yield sse({**head, "choices": [], "usage": usage(call)})
-        yield "data: [DONE]\n\n"
 
     # -- responses
 
@@ -249,53 +203,9 @@ class App:
             "top_p": body.get("top_p"),
         }
         if body.get("stream"):
-            return _EventStream(self.driver, call, self._response_events(call, head))
-        await _answered(self.driver, call, http.receive)
+            return EventStream(self.driver, call, response_events(self.driver, call, head))
+        await answered(self.driver, call, http.receive)
         return JSONResponse(finished_response(call, head))
-
-    async def _response_events(self, call: ServedCall, head: dict[str, Any]) -> AsyncIterator[str]:
-        number = -1
-
-        def event(kind: str, **fields: Any) -> str:
-            nonlocal number
-            number += 1
-            data = {"type": kind, "sequence_number": number, **fields}
-            return f"event: {kind}\n{sse(data)}"
-
-        begun = {**head, "status": "in_progress", "output": [], "usage": None}
-        yield event("response.created", response=begun)
-        yield event("response.in_progress", response=begun)
-        items = output_items(call)
-        at = 0
-        if not call.reply.calls:
-            item = items[0]
-            place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
-            empty = {"type": "output_text", "text": "", "annotations": []}
-            opened = {**item, "status": "in_progress", "content": []}
-            yield event("response.output_item.added", output_index=0, item=opened)
-            yield event("response.content_part.added", **place, part=empty)
-            async for text in _pieces(self.driver, call):
-                yield event("response.output_text.delta", **place, delta=text, logprobs=[])
-            yield event("response.output_text.done", **place, text=call.reply.text, logprobs=[])
-            yield event("response.content_part.done", **place, part=item["content"][0])
-            yield event("response.output_item.done", output_index=0, item=item)
-        else:
-            async for _ in _pieces(self.driver, call):
-                pass
-            for at, item in enumerate(items):
-                opened = {**item, "arguments": "", "status": "in_progress"}
-                place = {"item_id": item["id"], "output_index": at}
-                yield event("response.output_item.added", output_index=at, item=opened)
-                arguments = item["arguments"]
-                yield event("response.function_call_arguments.delta", **place, delta=arguments)
-                yield event(
-                    "response.function_call_arguments.done",
-                    **place,
-                    name=item["name"],
-                    arguments=arguments,
-                )
-                yield event("response.output_item.done", output_index=at, item=item)
-        yield event("response.completed", response=finished_response(call, head))
 
     # -- the rest
 
@@ -431,82 +341,6 @@ def _whole_number(body: dict[str, Any], name: str, *, least: int) -> int:
             f"{name} must be a whole number of at least {least}, got {value!r}", name
         )
     return value
-
-
-async def _answered(driver: Driver, call: ServedCall, receive: Receive) -> None:
-    """Waits for a call; gives it up if the client goes away.
-
-    Raises:
-        ClosingError: there will be no answer.
-    """
-    gone = asyncio.ensure_future(_gone(receive))
-    first: set[asyncio.Future[Any]] = {call.done, gone}
-    try:
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        driver.abandon(call)
-    if not call.done.done() or not call.done.result():
-        raise ClosingError
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _pieces(driver: Driver, call: ServedCall) -> AsyncIterator[str]:
-    """The reply's text as it is made, until the call is done."""
-    sent = 0
-    while True:
-        await asyncio.wait({call.done}, timeout=_CHUNK_S)
-        if call.done.done() and not call.done.result():
-            raise ClosingError
-        made = CHARS_PER_TOKEN * driver.progress(call)
-        if made > sent and call.reply.text[sent:made]:
-            yield call.reply.text[sent:made]
-            sent = made
-        if call.done.done():
-            return
-
-
-class _EventStream(Response):
-    """Server-sent events; the call is given up if the client goes away."""
-
-    def __init__(self, driver: Driver, call: ServedCall, events: AsyncIterator[str]) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        del self.headers["content-length"]
-        self._driver = driver
-        self._call = call
-        self._events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        gone = asyncio.ensure_future(_gone(receive))
-        sending = asyncio.ensure_future(self._send(send))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            sending.cancel()
-            self._driver.abandon(self._call)
-        if sending.done() and not sending.cancelled():
-            sending.result()
-
-    async def _send(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
-        try:
-            async for event in self._events:
-                await send(
-                    {"type": "http.response.body", "body": event.encode(), "more_body": True}
-                )
-        except ClosingError:
-            why = problem("the server is shutting down", "ServiceUnavailableError")
-            body = sse({"error": why}).encode()
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _error(

@@ -10,10 +10,9 @@ its blocks go back to the cache, it returns to the head of the queue and is comp
                                         ^-- preempted --'------'
 
 A prompt that got only part of what it needs has used up the budget, so none came in behind it:
-at most one sequence is in mid-prefill, and it is the latest admitted. All decodes advance by one
-token per step. So a step costs O(sequences that join or leave), not O(batch), and a stretch of
-steps in which no request joins, leaves or is preempted is taken at once, in closed form. Time is
-counted in whole femtoseconds, so that taking n steps at once and one by one agree to the last bit.
+at most one sequence is in mid-prefill, and it is the latest admitted. A step costs O(sequences that
+join or leave), not O(batch) (`decodes`), and a stretch of steps in which no request joins, leaves
+or is preempted is taken at once, in closed form (`step_time`).
 
 A request submitted at an instant joins the first step that starts at or after it (plus the request
 overhead). No clock, no I/O, no randomness: the caller says how far to run.
@@ -24,80 +23,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
-from concur_agents.sim.cache import Holding, PrefixCache, Run
+from concur_agents.sim.cache import PrefixCache, Run
+from concur_agents.sim.counters import EngineCounters, Totals
+from concur_agents.sim.decodes import Decodes
 from concur_agents.sim.profile import Profile
+from concur_agents.sim.request import Event, Request, Sequence
+from concur_agents.sim.step_time import StepTime
 
 __all__ = ["Engine", "EngineCounters", "Event", "Request", "Run"]
 
-FS_PER_S = 10**15
 FOREVER = 1 << 62  # steps
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One call of the engine. The engine fills in the fields below the line."""
-
-    id: str
-    prompt: tuple[Run, ...]
-    output: Run
-    """What will be generated; its `tokens` are the length of the answer."""
-    at_s: float
-    """When the client sends it."""
-
-    cached_tokens: int | None = field(default=None, init=False)
-    """Prompt tokens found in the cache when first let in."""
-    scheduled_s: float | None = field(default=None, init=False)
-    first_token_s: float | None = field(default=None, init=False)
-    finish_s: float | None = field(default=None, init=False)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return sum(run.tokens for run in self.prompt)
-
-
-class Event(NamedTuple):
-    """Something that happened to a request at the end of a step (a preemption: at its start)."""
-
-    kind: Literal["first_token", "finished", "preempted"]
-    at_s: float
-    request: Request
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineCounters:
-    """What an engine's metrics page would say. Totals only rise, until a restart."""
-
-    at_s: float
-    capacity_tokens: int
-    block_size: int
-    kv_blocks: int
-    kv_usage: float
-    """Share of blocks held by scheduled requests; cached blocks without a holder count as free."""
-    running: int
-    waiting: int
-    query_tokens_total: int
-    """Prompt tokens looked up in the cache, at first admission."""
-    hit_tokens_total: int
-    prompt_tokens_total: int
-    """Prompt tokens of requests whose prefill is done, cached or not."""
-    cached_tokens_total: int
-    computed_tokens_total: int
-    """Tokens really prefilled, also those computed again after a preemption."""
-    generated_tokens_total: int
-    preemptions_total: int
-    finished_total: int
-    evicted_tokens_total: int
-    steps_total: int
-    queue_s_total: float
-    """Sum over finished requests: from submission until first let in."""
-    prefill_s_total: float
-    """Sum over finished requests: from first let in until the first token."""
-    decode_s_total: float
-    """Sum over finished requests: from the first to the last token."""
 
 
 class Engine:
@@ -109,45 +45,23 @@ class Engine:
     def __init__(self, profile: Profile, *, start_s: float = 0.0, max_jump: int = FOREVER) -> None:
         self.profile = profile
         self.cache = PrefixCache(profile.kv_blocks, profile.block_size)
-        self._start_s = start_s
-        self._now_s = start_s  # how far the caller has run us
+        self._now_s = start_s  # how far the caller has run it
         self._max_jump = max_jump
         self._clock = 0  # start of the next step (or of the one in flight) [fs since start_s]
         self._step: _Step | None = None  # a composed step in flight; pure decode steps need none
         self._pending: list[Event] = []  # preemptions of a step composed ahead of `advance`
-        self._sequences: dict[str, _Sequence] = {}  # all that are not finished
-        self._arrivals: list[
-            tuple[float, int, _Sequence]
-        ] = []  # heap by the instant they reach the queue
-        self._waiting: deque[_Sequence] = deque()
-        self._running: dict[_Sequence, None] = {}  # in order of admission
-        self._aborts: deque[tuple[float, _Sequence]] = deque()
+        self._sequences: dict[str, Sequence] = {}  # all that are not finished
+        # A heap by the instant at which they reach the queue:
+        self._arrivals: list[tuple[float, int, Sequence]] = []
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[Sequence, None] = {}  # in order of admission
+        self._aborts: deque[tuple[float, Sequence]] = deque()
         self._order = 0  # counts submissions and admissions, to break ties
         self._blocked = False  # the head of the queue cannot be let in until something is freed
-        self._prefilling: _Sequence | None = None
-        # The decoding sequences as a whole:
-        self._tick = 0  # steps so far, in each of which every decoding sequence advanced
-        self._decoding = 0
-        self._context = 0  # tokens of KV they hold together
-        self._ends: list[
-            tuple[int, int, _Sequence]
-        ] = []  # heap by the tick of the last token; may hold stale ones
-        self._block_at = [
-            0
-        ] * profile.block_size  # how many need a new block in ticks of this residue
-        self._zero_counters()
-
-        fs = [
-            round(cost_s * FS_PER_S)
-            for cost_s in (
-                profile.step_overhead_s,
-                profile.prefill_s_per_token,
-                profile.prefill_s_per_token2,
-                profile.decode_s_per_seq,
-                profile.decode_s_per_kv_token,
-            )
-        ]
-        self._fs_step, self._fs_token, self._fs_token2, self._fs_seq, self._fs_kv = fs
+        self._prefilling: Sequence | None = None
+        self._decodes = Decodes(profile.block_size)
+        self._time = StepTime(profile, start_s)
+        self._totals = Totals()
 
     def __repr__(self) -> str:
         return (
@@ -184,11 +98,11 @@ class Engine:
                 f"{self.profile.capacity_tokens} tokens"
             )
         self._order += 1
-        sequence = _Sequence(request, prompt_tokens)
+        sequence = Sequence(request, prompt_tokens)
         self._sequences[request.id] = sequence
         ready_s = max(request.at_s, self._now_s) + self.profile.request_overhead_s
         heapq.heappush(self._arrivals, (ready_s, self._order, sequence))
-        if self._step is not None and ready_s <= self._at(self._clock):
+        if self._step is not None and ready_s <= self._time.at_s(self._clock):
             # Still in time for the step that `next_event_s` had to compose in order to look ahead.
             self._enqueue()
             self._admit(self._step)
@@ -221,12 +135,12 @@ class Engine:
             start = self._boundary()
             if start is None:
                 return None
-            if self._at(start) > self._now_s:
-                return self._at(start)
+            if self._time.at_s(start) > self._now_s:
+                return self._time.at_s(start)
             self._step = self._compose(self._pending)
             if self._step is None:
-                return self._at(self._clock + self._decode_fs(self._stretch(math.inf)))
-        return self._at(self._step.end)
+                return self._time.at_s(self._after(self._stretch(math.inf)))
+        return self._time.at_s(self._step.end)
 
     def advance(self, to_s: float) -> list[Event]:
         """Run all steps that end by `to_s`; what happened in them, in order of time."""
@@ -235,7 +149,7 @@ class Engine:
         while True:
             if self._step is None:
                 start = self._boundary()
-                if start is None or self._at(start) >= to_s:
+                if start is None or self._time.at_s(start) >= to_s:
                     break
                 self._step = self._compose(events)
             if self._step is None:
@@ -243,7 +157,7 @@ class Engine:
                 if not steps:
                     break
                 self._decode(steps, events)
-            elif self._at(self._step.end) <= to_s:
+            elif self._time.at_s(self._step.end) <= to_s:
                 self._complete(self._step, events)
             else:
                 break
@@ -258,7 +172,7 @@ class Engine:
         sequence = self._sequences[request_id]
         if sequence.joined_tick is None:
             return sequence.generated
-        return sequence.generated + self._tick - sequence.joined_tick
+        return sequence.generated + self._decodes.tick - sequence.joined_tick
 
     def counters(self) -> EngineCounters:
         """The metrics page, as of the last step that ended."""
@@ -271,19 +185,9 @@ class Engine:
             running=len(self._running),
             waiting=len(self._waiting)
             + sum(ready_s <= self._now_s for ready_s, _, _ in self._arrivals),
-            query_tokens_total=self._query_tokens,
-            hit_tokens_total=self._hit_tokens,
-            prompt_tokens_total=self._prompt_tokens,
-            cached_tokens_total=self._cached_tokens,
-            computed_tokens_total=self._computed_tokens,
-            generated_tokens_total=self._generated_tokens,
-            preemptions_total=self._preemptions,
-            finished_total=self._finished,
             evicted_tokens_total=self.cache.evicted_blocks_total * self.profile.block_size,
-            steps_total=self._steps,
-            queue_s_total=self._queue_s,
-            prefill_s_total=self._prefill_s,
-            decode_s_total=self._decode_s,
+            steps_total=self._decodes.tick,
+            **vars(self._totals),
         )
 
     def reset_cache(self) -> None:
@@ -299,35 +203,21 @@ class Engine:
         self._running.clear()
         self._waiting.clear()
         self._aborts.clear()
-        self._ends.clear()
-        self._block_at = [0] * self.profile.block_size
-        self._decoding = self._context = 0
+        self._decodes = Decodes(self.profile.block_size)
+        self._totals = Totals()
         self._step = self._prefilling = None
         self._blocked = False
-        self._clock = self._clock_at(self._now_s)
-        self._zero_counters()
+        self._clock = self._time.clock_at(self._now_s)
         for sequence in unfinished:
             request = sequence.request
             request.cached_tokens = request.scheduled_s = request.first_token_s = None
-            self._sequences[request.id] = fresh = _Sequence(request, sequence.prompt_tokens)
+            self._sequences[request.id] = fresh = Sequence(request, sequence.prompt_tokens)
             self._order += 1
             heapq.heappush(
                 self._arrivals, (self._now_s + self.profile.request_overhead_s, self._order, fresh)
             )
 
     # -- time
-
-    def _at(self, clock: int) -> float:
-        return self._start_s + clock / FS_PER_S
-
-    def _clock_at(self, at_s: float) -> int:
-        """The earliest clock, as far as floats can tell, that is not before `at_s`."""
-        clock = math.ceil((at_s - self._start_s) * FS_PER_S)
-        nudge = 1
-        while self._at(clock) < at_s:
-            clock += nudge
-            nudge *= 2
-        return clock
 
     def _boundary(self) -> int | None:
         """When the next step starts if no other request comes; None: never."""
@@ -337,14 +227,14 @@ class Engine:
                 return self._clock
             if not self._arrivals:
                 return None
-            start = self._clock_at(self._arrivals[0][0])
-            if self._at(start) > self._now_s:
+            start = self._time.clock_at(self._arrivals[0][0])
+            if self._time.at_s(start) > self._now_s:
                 return start
             self._clock = start
 
     def _receive(self) -> None:
-        """Between two steps: take note of who has been cancelled and who has come."""
-        at_s = self._at(self._clock)
+        """Between two steps: take note of what has been cancelled and what has come."""
+        at_s = self._time.at_s(self._clock)
         while self._aborts and self._aborts[0][0] <= at_s:
             sequence = self._aborts.popleft()[1]
             if sequence in self._running:
@@ -352,29 +242,29 @@ class Engine:
         self._enqueue()
 
     def _enqueue(self) -> None:
-        at_s = self._at(self._clock)
+        at_s = self._time.at_s(self._clock)
         while self._arrivals and self._arrivals[0][0] <= at_s:
             self._waiting.append(heapq.heappop(self._arrivals)[2])
 
     # -- a step that prefills, admits or preempts
 
     def _compose(self, events: list[Event]) -> _Step | None:
-        """Decide who runs in the step that starts now; None: just the decodes, see `_stretch`."""
+        """Decide what runs in the step that starts now; None: just the decodes, see `_stretch`."""
         preempted = False
-        while self._block_at[self._tick % self.profile.block_size] > self.cache.free_blocks:
+        while self._decodes.blocks_for(1) > self.cache.free_blocks:
             self._preempt(events)
             preempted = True
         if (
             not preempted
             and self._prefilling is None
             and (self._blocked or not self._waiting)
-            and self._decoding
+            and self._decodes.count
         ):
             return None
-        self.cache.take(self._block_at[self._tick % self.profile.block_size])
+        self.cache.take(self._decodes.blocks_for(1))
         step = _Step(
-            budget=self.profile.max_batched_tokens - self._decoding,
-            end=self._clock + self._decode_fs(1),
+            budget=self.profile.max_batched_tokens - self._decodes.count,
+            end=self._after(1),
         )
         if self._prefilling is not None and not self._chunk(self._prefilling, step):
             self._preempt(events)
@@ -406,13 +296,13 @@ class Engine:
             sequence.holding = self.cache.hold(sequence.runs, hit.tokens)
             request = sequence.request
             if request.scheduled_s is None:
-                request.scheduled_s = self._at(self._clock)
+                request.scheduled_s = self._time.at_s(self._clock)
                 request.cached_tokens = hit.tokens
-                self._query_tokens += sequence.prompt_tokens
-                self._hit_tokens += hit.tokens
+                self._totals.query_tokens_total += sequence.prompt_tokens
+                self._totals.hit_tokens_total += hit.tokens
             self._chunk(sequence, step)
 
-    def _chunk(self, sequence: _Sequence, step: _Step) -> bool:
+    def _chunk(self, sequence: Sequence, step: _Step) -> bool:
         """Prefill as much of a sequence as the budget allows; False: no blocks for it."""
         holding = sequence.holding
         assert holding is not None
@@ -422,10 +312,7 @@ class Engine:
             return False
         step.budget -= tokens
         step.computed += tokens
-        # A token at position p attends to p tokens: n tokens from p on to n * (p + n / 2).
-        step.end += (
-            tokens * self._fs_token + tokens * (2 * position + tokens) * self._fs_token2 // 2
-        )
+        step.end += self._time.prefill_fs(position, tokens)
         if holding.tokens == sequence.known:
             step.done.append(sequence)
             self._prefilling = None
@@ -438,112 +325,71 @@ class Engine:
         self._step = None
         self._clock = step.end
         self._count_decodes(1)
-        self._computed_tokens += step.computed
+        self._totals.computed_tokens_total += step.computed
         self._retire(events)
-        at_s = self._at(self._clock)
+        at_s = self._time.at_s(self._clock)
         for sequence in step.done:
             request = sequence.request
             sequence.generated += 1
-            self._generated_tokens += 1
+            self._totals.generated_tokens_total += 1
             if request.first_token_s is None:
                 request.first_token_s = at_s
-                self._prompt_tokens += sequence.prompt_tokens
-                self._cached_tokens += request.cached_tokens or 0
+                self._totals.prompt_tokens_total += sequence.prompt_tokens
+                self._totals.cached_tokens_total += request.cached_tokens or 0
                 if not sequence.cancelled:
                     events.append(Event("first_token", at_s, request))
             left = request.output.tokens - sequence.generated
             if left:
-                sequence.joined_tick = self._tick
-                sequence.end_tick = self._tick + left - 1
-                heapq.heappush(self._ends, (sequence.end_tick, sequence.order, sequence))
-                self._decoding += 1
-                self._context += sequence.known
-                self._block_at[(self._tick - sequence.known) % self.profile.block_size] += 1
+                self._decodes.join(sequence, left)
             else:
                 self._finish(sequence, events)
 
     # -- steps that only decode
 
-    def _decode_fs(self, steps: int) -> int:
-        """What the next `steps` steps take for the decodes alone."""
-        first = self._fs_step + self._decoding * self._fs_seq + self._context * self._fs_kv
-        return steps * first + self._decoding * self._fs_kv * (steps * (steps - 1) // 2)
+    def _after(self, steps: int) -> int:
+        """The clock after `steps` more steps of the decodes alone."""
+        decodes = self._decodes
+        return self._clock + self._time.decode_fs(decodes.count, decodes.context, steps)
+
+    def _steps_by(self, at_s: float) -> int:
+        """How many decode steps have ended at `at_s`."""
+        decodes = self._decodes
+        return self._time.decode_steps_by(at_s, self._clock, decodes.count, decodes.context)
 
     def _stretch(self, to_s: float) -> int:
         """How many decode steps go by, up to `to_s`, before anything else has to be decided."""
-        while self._ends[0][0] != self._ends[0][2].end_tick:
-            heapq.heappop(self._ends)
-        steps = min(self._max_jump, self._ends[0][0] - self._tick + 1)
-        if self._blocks_for(steps) > self.cache.free_blocks:
-            enough, too_many = 1, steps  # the next step has its blocks: `_compose` has seen to it
-            while too_many - enough > 1:
-                middle = (enough + too_many) // 2
-                if self._blocks_for(middle) > self.cache.free_blocks:
-                    too_many = middle
-                else:
-                    enough = middle
-            steps = enough
+        steps = min(self._max_jump, self._decodes.most_steps(self.cache.free_blocks))
         stops = [self._aborts[0][0]] if self._aborts else []
         if self._arrivals and not self._waiting:
             stops.append(self._arrivals[0][0])
         for stop_s in stops:
-            if self._at(self._clock + self._decode_fs(steps)) > stop_s:
+            if self._time.at_s(self._after(steps)) > stop_s:
                 fewer = self._steps_by(stop_s)
-                if self._at(self._clock + self._decode_fs(fewer)) < stop_s:
+                if self._time.at_s(self._after(fewer)) < stop_s:
                     fewer += 1
                 steps = min(steps, fewer)
-        if self._at(self._clock + self._decode_fs(steps)) > to_s:
+        if self._time.at_s(self._after(steps)) > to_s:
             steps = self._steps_by(to_s)
         return steps
 
-    def _steps_by(self, at_s: float) -> int:
-        """How many decode steps have ended at `at_s`: the largest n with n a + b n (n - 1) / 2 <=
-        time.
-        """
-        time = max(0, int((at_s - self._start_s) * FS_PER_S) - self._clock)
-        first, growth = self._decode_fs(1), self._decoding * self._fs_kv
-        if growth:
-            half = 2 * first - growth
-            steps = (math.isqrt(half * half + 8 * growth * time) - half) // (2 * growth)
-        else:
-            steps = time // first
-        # `at_s` is a float and may be off by a little; what counts is how floats compare.
-        while self._at(self._clock + self._decode_fs(steps + 1)) <= at_s:
-            steps += 1
-        while steps and self._at(self._clock + self._decode_fs(steps)) > at_s:
-            steps -= 1
-        return steps
-
-    def _blocks_for(self, steps: int) -> int:
-        """Blocks that the decodes take in the next `steps` steps."""
-        size = self.profile.block_size
-        rounds, rest = divmod(steps, size)
-        return rounds * self._decoding + sum(
-            self._block_at[(self._tick + i) % size] for i in range(rest)
-        )
-
     def _decode(self, steps: int, events: list[Event]) -> None:
-        self.cache.take(self._blocks_for(steps))
-        self._clock += self._decode_fs(steps)
+        self.cache.take(self._decodes.blocks_for(steps))
+        self._clock = self._after(steps)
         self._count_decodes(steps)
         self._retire(events)
 
     def _count_decodes(self, steps: int) -> None:
-        self._tick += steps
-        self._steps += steps
-        self._context += self._decoding * steps
-        self._generated_tokens += self._decoding * steps
+        self._totals.generated_tokens_total += self._decodes.count * steps
+        self._decodes.advance(steps)
 
     def _retire(self, events: list[Event]) -> None:
-        """Finish the decodes whose last token has just been made."""
-        while self._ends and self._ends[0][0] < self._tick:
-            end_tick, _, sequence = heapq.heappop(self._ends)
-            if end_tick == sequence.end_tick:
-                self._finish(sequence, events)
+        """Finish the decodes whose last token has just been generated."""
+        for sequence in self._decodes.ended():
+            self._finish(sequence, events)
 
     # -- leaving the batch
 
-    def _finish(self, sequence: _Sequence, events: list[Event]) -> None:
+    def _finish(self, sequence: Sequence, events: list[Event]) -> None:
         self._vacate(sequence)
         if sequence.cancelled:
             return
@@ -551,11 +397,11 @@ class Engine:
         del self._sequences[request.id]
         assert request.scheduled_s is not None
         assert request.first_token_s is not None
-        request.finish_s = self._at(self._clock)
-        self._finished += 1
-        self._queue_s += request.scheduled_s - request.at_s
-        self._prefill_s += request.first_token_s - request.scheduled_s
-        self._decode_s += request.finish_s - request.first_token_s
+        request.finish_s = self._time.at_s(self._clock)
+        self._totals.finished_total += 1
+        self._totals.queue_s_total += request.scheduled_s - request.at_s
+        self._totals.prefill_s_total += request.first_token_s - request.scheduled_s
+        self._totals.decode_s_total += request.finish_s - request.first_token_s
         events.append(Event("finished", request.finish_s, request))
 
     def _preempt(self, events: list[Event]) -> None:
@@ -566,10 +412,10 @@ class Engine:
             return
         sequence.known = sequence.prompt_tokens + sequence.generated
         self._waiting.appendleft(sequence)
-        self._preemptions += 1
-        events.append(Event("preempted", self._at(self._clock), sequence.request))
+        self._totals.preemptions_total += 1
+        events.append(Event("preempted", self._time.at_s(self._clock), sequence.request))
 
-    def _vacate(self, sequence: _Sequence) -> None:
+    def _vacate(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch; what it computed stays cached until the room is
         needed.
         """
@@ -579,56 +425,11 @@ class Engine:
         assert holding is not None
         tokens = holding.tokens
         if sequence.joined_tick is not None:
-            decoded = self._tick - sequence.joined_tick
-            tokens += decoded
-            sequence.generated += decoded
-            self._decoding -= 1
-            self._context -= tokens
-            self._block_at[(sequence.joined_tick - sequence.known) % self.profile.block_size] -= 1
-            sequence.joined_tick = None
-            sequence.end_tick = -1
+            tokens += self._decodes.leave(sequence)
         elif self._prefilling is sequence:
             self._prefilling = None
         self.cache.release(holding, tokens)
         sequence.holding = None
-
-    def _zero_counters(self) -> None:
-        self._query_tokens = self._hit_tokens = 0
-        self._prompt_tokens = self._cached_tokens = 0
-        self._computed_tokens = self._generated_tokens = 0
-        self._preemptions = self._finished = self._steps = 0
-        self._queue_s = self._prefill_s = self._decode_s = 0.0
-
-
-class _Sequence:
-    """What the engine remembers of an unfinished request."""
-
-    __slots__ = (
-        "cancelled",
-        "end_tick",
-        "generated",
-        "holding",
-        "joined_tick",
-        "known",
-        "order",
-        "prompt_tokens",
-        "request",
-        "runs",
-    )
-
-    def __init__(self, request: Request, prompt_tokens: int) -> None:
-        self.request = request
-        self.runs = (*request.prompt, request.output)
-        self.prompt_tokens = prompt_tokens
-        self.known = (
-            prompt_tokens  # tokens to prefill: the prompt, and what was made before a preemption
-        )
-        self.generated = 0  # output tokens, as of the last time it joined or left the decodes
-        self.holding: Holding | None = None  # while it runs
-        self.joined_tick: int | None = None  # while it decodes: the tick of its first decode step
-        self.end_tick = -1  # while it decodes: the tick that makes its last token
-        self.order = 0  # counts admissions
-        self.cancelled = False
 
 
 class _Step:
@@ -640,4 +441,4 @@ class _Step:
         self.budget = budget  # tokens it could still take
         self.end = end  # clock
         self.computed = 0  # tokens prefilled in it
-        self.done: list[_Sequence] = []  # prefilled to the end, so they get a token from it
+        self.done: list[Sequence] = []  # prefilled to the end, so they get a token from it

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from concur_agents.sim.workload import AgentPlan
 
 __all__ = [
+    "CacheEmptied",
     "CachedHidden",
     "CapacityHidden",
     "EngineRestart",
@@ -43,6 +44,13 @@ class EngineRestart:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheEmptied:
+    """Every so often the engine forgets what no running request holds, as at a weight update."""
+
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SecondTenant:
     """Other agents use the same engine without a gate; each begins anew when it has finished.
 
@@ -54,4 +62,4 @@ class SecondTenant:
     to_s: float = math.inf
 
 
-Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | SecondTenant
+Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | CacheEmptied | SecondTenant

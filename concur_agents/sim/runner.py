@@ -27,6 +27,7 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.faults import (
     CachedHidden,
+    CacheEmptied,
     CapacityHidden,
     EngineRestart,
     Fault,
@@ -41,6 +42,7 @@ from concur_agents.sim.workload import AgentPlan, PlanStep
 __all__ = [
     "AgentCap",
     "AgentRow",
+    "CacheEmptied",
     "CachedHidden",
     "CapacityHidden",
     "EngineRestart",
@@ -211,6 +213,8 @@ class _Simulation:
         for fault in faults:
             if isinstance(fault, EngineRestart):
                 self._at(fault.at_s, self.engine.restart)
+            elif isinstance(fault, CacheEmptied):
+                self._at(fault.every_s, partial(self._empty_cache, fault.every_s))
             elif isinstance(fault, SecondTenant):
                 for plan in fault.plans:
                     from_s = fault.from_s + plan.arrive_s
@@ -249,6 +253,10 @@ class _Simulation:
             if self._sample_s <= self.now:
                 self._sample()
         return self._result()
+
+    def _empty_cache(self, every_s: float) -> None:
+        self.engine.reset_cache()
+        self._at(self.now + every_s, partial(self._empty_cache, every_s))
 
     # -- one agent's loop
 

@@ -1,5 +1,4 @@
-"""The simulated engine behind an OpenAI-compatible HTTP door, in real time or in any multiple of
-it.
+"""The simulated engine behind OpenAI's HTTP API, at any multiple of real time.
 
     with EmbeddedServer("h100-qwen3-8b", time_scale=10) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
@@ -27,21 +26,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
-from concur_agents._access import check_host, is_allowed
+from concur_agents._access import check_host
 from concur_agents._extras import missing_extra
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.sim.engine import Engine
+from concur_agents.sim.listener import guarded, listen, url_of, uvicorn_server
 from concur_agents.sim.pages import Kind
 from concur_agents.sim.profile import Profile, load_profile
 from concur_agents.sim.text import DeterministicModel, Script
 
 if TYPE_CHECKING:
     import uvicorn
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from concur_agents.sim.app import App, ServerStats
     from concur_agents.sim.client_clock import ClientClock
@@ -122,7 +122,7 @@ class EmbeddedServer:
         self._middleware = middleware
         self._own_process = process
         self._url: str | None = None
-        self._door: App | None = None
+        self._app: App | None = None
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
@@ -138,18 +138,18 @@ class EmbeddedServer:
     @property
     def stats(self) -> ServerStats:
         """What has gone through; of a server in a process of its own ask ``/stats``."""
-        if self._door is None:
+        if self._app is None:
             raise ConcurError(
                 "no statistics here: the server never started, or has its own process"
             )
-        return self._door.driver.stats
+        return self._app.driver.stats
 
     @property
     def engine(self) -> Engine:
         """The engine, to be looked at; it belongs to the server's thread."""
-        if self._door is None:
+        if self._app is None:
             raise ConcurError("no engine here: the server never started, or has its own process")
-        return self._door.engine
+        return self._app.engine
 
     def start(self) -> Self:
         """Returns when it listens."""
@@ -195,7 +195,7 @@ class EmbeddedServer:
         listening.cancel()
         if serving.done():
             raise ConcurError("the embedded server did not start")
-        self._url = _url(listener)
+        self._url = url_of(listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -224,17 +224,20 @@ class EmbeddedServer:
         if not ready.wait(_START_S):
             self.stop()
             raise ConcurError(f"the embedded server did not start within {_START_S:.0f} s")
-        self._url = _url(listener)
+        self._url = url_of(listener)
 
     def _make_uvicorn(self, ready: _Ready) -> tuple[socket.socket, _Ready]:
         """A server that sets `ready` once it listens on the socket."""
-        self._door = engine_app = _door(
+        self._app = engine_app = _make_app(
             self.profile, self._time_scale, self._metrics, self._replies, self.model, self.clock
         )
-        listener = _listen(self._host, self._port)
+        listener = listen(self._host, self._port)
         app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
-        self._uvicorn = _uvicorn_server(
-            engine_app, _guarded(app, self._token), ready.set, handles_signals=self.clock is None
+        self._uvicorn = uvicorn_server(
+            guarded(app, self._token),
+            ready=ready.set,
+            closing=engine_app.driver.close,
+            handles_signals=self.clock is None,
         )
         return listener, ready
 
@@ -285,7 +288,7 @@ def serve(
     model: str | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve in this thread until interrupted; ``ready`` is told the URL once it listens.
+    """Serve in this thread until interrupted; ``ready`` gets the URL once it listens.
 
     Raises:
         ConfigError: an option is out of its range, or the port is taken.
@@ -294,14 +297,14 @@ def serve(
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
     _check(time_scale, metrics)
     check_host(host, token)
-    engine_app = _door(
+    engine_app = _make_app(
         profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
     )
-    listener = _listen(host, port)
-    server = _uvicorn_server(
-        engine_app,
-        _guarded(engine_app.app, token),
-        lambda: ready(_url(listener)) if ready is not None else None,
+    listener = listen(host, port)
+    server = uvicorn_server(
+        guarded(engine_app.app, token),
+        ready=lambda: ready(url_of(listener)) if ready is not None else None,
+        closing=engine_app.driver.close,
     )
     with contextlib.suppress(KeyboardInterrupt):
         server.run([listener])
@@ -351,7 +354,7 @@ def _check(time_scale: float, metrics: str) -> None:
         raise ConfigError(f"metrics must be one of {', '.join(get_args(Kind))}, got {metrics!r}")
 
 
-def _door(
+def _make_app(
     profile: Profile,
     time_scale: float,
     metrics: Kind,
@@ -364,84 +367,6 @@ def _door(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     return App(profile, time_scale=time_scale, metrics=metrics, model=model, name=name, clock=clock)
-
-
-def _guarded(app: ASGIApp, token: str | None) -> ASGIApp:
-    """The application behind a token."""
-    if not token:
-        return app
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        given = headers.get(b"authorization", b"").decode("latin-1")
-        if scope["type"] != "http" or is_allowed(given, token):
-            await app(scope, receive, send)
-            return
-        body = b'{"error": {"message": "a token is needed", "type": "authentication_error"}}'
-        start = {"type": "http.response.start", "status": 401}
-        await send(start | {"headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": body})
-
-    return guarded
-
-
-def _uvicorn_server(
-    engine_app: App, app: ASGIApp, ready: Callable[[], None], *, handles_signals: bool = True
-) -> uvicorn.Server:
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            ready()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            engine_app.driver.close()
-            await super().shutdown(sockets)
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            with super().capture_signals() if handles_signals else contextlib.nullcontext():
-                yield
-
-    return Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            interface="asgi3",  # and no guess at what a middleware of the user's is
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=2,
-            # The default of 5 s is when clients drop idle connections, too: each would now and then
-            # send a call into one that is just being closed.
-            timeout_keep_alive=600,
-        )
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    # With the protocol spelt out, or asyncio would leave Nagle's algorithm on: 40 ms per answer.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror}); port 0 takes any free one"
-        ) from error
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}"
 
 
 def _say(url: str) -> None:

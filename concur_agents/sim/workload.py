@@ -187,10 +187,10 @@ def _shared(trace: TraceAgent, cuts: _Cuts) -> Prompt:
     """What a first prompt has in common with others: system prompt and tools, then its group's."""
     first = trace.steps[0]
     most = first.prompt_tokens - 1  # its own task is at least one token
-    everyone = min(trace.group_shared_tokens, most)
-    siblings = min(first.shared_prefix_tokens, most) - everyone
+    in_all = min(trace.group_shared_tokens, most)
+    siblings = min(first.shared_prefix_tokens, most) - in_all
     both = (
-        Run(("shared", trace.source, trace.group_shared_tokens), everyone),
+        Run(("shared", trace.source, trace.group_shared_tokens), in_all),
         Run(("group", trace.source, trace.group), siblings),
     )
     runs = tuple(run for run in both if run.tokens > 0)

@@ -1,8 +1,14 @@
 """What a governed stream passes on, however its bytes are cut."""
 
+import gzip
+import json
+import tracemalloc
+import zlib
+
 import pytest
 
 from concur_agents.adapters.answers import Answer
+from concur_agents.core import Usage
 
 DELTA = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 OURS = (
@@ -39,3 +45,47 @@ def test_a_long_event_is_searched_once_and_not_once_for_each_chunk(monkeypatch):
     text = b"data: " + b"x" * 1_000_000 + b"\n\n"
     assert passed(text, 1_000)[0] == text
     assert sum(searched) < 3 * len(text)
+
+
+def test_an_event_that_never_ends_is_not_kept():
+    """A server could fill the memory of the agents' process, and the user saw nothing of it."""
+    answer = Answer(hide_usage=True)
+    assert answer.feed(b"data: ") == b""
+    given = b"data: "
+    shown = b""
+    for _ in range(100):
+        given += b"x" * 10_000
+        shown += answer.feed(b"x" * 10_000)
+        assert len(given) - len(shown) < 100_000
+    shown += answer.feed(b"\n")
+    shown += answer.feed(b"\n" + OURS + DONE)
+    assert shown + answer.finish() == given + b"\n\n" + DONE
+
+
+ANSWER = {"choices": [{"text": "x" * 300_000}], "usage": {"prompt_tokens": 5}}
+
+
+@pytest.mark.parametrize("size", [1, 100, 1_000_000])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_the_usage_of_a_zipped_answer_is_read(pack, size):
+    text = pack(json.dumps(ANSWER).encode())
+    answer = Answer("gzip")
+    for at in range(0, len(text), size):
+        assert answer.feed(text[at : at + size]) == text[at : at + size]
+    assert answer.usage() == Usage(5, 0)
+
+
+def test_a_bomb_passes_and_is_not_unpacked():
+    """A chunk of 200 KB held 200 MB, and all of it was in memory at once."""
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(200)) + packer.flush()
+    assert len(bomb) < 250_000
+    answer = Answer("gzip")
+    tracemalloc.start()
+    assert answer.feed(bomb) == bomb
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2_000_000
+    assert answer._unzipped < 70_000_000  # and the rest has cost no time
+    assert answer.feed(b"more") == b"more"
+    assert answer.usage() is None

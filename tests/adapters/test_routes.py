@@ -60,6 +60,8 @@ def answering(endpoint: Any, usage: dict[str, int]) -> Any:
         "/inference/v1/generate",
         "/api/chat",
         "/v1beta/models/gemini:streamGenerateContent",
+        "/model/us.anthropic.claude-v1:0/invoke",
+        "/model/us.anthropic.claude-v1:0/converse-stream",
     ],
 )
 def test_calls_of_a_model_are_known_by_a_segment_of_their_path(path: str) -> None:
@@ -83,6 +85,7 @@ def test_calls_of_a_model_are_known_by_a_segment_of_their_path(path: str) -> Non
         "/v1/messages/batches",
         "/v1/threads/t/messages",
         "/tokenize",
+        "/chain/invoke",
     ],
 )
 def test_requests_that_generate_nothing_are_not(path: str) -> None:

@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_loses_no_outcome_and_comes_out_at_the_end(tmp_path)
             AgentPool(gov, journal=tmp_path / "runs.jsonl") as pool,
         ):
             full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, pool._journal._file.fileno())
+            os.dup2(full, pool._runs.journal._file.fileno())
             os.close(full)
             seen.extend([o.value async for o in pool.as_completed(solve, ["a", "b", "c"])])
 
@@ -261,13 +261,39 @@ def test_stats_are_written_beside_the_value(tmp_path):
 # Files and secrets (fault U)
 
 
-def test_a_new_journal_is_its_owners_alone_and_an_old_one_keeps_its_mode(tmp_path):
+def test_a_journal_is_its_owners_alone_also_an_old_one_that_goes_on(tmp_path):
     new, old = tmp_path / "new.jsonl", tmp_path / "old.jsonl"
-    old.write_text(HEADER)
-    old.chmod(0o640)
-    for path, mode in ((new, 0o600), (old, 0o640)):
-        Journal(path).close()
-        assert path.stat().st_mode & 0o777 == mode
+    old.write_text(HEADER + '{"key": "a", "status": "ok", "value": 1}\n')
+    old.chmod(0o644)
+    for path in (new, old):
+        with Journal(path) as journal:
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert ("a" in journal) == (path == old)
+
+
+def test_a_file_that_is_no_journal_keeps_its_mode(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine\n")
+    path.chmod(0o644)
+    with pytest.raises(JournalError):
+        Journal(path)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_journal_whose_mode_cannot_be_changed_is_used_with_a_warning(
+    tmp_path, monkeypatch, caplog
+):
+    path = tmp_path / "old.jsonl"
+    path.write_text(HEADER)
+    path.chmod(0o644)
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with Journal(path) as journal:
+        journal.write("a", "ok", value=1)
+    assert "other users may be able to read" in caplog.text
 
 
 def test_what_is_not_a_file_is_refused(tmp_path):

@@ -102,7 +102,8 @@ def test_a_replay_that_differs_gives_way_to_the_numbers_in_the_lines(half_way):
     lines = list(half_way)
     arrival = lines[2]  # of the agent that waits
     screen = Screen(half_way)
-    for line in (*lines[:2], replace(arrival, let_in=("waits",), why=None), *lines[3:]):
+    let_in = replace(arrival, let_in=("waits",), moves={"waits": "acting"}, why=None)
+    for line in (*lines[:2], let_in, *lines[3:]):
         screen.take(line)
     frame = screen.frame()
     assert {row.agent for row in frame.active} == {"reasons", "acts", "waits"}

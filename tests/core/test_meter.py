@@ -361,3 +361,70 @@ def test_what_misses_after_a_flush_says_nothing_of_the_pool(flushed):
         r.end_step(agent, 4.0, Usage(10_200, 100, 0))
     r.tick(Reading(at_s=5.0, capacity_tokens=500_000.0), 5.0)
     assert (r.last_snapshot.learned_tokens is None) is flushed
+
+
+def hits_beyond(told, *, agents=8, first=2_000, own=8_000, shared_in_first=0):
+    """Agents of 10,000 tokens return one after another and find all of it cached.
+
+    The page says `told`; nothing else is known of the pool. Of each first prompt so many tokens
+    are cached, as of a system prompt that all share.
+    """
+    r, now = Regulator(make_law("fixed", agents=99)), 0.0
+    names = [f"a{i}" for i in range(agents)]
+    for rounds in range(6):
+        for name in names:
+            if not rounds:
+                r.arrive(name, now)
+            r.begin_step(name, now)
+            prompt = first + (own if rounds else 0)
+            cached = shared_in_first if rounds == 0 else first if rounds == 1 else prompt
+            r.end_step(name, now + 1.0, Usage(prompt, 0, cached))
+            now += 2.0
+        r.tick(Reading(at_s=now, capacity_tokens=told, kv_usage=0.001), now)
+    return r.view(now)
+
+
+def test_hits_beyond_the_reported_pool_prove_that_it_is_larger():
+    """A host tier behind the GPU's pool, or blocks counted in another unit: 80,000 of 30,000."""
+    view = hits_beyond(30_000.0)
+    assert view.reported_tokens == 30_000
+    assert view.capacity_tokens > 60_000
+
+
+def test_hits_within_the_reported_pool_change_nothing():
+    assert hits_beyond(70_000.0).capacity_tokens == 70_000
+    assert hits_beyond(100_000.0).capacity_tokens == 100_000
+
+
+def test_a_shared_system_prompt_does_not_pass_for_a_larger_pool():
+    """80,000 tokens of contexts of which 8,000 are the same: the pool holds 24,000."""
+    shared = hits_beyond(30_000.0, first=8_000, own=2_000, shared_in_first=8_000)
+    assert shared.capacity_tokens == 30_000
+    burst = hits_beyond(30_000.0, first=8_000, own=2_000, agents=7)
+    assert burst.capacity_tokens == 30_000, "while few have come, first prompts may be shared"
+
+
+def test_the_tokens_that_calls_may_share_count_once():
+    """Four calls of 20,000 tokens, alike for all we know, fill 4 % of a pool of 500,000."""
+    r = Regulator(make_law("fixed", agents=9))
+    for agent in "abcd":
+        r.arrive(agent, 0.0, prompt_tokens=20_000)
+        r.begin_step(agent, 0.0, prompt_tokens=20_000)
+    for second in range(1, 11):
+        reading = Reading(at_s=second, capacity_tokens=150_000.0, kv_usage=0.04)
+        r.tick(reading, float(second))
+    assert r.view(10.0).capacity_tokens == 150_000
+
+
+def test_a_page_that_was_proven_wrong_stays_so_while_no_call_is_in_flight():
+    r = Regulator(make_law("working_set"))
+    r.arrive("a", 0.0, prompt_tokens=20_000)
+    r.begin_step("a", 0.0, prompt_tokens=20_000)
+    for second in range(1, 10):
+        reading = Reading(at_s=second, capacity_tokens=16_000.0, kv_usage=0.04)
+        r.tick(reading, float(second))
+    r.leave("a", 10.0)
+    r.tick(Reading(at_s=11.0, capacity_tokens=16_000.0, kv_usage=0.0), 11.0)
+    assert r.view(11.0).capacity_tokens > 400_000
+    r.tick(Reading(at_s=12.0, capacity_tokens=32_000.0, kv_usage=0.0), 12.0)
+    assert r.view(12.0).capacity_tokens == 32_000, "another page, perhaps another engine"

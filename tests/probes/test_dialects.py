@@ -106,6 +106,45 @@ LLAMA = {
     "tokens_evaluated": 10_000,
     "timings": {"cache_n": 9_900, "prompt_n": 100, "predicted_n": 5},
 }
+NOVA = {
+    "inputTokens": 60,
+    "outputTokens": 5,
+    "totalTokens": 65,
+    "cacheReadInputTokenCount": 9_900,
+    "cacheWriteInputTokenCount": 40,
+}
+INVOCATION = {
+    "inputTokenCount": 60,
+    "outputTokenCount": 5,
+    "invocationLatency": 3037,
+    "firstByteLatency": 2635,
+    "cacheReadInputTokenCount": 9_900,
+    "cacheWriteInputTokenCount": 40,
+}
+INTERACTION = {
+    "total_tokens": 10_005,
+    "total_input_tokens": 10_000,
+    "input_tokens_by_modality": [{"modality": "text", "tokens": 10_000}],
+    "total_cached_tokens": 9_900,
+    "total_output_tokens": 2,
+    "total_tool_use_tokens": 0,
+    "total_thought_tokens": 3,
+}
+TGI = {"finish_reason": "eos_token", "generated_tokens": 5, "input_length": 10_000, "seed": None}
+TOKEN = {"id": 7, "text": "hi", "logprob": -0.1, "special": False}
+REALTIME = {
+    "total_tokens": 10_005,
+    "input_tokens": 10_000,
+    "output_tokens": 5,
+    "input_token_details": {
+        "text_tokens": 10_000,
+        "audio_tokens": 0,
+        "image_tokens": 0,
+        "cached_tokens": 9_900,
+        "cached_tokens_details": {"text_tokens": 9_900, "audio_tokens": 0, "image_tokens": 0},
+    },
+    "output_token_details": {"text_tokens": 5, "audio_tokens": 0},
+}
 OLLAMA = {"model": "m", "response": "", "done": True, "prompt_eval_count": 10_000, "eval_count": 5}
 
 CASES = [
@@ -174,6 +213,28 @@ CASES = [
     ),
     chat("Moonshot, Together", {**COUNTS, "cached_tokens": 9_900}, 9_900),
     chat(
+        "xAI",
+        {
+            **COUNTS,
+            "prompt_tokens_details": {
+                "text_tokens": 10_000,
+                "audio_tokens": 0,
+                "image_tokens": 0,
+                "cached_tokens": 9_900,
+            },
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+            "num_sources_used": 0,
+        },
+        9_900,
+    ),
+    chat(
+        "xAI's own client",
+        {**COUNTS, "prompt_text_tokens": 10_000, "cached_prompt_text_tokens": 9_900},
+        9_900,
+    ),
+    chat("Mistral", {**COUNTS, "num_cached_tokens": 9_900, "prompt_audio_seconds": 0}, 9_900),
+    chat("CrewAI", {**COUNTS, "cached_prompt_tokens": 9_900, "successful_requests": 1}, 9_900),
+    chat(
         "LiteLLM in front of Anthropic",
         {**COUNTS, "cache_read_input_tokens": 9_900, "cache_creation_input_tokens": 0},
         9_900,
@@ -199,7 +260,95 @@ CASES = [
         },
         Usage(10_000, 5, 9_900),
     ),
-    Case("Bedrock", {"output": {}, "usage": BEDROCK}, Usage(10_000, 5, 9_900)),
+    Case(
+        "Bedrock",
+        {"output": {}, "usage": BEDROCK},
+        Usage(10_000, 5, 9_900),
+        (
+            {"messageStop": {"stopReason": "end_turn"}},
+            {"metadata": {"usage": BEDROCK, "metrics": {"latencyMs": 350}}},
+        ),
+    ),
+    Case("Bedrock, Nova", {"output": {}, "usage": NOVA}, Usage(10_000, 5, 9_900)),
+    Case(
+        "Bedrock, metrics of an invocation",
+        {"type": "message_stop", "amazon-bedrock-invocationMetrics": INVOCATION},
+        Usage(10_000, 5, 9_900),
+    ),
+    Case(
+        "Bedrock, metrics without a cache",
+        {
+            "type": "message_stop",
+            "amazon-bedrock-invocationMetrics": {"inputTokenCount": 10_000, "outputTokenCount": 5},
+        },
+        Usage(10_000, 5),
+    ),
+    Case(
+        "Bedrock, Llama",
+        {
+            "generation": "hi",
+            "prompt_token_count": 10_000,
+            "generation_token_count": 5,
+            "stop_reason": "stop",
+        },
+        Usage(10_000, 5),
+    ),
+    Case(
+        "Gemini interactions",
+        {"id": "v1", "status": "completed", "usage": INTERACTION},
+        Usage(10_000, 5, 9_900),
+    ),
+    Case(
+        "OpenAI realtime",
+        {"type": "response.done", "response": {"object": "response", "usage": REALTIME}},
+        Usage(10_000, 5, 9_900),
+    ),
+    Case(
+        "DashScope",
+        {
+            "output": {"choices": []},
+            "usage": {
+                "input_tokens": 10_000,
+                "output_tokens": 5,
+                "total_tokens": 10_005,
+                "prompt_tokens_details": {"cached_tokens": 9_900},
+            },
+            "request_id": "x",
+        },
+        Usage(10_000, 5, 9_900),
+    ),
+    Case(
+        "Inspect AI",
+        {
+            "usage": {
+                "input_tokens": 60,
+                "output_tokens": 5,
+                "total_tokens": 10_005,
+                "input_tokens_cache_write": 40,
+                "input_tokens_cache_read": 9_900,
+            }
+        },
+        Usage(10_000, 5, 9_900),
+    ),
+    Case(
+        "Vercel AI SDK 4",
+        {"usage": {"promptTokens": 10_000, "completionTokens": 5, "totalTokens": 10_005}},
+        Usage(10_000, 5),
+    ),
+    Case(
+        "Groq",
+        {"choices": [], "x_groq": {"id": "req_1", "usage": {**COUNTS, "queue_time": 0.1}}},
+        Usage(10_000, 5),
+    ),
+    Case(
+        "Text Generation Inference",
+        {"index": 5, "token": TOKEN, "generated_text": "hi", "details": TGI},
+        Usage(10_000, 5),
+        (
+            {"index": 1, "token": TOKEN, "generated_text": None, "details": None},
+            {"index": 5, "token": TOKEN, "generated_text": "hi", "details": TGI},
+        ),
+    ),
     Case(
         "Vercel AI SDK",
         {"usage": {"inputTokens": 10_000, "outputTokens": 5, "cachedInputTokens": 9_900}},
@@ -215,6 +364,19 @@ CASES = [
         {"id": "x", "usage": COHERE},
         Usage(10_000, 5, 9_900),
         ({"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": COHERE}},),
+    ),
+    Case(
+        "Cohere, first API",
+        {
+            "response_id": "x",
+            "text": "hi",
+            "meta": {
+                "api_version": {"version": "1"},
+                "billed_units": {"input_tokens": 100, "output_tokens": 5},
+                "tokens": {"input_tokens": 10_000, "output_tokens": 5},
+            },
+        },
+        Usage(10_000, 5),
     ),
     Case("llama.cpp", LLAMA, Usage(10_000, 5, 9_900), ({"content": "hi", "stop": False}, LLAMA)),
     Case(

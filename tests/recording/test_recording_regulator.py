@@ -288,3 +288,14 @@ def test_a_wait_is_written_with_the_numbers_that_caused_it(tmp_path):
     said = [line.why for line in Recording(recorder.path) if isinstance(line, RecordedCall)]
     assert said == [None, "1 of 1 agents active", None]
     assert '"why":"1 of 1 agents active"' in recorder.path.read_text("utf-8")
+
+
+def test_a_flushed_cache_is_in_it_and_is_replayed(tmp_path):
+    """The reader took the line for a damaged one, because it names no agent."""
+    recorded, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
+    with recorder:
+        recorded.arrive("a", 0.0)
+        recorded.flushed(1.0)
+    recording = Recording(recorder.path)
+    assert [line.name for line in recording] == ["arrive", "flushed"]
+    assert list(replay(recording)) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from concur_agents.errors import ConfigError
-from concur_agents.lab.validate import calibration_timings
+from concur_agents.lab.validate.points import calibration_timings
 from concur_agents.sim.profile import Profile, load_profile, profile_names
 
 GOOD = """

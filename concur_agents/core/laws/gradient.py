@@ -5,7 +5,7 @@ output token in place of a request's round trip, since outputs differ in length;
 interval in place of one per request; refusals (429, 503) as a separate outcome.
 
     gradient = clamp(tolerance x long / short, 0.5, 1)
-    agents'  = agents x gradient + sqrt(agents)          smoothed; grows only if someone had to wait
+    agents'  = agents x gradient + sqrt(agents)          smoothed; grows only if an agent waited
 
     short   step time per output token since the last look
     long    its slow average; drifts down faster while it is more than twice `short`

@@ -209,10 +209,10 @@ def _outcome(
 
 
 class _Misled:
-    """A law that is told a wrong price of a prefill."""
+    """A law that gets a wrong price of a prefill."""
 
     name: ClassVar[str] = "misled"
-    formula: ClassVar[str] = "another law, told a wrong price of a prefill"
+    formula: ClassVar[str] = "another law, given a wrong price of a prefill"
     needs_readings: ClassVar[bool] = False
 
     def __init__(self, law: Law, factor: float) -> None:

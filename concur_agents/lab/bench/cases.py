@@ -10,6 +10,7 @@ from typing import Any
 
 from concur_agents.sim.faults import (
     CachedHidden,
+    CacheEmptied,
     CapacityHidden,
     EngineRestart,
     Fault,
@@ -91,6 +92,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "metrics_lost": MetricsLost,
     "capacity_hidden": CapacityHidden,
     "cached_hidden": CachedHidden,
+    "cache_emptied": CacheEmptied,
     "engine_restart": EngineRestart,
     "second_tenant": _second_tenant,
 }

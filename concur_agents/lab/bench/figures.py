@@ -18,6 +18,7 @@ from concur_agents.lab.bench.scenario import Scenario
 __all__ = ["Figure", "Report", "geomean"]
 
 Regime = Literal["fits", "between", "thrashes"]
+Better = Literal["higher", "lower"]
 
 _FITS_DEFICIT = 0.02
 """Ungoverned, next to nothing was recomputed."""
@@ -64,7 +65,7 @@ class Figure:
     """None: no scenario that was run says anything about it."""
     goal: float | None
     """None: for information."""
-    better: Literal["higher", "lower"]
+    better: Better
     scenarios: int
     """How many it is drawn from."""
     worst: str | None = None
@@ -195,34 +196,16 @@ class Report:
         over: str,
         key: str,
         goal: float | None,
-        better: Literal["higher", "lower"] = "higher",
+        better: Better = "higher",
     ) -> Figure:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
-        pick = min if better == "higher" else max
-        return Figure(
-            key=key,
-            text=_TEXTS[key],
-            value=geomean(values.values()) if values else None,
-            goal=goal,
-            better=better,
-            scenarios=len(values),
-            worst=pick(values, key=values.__getitem__) if values else None,
-        )
+        return _figure(key, values, goal, better, mean=True)
 
     def _least(
         self, scenarios: Sequence[Scenario], arm: str, over: str, key: str, goal: float
     ) -> Figure:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
-        worst = min(values, key=values.__getitem__) if values else None
-        return Figure(
-            key=key,
-            text=_TEXTS[key],
-            value=values[worst] if worst is not None else None,
-            goal=goal,
-            better="higher",
-            scenarios=len(values),
-            worst=worst,
-        )
+        return _figure(key, values, goal, "higher")
 
     def _finish(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
         """Mean time to finish over that with the best fixed cap."""
@@ -235,15 +218,7 @@ class Report:
             return geomean(ratios) if ratios else None
 
         values = self._values(scenarios, ratio)
-        return Figure(
-            key="finish_mean_vs_best_fixed_geomean",
-            text=_TEXTS["finish_mean_vs_best_fixed_geomean"],
-            value=geomean(values.values()) if values else None,
-            goal=None,
-            better="lower",
-            scenarios=len(values),
-            worst=max(values, key=values.__getitem__) if values else None,
-        )
+        return _figure("finish_mean_vs_best_fixed_geomean", values, None, "lower", mean=True)
 
     def _breadth(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
         """Most agents open at once, as a multiple of the best fixed cap."""
@@ -254,41 +229,16 @@ class Report:
             return max(ratios, default=None)
 
         values = self._values(scenarios, multiple)
-        worst = max(values, key=values.__getitem__) if values else None
-        return Figure(
-            key="most_open_vs_best_cap_worst",
-            text=_TEXTS["most_open_vs_best_cap_worst"],
-            value=values[worst] if worst is not None else None,
-            goal=None,
-            better="lower",
-            scenarios=len(values),
-            worst=worst,
-        )
+        return _figure("most_open_vs_best_cap_worst", values, None, "lower")
 
     def _costs(self, arm: str, measure: str, goal: float) -> list[Figure]:
         """Makespan of variants over that of their originals."""
         variants = [s for s in self.scenarios if s.measure == measure]
         values = self._values(variants, lambda s: self._cost(s, arm))
-        worst = max(values, key=values.__getitem__) if values else None
-        text = _TEXTS[measure]
+        mean, worst = f"{measure}_cost_geomean", f"{measure}_cost_worst"
         return [
-            Figure(
-                key=f"{measure}_cost_geomean",
-                text=f"{text}, geomean",
-                value=geomean(values.values()) if values else None,
-                goal=goal,
-                better="lower",
-                scenarios=len(values),
-            ),
-            Figure(
-                key=f"{measure}_cost_worst",
-                text=f"{text}, worst",
-                value=values[worst] if worst is not None else None,
-                goal=goal,
-                better="lower",
-                scenarios=len(values),
-                worst=worst,
-            ),
+            _figure(mean, values, goal, "lower", mean=True, text=f"{_TEXTS[measure]}, geomean"),
+            _figure(worst, values, goal, "lower", text=f"{_TEXTS[measure]}, worst"),
         ]
 
     def _cost(self, variant: Scenario, arm: str) -> float | None:
@@ -303,30 +253,17 @@ class Report:
 
         One step is the median one of the same run: the first agent at a boundary makes room.
         """
-        variants = [s for s in self.scenarios if s.measure == "max_wait"]
 
         def excess_s(scenario: Scenario) -> float | None:
-            outcomes = self.of(scenario, arm)
             bound_s = scenario.regulator["max_wait_s"]
-            return max(
-                (
-                    outcome.metrics["pause_worst_s"] - bound_s - outcome.metrics["step_p50_s"]
-                    for outcome in outcomes
-                ),
-                default=None,
-            )
+            waits_s = [
+                outcome.metrics["pause_worst_s"] - bound_s - outcome.metrics["step_p50_s"]
+                for outcome in self.of(scenario, arm)
+            ]
+            return max(waits_s, default=None)
 
-        values = self._values(variants, excess_s)
-        worst = max(values, key=values.__getitem__) if values else None
-        return Figure(
-            key="max_wait_excess_s",
-            text=_TEXTS["max_wait_excess_s"],
-            value=values[worst] if worst is not None else None,
-            goal=0.0,
-            better="lower",
-            scenarios=len(values),
-            worst=worst,
-        )
+        variants = [s for s in self.scenarios if s.measure == "max_wait"]
+        return _figure("max_wait_excess_s", self._values(variants, excess_s), 0.0, "lower")
 
     @staticmethod
     def _values(
@@ -368,6 +305,29 @@ class Report:
             values[key] = _short(max(outcome.metrics[key] for outcome in outcomes))
         values["runs"] = {str(outcome.seed): _run(outcome) for outcome in outcomes}
         return values
+
+
+def _figure(
+    key: str,
+    values: Mapping[str, float],
+    goal: float | None,
+    better: Better,
+    *,
+    mean: bool = False,
+    text: str | None = None,
+) -> Figure:
+    """A figure of `values` by scenario: their geometric mean, or the worst of them."""
+    worst = (min if better == "higher" else max)(values, key=values.__getitem__, default=None)
+    value = None if worst is None else geomean(values.values()) if mean else values[worst]
+    return Figure(
+        key=key,
+        text=_TEXTS[key] if text is None else text,
+        value=value,
+        goal=goal,
+        better=better,
+        scenarios=len(values),
+        worst=worst,
+    )
 
 
 def _run(outcome: ArmOutcome) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from concur_agents.lab.bench.arms import REFERENCES
 from concur_agents.lab.bench.figures import Figure, Report, geomean
@@ -86,45 +86,45 @@ def comparison(report: Report, command: str) -> str:
         "",
         f"Written by `{command}`. Below 1 is faster; geometric means of the seeds.",
         "",
-        f"| scenario | {' | '.join(report.arms)} |",
-        "|" + "---|" * (1 + len(report.arms)),
-        *(f"| {' | '.join(row)} |" for row in compared(report)),
+        *_table(("scenario", *report.arms), compared(report)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _goals(figures: Sequence[Figure]) -> list[str]:
-    rows = ["| figure | value | goal | met | scenarios | worst |", "|---|---|---|---|---|---|"]
-    for figure in figures:
-        if figure.value is not None:
-            cells = (figure.text, *verdict(figure), str(figure.scenarios), figure.worst or "")
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    rows = [
+        (figure.text, *verdict(figure), str(figure.scenarios), figure.worst or "")
+        for figure in figures
+        if figure.value is not None
+    ]
+    return _table(("figure", "value", "goal", "met", "scenarios", "worst"), rows)
 
 
 def _scenarios(report: Report) -> list[str]:
     rows = [
+        (s.name, report.regime(s) or "", *(cell(report, s, arm) for arm in report.arms))
+        for s in report.scenarios
+    ]
+    return [
         "Times as fast as the best fixed cap, and the makespan [s]; geometric means of the seeds.",
         "Of an endless source: agents finished per hour.",
         "",
-        f"| scenario | without limit | {' | '.join(report.arms)} |",
-        "|" + "---|" * (2 + len(report.arms)),
+        *_table(("scenario", "without limit", *report.arms), rows),
     ]
-    for scenario in report.scenarios:
-        cells = " | ".join(cell(report, scenario, arm) for arm in report.arms)
-        rows.append(f"| {scenario.name} | {report.regime(scenario) or ''} | {cells} |")
-    return rows
 
 
 def _finishes(report: Report) -> list[str]:
     rows = [
+        (s.name, *(finish_cell(report, s, arm) for arm in report.arms)) for s in report.scenarios
+    ]
+    return [
         "Time from an agent's arrival to its finish, mean and nine in ten [s] (-: the run was cut",
         "before), and most agents open at once (let in and not finished); means of the seeds.",
         "",
-        f"| scenario | {' | '.join(report.arms)} |",
-        "|" + "---|" * (1 + len(report.arms)),
+        *_table(("scenario", *report.arms), rows),
     ]
-    for scenario in report.scenarios:
-        cells = " | ".join(finish_cell(report, scenario, arm) for arm in report.arms)
-        rows.append(f"| {scenario.name} | {cells} |")
-    return rows
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]

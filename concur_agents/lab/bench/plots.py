@@ -17,6 +17,8 @@ __all__ = ["draw_all", "draw_family"]
 _COLUMNS = 3
 _CAPS = (1, 2, 3, 4, *(step * 2**power for power in range(1, 10) for step in (3, 4)))
 """Where the axis of caps may have a tick."""
+_MOST_TICKS = 13
+"""Labels of more ticks would overlap."""
 _COLORS = {
     "ungoverned": "tab:red",
     "best_request": "tab:purple",
@@ -44,7 +46,10 @@ def draw_all(report: Report, folder: Path) -> list[Path]:
 
 
 def draw_family(report: Report, family: str, scenarios: Sequence[Scenario], path: Path) -> None:
-    """One panel per scenario: makespan over the cap that the search tried, laws as levels."""
+    """One panel per scenario: makespan over the cap that the search tried, laws as levels.
+
+    Where runs are cut, it shows the agents finished per hour instead.
+    """
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
@@ -60,45 +65,50 @@ def draw_family(report: Report, family: str, scenarios: Sequence[Scenario], path
         _draw_scenario(panel, report, scenario, colors)
     for panel in panels[len(scenarios) :]:
         panel.set_axis_off()
-    for panel in panels[::columns]:
-        panel.set_ylabel("makespan [s]")
+    for panel, scenario in zip(panels[::columns], scenarios[::columns], strict=True):
+        panel.set_ylabel("makespan [s]" if scenario.horizon_s is None else "agents per hour")
     handles = [
         Line2D([], [], color=color, linestyle=_style(arm), label=_label(arm))
         for arm, color in colors.items()
+        if any(report.of(scenario, arm) for scenario in scenarios)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{family}: makespan by cap on agents; levels are geometric means of the seeds")
+    is_cut = any(scenario.horizon_s is not None for scenario in scenarios)
+    what = "agents finished per hour" if is_cut else "makespan"
+    figure.suptitle(f"{family}: {what} by cap on agents; levels are geometric means of the seeds")
     figure.savefig(path, dpi=110)
 
 
 def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[str, str]) -> None:
     caps = report.of(scenario, "best_fixed")
     for outcome in caps:
-        panel.plot(
-            list(outcome.tried), list(outcome.tried.values()), color=colors["best_fixed"], lw=0.8
-        )
+        heights = [_height(scenario, outcome, time_s) for time_s in outcome.tried.values()]
+        panel.plot(list(outcome.tried), heights, color=colors["best_fixed"], lw=0.8)
     for arm, color in colors.items():
         outcomes = report.of(scenario, arm)
         if not outcomes:
             continue
-        level = geomean(outcome.time_s for outcome in outcomes)
+        heights = [_height(scenario, outcome, outcome.time_s) for outcome in outcomes]
         if arm == "best_fixed":
-            _mark_best(panel, outcomes, color)
+            for outcome, height in zip(outcomes, heights, strict=True):
+                panel.plot([outcome.cap], [height], "o", color=color, markersize=4)
         else:
-            panel.axhline(level, color=color, linestyle=_style(arm), lw=1.4)
+            panel.axhline(geomean(heights), color=color, linestyle=_style(arm), lw=1.4)
     panel.set_title(scenario.name, fontsize="medium")
     panel.set_xscale("log", base=2)
     first, last = panel.get_xlim()
-    panel.set_xticks([cap for cap in _CAPS if first <= cap <= last], minor=False)
+    ticks = [cap for cap in _CAPS if first <= cap <= last]
+    panel.set_xticks(ticks[:: 1 + len(ticks) // _MOST_TICKS], minor=False)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.set_xlabel("cap on agents")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
 
 
-def _mark_best(panel: Any, outcomes: Sequence[ArmOutcome], color: str) -> None:
-    for outcome in outcomes:
-        panel.plot([outcome.cap], [outcome.time_s], "o", color=color, markersize=4)
+def _height(scenario: Scenario, outcome: ArmOutcome, time_s: float) -> float:
+    """What is drawn of a run: its makespan [s]; of one that was cut, its agents per hour."""
+    agents: int = outcome.metrics["agents"]
+    return time_s if scenario.horizon_s is None else 3600 * agents / time_s
 
 
 def _style(arm: str) -> Literal["-", "--", "-.", ":"]:

@@ -1,4 +1,4 @@
-"""Scenarios: one TOML file is one batch of agents against one engine, and what befalls them.
+"""Scenarios: one TOML file is one batch of agents against one engine, and what goes wrong.
 
 A file is either a scenario::
 

@@ -39,7 +39,7 @@ class ArmReport:
     mean_active: float
     """Agents that were there and did not wait at the gate, averaged over the makespan."""
     pauses: int
-    """How often an agent that had started was told to wait."""
+    """How often an agent that had started had to wait."""
     worst_wait_s: float
     """Longest stand before a call, the first one's queue included [s]."""
     calls: int

@@ -30,7 +30,7 @@ class StepRow:
     sent_s: float
     done_s: float
     prompt_tokens: int
-    cached_tokens: int | None  # None: not told
+    cached_tokens: int | None  # None: not reported
     output_tokens: int
     reusable_tokens: int  # prompt tokens this agent had sent or received before
 

@@ -45,7 +45,7 @@ class Options:
     from the start [s]. ``time_scale``: factor on tool times and arrivals. ``repeat``: rounds over
     all arms. ``lengths``: what gates know of a prompt before its step: "estimated" from its size in
     bytes, as the drop-in clients do; "told" exactly, as an agent that counts its own tokens could,
-    and the first one on arrival; "unknown" until `usage` tells.
+    and the first one on arrival; "unknown" until `usage` reports them.
     """
 
     limit_s: float = 600.0
@@ -130,7 +130,7 @@ async def replay(
         arms: in this order in every round.
         probe: reads the endpoint's metrics; shared with the gates. None: it shows none.
         options: limits and scales.
-        say: told one line now and then.
+        say: gets one line now and then.
         keep: given all runs so far after each, so that nothing is lost if we are stopped.
     """
     longest = max(plan.peak_tokens for plan in plans)
@@ -241,7 +241,7 @@ class _Course:
 
 
 class _Conversation:
-    """Prompts of the planned lengths, that repeat what the model said where the endpoint tells."""
+    """Prompts of the planned lengths, with what the model said where the endpoint reports it."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class _Dialect:
     tells_ids: bool
 
     def __str__(self) -> str:
-        told = ", generated ids told" if self.tells_ids else ""
+        told = ", generated ids reported" if self.tells_ids else ""
         return f"{self.route} with {self.units}{told}"
 
 
@@ -109,7 +109,7 @@ class Endpoint:
     ) -> None:
         self.base = url.rstrip("/").removesuffix("/v1")
         self.model = model or ""
-        self.max_context_tokens: int | None = None  # longest prompt + output; None: not told
+        self.max_context_tokens: int | None = None  # longest prompt + output; None: unknown
         self._dialect = _DIALECTS[0]
         self._words: Sequence[str] = ()
         self._frame_tokens = 0  # what the server adds to a prompt of words
@@ -251,7 +251,7 @@ class Endpoint:
         elif answer.prompt_tokens != 24:
             return f"24 units were counted as {answer.prompt_tokens} tokens"
         if self._dialect.tells_ids and answer.ids is None:
-            return "generated ids not told"
+            return "generated ids not reported"
         return None
 
     async def _single_token_words(self) -> Sequence[str]:

@@ -366,7 +366,7 @@ def _risen(run: ArmRun, counter: str) -> float | None:
 
 
 def _rise(before: Reading | None, after: Reading | None, counter: str) -> float | None:
-    """By how much a counter rose; None: not told, or the engine restarted in between."""
+    """By how much a counter rose; None: not reported, or the engine restarted in between."""
     start = getattr(before, counter, None)
     end = getattr(after, counter, None)
     return end - start if start is not None and end is not None and end >= start else None

@@ -1,0 +1,51 @@
+"""What a Regulator says of its agents, as recordings and `concur watch` have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from concur_agents.core import Decision, Regulator
+from concur_agents.recording.model import AgentState, Standing
+
+
+def why_waiting(regulator: Regulator, agent: str, now: float) -> str:
+    """What keeps `agent` waiting, with the numbers of this instant; "" if it does not wait."""
+    reason = regulator.why(agent, now)
+    return "" if reason is None else reason.numbers
+
+
+def moves_of(
+    regulator: Regulator, decision: Decision, agent: str | None = None
+) -> dict[str, AgentState]:
+    """Where the agents stand now that a decision moved.
+
+    A transition is the move of a family, under the id of its root. So the others that are named
+    are looked at too: `agent`, which made the call, and those that were let in.
+    """
+    caller = () if agent is None else (agent,)
+    moved = dict.fromkeys((*(move.agent for move in decision.transitions), *caller, *decision))
+    return {who.agent: cast("AgentState", who.state) for who in regulator.agents(moved)}
+
+
+def standing_of(
+    regulator: Regulator, priorities: Mapping[str, int], now: float
+) -> tuple[Standing, ...]:
+    """The agents that are present when a recording begins late.
+
+    Args:
+        regulator: says where each stands.
+        priorities: of the agents, by id.
+        now: the time [s]; each state counts from here, as the recording does.
+    """
+    return tuple(
+        Standing(
+            who.agent,
+            now,
+            who.parent,
+            priority=priorities[who.agent],
+            state=cast("AgentState", who.state),
+            since_s=now,
+        )
+        for who in regulator.agents(priorities)
+    )
