@@ -30,15 +30,13 @@ from concur_agents.core.types import Limit, Snapshot
 class GradientState(LawState):
     """The slow average, and what was gathered since the last look."""
 
-    long_s: float | None = None
-    """Slow average of step time per output token [s]."""
+    long_s: float | None = None  # slow average of step time per output token
     step_s: float = 0.0
     output_tokens: float = 0.0
     steps: int = 0
     was_bound: bool = False
     decided_s: float | None = None
-    hold_until_s: float = -math.inf
-    """No growth before this instant: a refusal is being waited out."""
+    hold_until_s: float = -math.inf  # no growth before: a refusal is being waited out
 
 
 @dataclass(frozen=True, slots=True)
