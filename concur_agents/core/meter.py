@@ -127,8 +127,15 @@ class Meter:
         if not self._engine_counts:
             self._query_total += prompt
 
-    def pool_tokens(self, reading: Reading, admission: Admission) -> float | None:
-        """The engine's pool: what it reports, unless calls and hits prove that it is far larger.
+    def hear(self, reading: Reading, admission: Admission, now: float) -> None:
+        """The engine was read: its counters, and its pool."""
+        heard_s, self.heard_s = self.heard_s, now
+        self._measure_pool(reading, admission)
+        if self._count(reading):
+            admission.sizes.residency.clear(heard_s)
+
+    def _measure_pool(self, reading: Reading, admission: Admission) -> None:
+        """The pool is what the engine reports, unless calls and hits prove that it is far larger.
 
         A page may count blocks in another unit (hybrid models do), or leave out a host tier.  A
         pool that calls fill to `usage` holds tokens / usage: the least of some readings in a row,
@@ -137,7 +144,7 @@ class Meter:
         told, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
         residency = admission.sizes.residency
         if told is None:
-            return None
+            return
         if told != self.told_tokens:  # another engine, perhaps
             self.told_tokens, residency.held_tokens = told, 0.0
             self._implied.clear()
@@ -155,11 +162,10 @@ class Meter:
             pool = held if residency.learned_tokens is not None else 2.0 * held
         if len(self._implied) == _READINGS and min(self._implied) > _WRONG * told:
             pool = max(pool, min(self._implied))
-        return pool
+        residency.capacity_tokens = pool
 
-    def hear(self, reading: Reading, now: float) -> bool:
-        """The engine was read; returns whether it has restarted since the reading before."""
-        self.heard_s = now
+    def _count(self, reading: Reading) -> bool:
+        """Add what the engine has counted; returns whether it has restarted since it was read."""
         before, self._reading = self._reading, reading
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
             return False

@@ -114,11 +114,9 @@ class Claims:
         self.hold_s_per_token = max(hold_s_per_token, _LEAST_HOLD)
 
     def seconds_until(self, tokens: float, now: float) -> float | None:
-        """When pressure will have faded to `tokens`, if nothing moves [s from now]; None: never.
-
-        Newton's method from the left on a sum of falling exponentials: convex, so each step stays
-        short of its target, which is set a hair lower than `tokens`, more than rounding can blur.
-        """
+        """When pressure will have faded to `tokens`, if nothing moves [s from now]; None: never."""
+        # Newton's method from the left on a sum of falling exponentials: convex, so each step stays
+        # short of its target, which is set a hair lower than `tokens`, more than rounding can blur.
         target = tokens - self.reasoning_tokens
         if target <= 0.0 or self.hold_s_per_token == math.inf:
             return None

@@ -24,29 +24,25 @@ class Regulator(Reads):
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
     A stall ends by itself: if agents wait, no call is in flight, and no active agent has begun one
-    for `STALL_S` and twice the longest recent gap, one more is let in, and so many may stay
-    for ten minutes.  The active agents wait for something that a waiting one holds: a semaphore
-    around the gate, a thread of a small pool.
+    for `STALL_S` and twice the longest recent gap, one more is let in, because they wait for what
+    it holds (a semaphore, a thread of a small pool).  So many may stay for ten minutes.
 
     Args:
         law: decides the limit; see `make_law`.
         start_s: the host's clock at the start [s].
-        max_wait_s: an agent that has waited this long goes first and takes the place of one that
-            pauses at its next boundary [s]; None: waiting is not bounded.
+        max_wait_s: an agent that has waited so long [s] goes first and takes the place of the next
+            one that stands at a boundary; None: waiting is not bounded.
         max_open: most agents admitted and not done (each may hold a sandbox); None: not bounded.
-        blind_after_s: this long without a reading, a law that needs readings yields to
-            `blind_agents` [s].
-        blind_agents: the safe limit then [agents]; it never raises the limit.
+        blind_after_s: so long without a reading, a law that needs them yields to a safe limit [s].
+        blind_agents: that limit [agents]; it never raises the law's.
         order: which agent is let in first, a name in `ORDERS` or a function of your own.
-        first_reading_s: until the first tick, but for at most this long after the first arrival
-            [s], one agent runs alone: before the engine has reported its pool, a law can only guess
-            how many fit, and an agent let in on a guess stays.  0: no agent waits for it.
+        first_reading_s: one agent runs alone until the first tick, but at most so long after the
+            first arrival [s]: an agent let in on a guess stays.  0: no agent waits.
         max_started: what `max_open` was called before 0.2; goes with the next release.
 
     Raises:
         ValueError: an argument out of its range, or an unknown order.
-
-    A method that is given an agent which is not here raises `KeyError`; `leave` does nothing then.
+        KeyError: from any method but `leave`: the agent is not here.
     """
 
     def arrive(
@@ -168,22 +164,13 @@ class Regulator(Reads):
         return self._fill(now)
 
     def retry_step(
-        self,
-        agent: AgentId,
-        now: float,
-        *,
-        overloaded: bool = False,
-        retry_after_s: float = 0.0,
+        self, agent: AgentId, now: float, *, overloaded: bool = False, retry_after_s: float = 0.0
     ) -> Decision:
         """A try of `agent`'s step was refused, or another try begins; the step goes on.
 
-        It is no boundary.  The step's time is counted from here: failed tries and the time between
-        them say nothing about the cost of the one that works.
-
-        Args:
-            overloaded: the endpoint refused the try for lack of capacity (429, 503).  Reported
-                here and not at the end, which may be a long `Retry-After` away.
-            retry_after_s: how long the endpoint asked to wait [s].
+        It is no boundary.  The step's time is counted from here, because failed tries say nothing
+        about the cost of the one that works.  A refusal, as in `end_step`, is reported here and not
+        at the end, which may be a long `Retry-After` away.
         """
         who = self._accounts[agent]
         self._pass_time(now)
@@ -220,10 +207,9 @@ class Regulator(Reads):
     def suspend(self, agent: AgentId, now: float) -> Decision:
         """`agent` gives its place back for a while: a long tool, a question to a human.
 
-        It stays the same agent, with its history, and its context ages in the engine's cache like
-        that of any other.  The place goes when no call of its family is in flight or waits, and no
-        child is here; a child's call takes one again, until the child leaves.  `resume` or its own
-        `begin_step` ends this.  Idempotent.
+        Its context ages in the engine's cache meanwhile.  The place goes when no call of its family
+        is in flight or waits and no child is here; a child's call takes one again, until the child
+        leaves.  `resume` or its own `begin_step` ends this.  Idempotent.
 
         Raises:
             ValueError: it has never been let in, or has no place of its own.
@@ -290,12 +276,7 @@ class Regulator(Reads):
         self._pass_time(now)
         admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
-            capacity = meter.pool_tokens(reading, admission)
-            if capacity is not None:
-                sizes.residency.capacity_tokens = capacity
-            heard_s = meter.heard_s
-            if meter.hear(reading, now):
-                sizes.residency.clear(heard_s)
+            meter.hear(reading, admission, now)
         needs_readings = self.law.needs_readings
         self._is_blind = needs_readings and now - meter.heard_s >= self._blind_after_s
         if reading is not None or not needs_readings:

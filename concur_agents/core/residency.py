@@ -42,7 +42,7 @@ class LruEntry:
 
     position: int = 0  # 0: not in the list (in a call, or nothing sent yet)
     tokens: float = 0.0
-    left: bool = False  # its agent is done; the context only ages out
+    left: bool = False  # its agent is done; the context ages out of the list like the rest
     was: tuple[int, int] = (0, 0)  # numbering and position before it was removed
 
 
@@ -107,10 +107,6 @@ class Residency:
             self._entries[position] = lru_entry
             self._add(position, lru_entry.tokens)
 
-    def leave_behind(self, lru_entry: LruEntry) -> None:
-        """The agent is done.  What it left in the cache ages out of the list like the rest."""
-        lru_entry.left = True
-
     def distance(self, lru_entry: LruEntry) -> float:
         """Tokens of other idle contexts touched since this one was [tokens]."""
         position, tree = lru_entry.position, self._tree
@@ -124,27 +120,15 @@ class Residency:
 
     def observe(
         self,
-        distance: float,
-        reusable: float,
-        reused: float,
+        distance: float,  # others' tokens touched in between, those in calls included
+        reusable: float,  # what the agent had sent before and sent again
+        reused: float,  # how much of it was still cached
         *,
-        own_share: float = 0.0,
-        used_s: float = math.inf,
-        back_s: float = 0.0,
+        own_share: float = 0.0,  # least share of what agents hold that they do not share
+        used_s: float = math.inf,  # when it was last in a call; infinity: unknown
+        back_s: float = 0.0,  # when it came back
     ) -> bool:
-        """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
-
-        Args:
-            distance: others' tokens touched in between, those in calls included [tokens].
-            reusable: what the agent had sent before and sent again [tokens].
-            reused: how much of it was still cached [tokens].
-            own_share: least share of what agents hold that they do not share.
-            used_s: when it was last in a call [s]; infinity: unknown.
-            back_s: when it came back [s].
-
-        Returns:
-            Whether the cache was emptied: then nothing is learned, and all is forgotten.
-        """
+        """An agent came back.  Whether the cache was emptied: then all is forgotten."""
         share = reused / reusable
         if reused >= reusable:  # else what was left may be a shared prefix
             own = max(reusable, own_share * (distance + reusable))

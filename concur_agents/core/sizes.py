@@ -156,7 +156,7 @@ class Sizes:
         if account.has_context and account.parent is None:
             self.peak_forecast.finals.append(account.footprint)
         self.share(account, ())
-        self.residency.leave_behind(account.lru_entry)
+        account.lru_entry.left = True
         self._set_footprint(account, 0.0)
 
     def _credit(self, who: Account) -> None:

@@ -97,17 +97,15 @@ class Limit:
     hold_s_per_token: float = math.inf
     """How long an idle claim holds: it fades as exp(-idle / (footprint x this)) [s/token]."""
     enter_tokens: float = math.inf
-    """At most this much pressure once an agent is in whose context has to be prefilled first, new
-    or gone cold [tokens].  Below `tokens` it leaves the active agents room to grow."""
+    """The same once a new or cold agent is in [tokens]: below `tokens` it leaves room to grow."""
     open_agents: float = math.inf
-    """Beyond this many open agents (admitted once, not done), agents that have begun come before
-    new ones.  It never keeps a new agent out while no other one waits."""
+    """Beyond this many open agents (admitted once, not done), those come before new ones."""
 
     def __post_init__(self) -> None:
-        for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens", "open_agents"):
-            value = getattr(self, name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if not value >= 0:
-                raise ValueError(f"limit on {name} must be at least 0, got {value}")
+                raise ValueError(f"limit on {field.name} must be at least 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +121,7 @@ class Snapshot:
     reading: Reading | None
     """The engine's own report; None: the poll failed."""
     capacity_tokens: float | None
-    """KV pool that the engine reports, or more where calls and hits prove that [tokens]; None: it
-    does not report it."""
+    """KV pool that is reported, or more if hits prove that [tokens]; None: it is not reported."""
     learned_tokens: float | None
     """Pool size inferred from which prefixes survived [tokens]; None: no evidence yet."""
     proven_tokens: float
@@ -235,8 +232,7 @@ class View:
     """Agents let in because nothing moved, see `Regulator`."""
     longest_wait_s: float
     reported_tokens: float | None = None
-    """KV pool that the engine reports [tokens]; `capacity_tokens` is larger where calls and hits
-    prove that it holds more."""
+    """KV pool that is reported [tokens]; `capacity_tokens` is larger if hits prove more."""
 
 
 class AgentView(NamedTuple):

@@ -69,16 +69,11 @@ class WorkingSet:
     )
     needs_readings: ClassVar[bool] = False
 
-    fill: float = 0.95
-    """Share of the pool to fill: engines round up to blocks, and outputs are only estimated."""
-    entry: float = 0.9
-    """Share of the limit up to which cold agents enter: the rest is room to grow."""
-    hold_scale: float = 0.6
-    """Factor on the break-even time: a context that no longer counts often survives anyway."""
-    breadth: float = 6.0
-    """Open agents, in those that fit, beyond which agents that have begun come before new ones."""
-    start_tokens: float = 32_768.0
-    """First guess of a pool that the engine does not report [tokens]: a few agents."""
+    fill: float = 0.95  # share of the pool: engines round up to blocks, outputs are estimates
+    entry: float = 0.9  # share of the limit up to which cold agents enter: the rest is for growth
+    hold_scale: float = 0.6  # on break-even: a context that no longer counts often survives anyway
+    breadth: float = 6.0  # open agents, in those that fit, beyond which begun ones go first
+    start_tokens: float = 32_768.0  # first guess of a pool that is not reported: a few agents
 
     def __post_init__(self) -> None:
         for name in ("fill", "entry"):
