@@ -1,8 +1,4 @@
-"""Who is in, who waits.
-
-Admission holds the active agents' claims and the queue of the others, and enforces one `Limit`.  It
-hears of arrivals, boundaries and departures, and `fill` lets agents in.  It does not know why the
-limit is what it is.
+"""Who is in, who waits: the active agents' claims, and the queue of the others, under one `Limit`.
 
 Rules, each with its test:
   * no agent is thrown out: a surplus leaves at its own boundaries;
@@ -14,21 +10,18 @@ Rules, each with its test:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from concur_agents.core.family import Account
 from concur_agents.core.order import Order
-from concur_agents.core.peak_forecast import PeakForecast
 from concur_agents.core.pressure import Claims
 from concur_agents.core.queue import Queue
 from concur_agents.core.sizes import Sizes
 from concur_agents.core.types import Limit, State, Transition
 from concur_agents.core.why import Reason
 
-_ROTATION_SHARE = 0.1
-"""Most of the engine's time that letting overdue newcomers in may cost in repeated prefill."""
-_CARE = 1.3
-"""Times the tokens that open agents are expected to hold: what is open cannot be closed again."""
+_ROTATION_SHARE = 0.1  # most of the engine's time that rotating open agents may cost in prefill
+_CARE = 1.3  # times what open agents are expected to hold: what is open cannot be closed again
 
 
 @dataclass(slots=True)
@@ -40,51 +33,42 @@ class Admission:
     max_wait_s: float | None = None
     max_open: int | None = None
     limit: Limit = field(default_factory=Limit)
-    places: float = math.inf
-    """Most agents active at once: the limit, rounded down to whole agents, at least one."""
+    places: float = math.inf  # most active at once: the limit in whole agents, at least one
     active: int = 0
-    reasoning: int = 0
-    paused: int = 0
-    """Agents that wait and have a context."""
+    paused: int = 0  # agents that wait and have a context
     suspended: int = 0
-    open_agents: int = 0
-    """Agents that have been let in at least once and not left."""
-    bound: bool = False
-    """An agent had to wait for the limit since the last `take_bound`."""
-    alone_until_s: float | None = None
-    """One agent runs alone until then, or until the engine has been read; None: no longer."""
+    open_agents: int = 0  # let in at least once and not left
+    bound: bool = False  # an agent had to wait for the limit since the last `take_bound`
+    alone_until_s: float | None = None  # one agent runs alone until then; None: no longer
     overdue_total: int = 0
     stalls_total: int = 0
+    # So many are always let in, whatever the limit says: one, and more for a while after a stall,
+    # or the agent that ended it would be put back at its next boundary, and nothing moves again.
     least: int = 1
-    """So many are always let in, whatever the limit says: one, and more for a while after a stall,
-    or the agent that ended it would be put back at its next boundary, and nothing moves again."""
-    moves: list[Transition] = field(default_factory=list)
-    """What has happened since they were last taken."""
+    moves: list[Transition] = field(default_factory=list)  # since they were last taken
     claims: Claims = field(default_factory=Claims)
     queue: Queue = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.max_wait_s is not None:
-            self.sizes.peak_forecast = PeakForecast()
         self.queue = Queue(self.order, self.is_warm)
+
+    @property
+    def reasoning(self) -> int:
+        """Active agents with a call in flight."""
+        return self.claims.held
 
     # -- moves, one for each arrow between states ----------------------------------------------
 
     def wait(self, account: Account, now: float) -> None:
         """`account`, so far outside or just taken out, waits for its turn."""
-        state = State.PAUSED if account.has_context else State.QUEUED
-        account.waiting_since_s = now
-        self.paused += state is State.PAUSED
-        self.queue.push(account)
         arrives = account.state is State.QUEUED and not account.admitted_ever
         before = None if arrives else account.state
-        account.state = state
-        self.moves.append(Transition(account.agent, before, state, self.why(account, now)))
-
-    def withdraw(self, account: Account) -> None:
-        """`account` waits no longer, without having been let in."""
-        self.paused -= account.state is State.PAUSED
-        self.queue.remove(account)
+        account.state = State.PAUSED if account.has_context else State.QUEUED
+        account.waiting_since_s = now
+        self.suspended -= before is State.SUSPENDED
+        self.paused += account.has_context
+        self.queue.push(account)
+        self.moves.append(Transition(account.agent, before, account.state, self.why(account, now)))
 
     def begin_or_pause(self, account: Account, need: float, now: float) -> bool:
         """`account`, active and at a boundary, reasons; False: it has given up its place instead.
@@ -93,16 +77,15 @@ class Admission:
         """
         had_begun, before = account.has_begun, account.state
         self._reason(account, need)
-        charged = self.sizes.prefixes.charged_tokens
-        if self.active > self.least and (
-            self.active > self.places or not self.claims.fits(self.limit.tokens - charged, now)
-        ):
-            self._put_back(account, before)
-            return False
+        room = self.limit.tokens - self.sizes.prefixes.charged_tokens
+        is_surplus = self.active > self.least and (
+            self.active > self.places or not self.claims.fits(room, now)
+        )
         # An agent that has just been let in runs a step before it makes room for an overdue one.
-        rotates = had_begun and self.max_wait_s is not None and self.least == 1
-        if rotates and self._overdue(now) is not None:
-            self._put_back(account, before)
+        rotates = had_begun and self.least == 1
+        if is_surplus or (rotates and self._overdue(now) is not None):
+            self._take_out(account)
+            account.state = before
             return False
         self.moves.append(Transition(account.agent, before, State.REASONING))
         return True
@@ -117,35 +100,20 @@ class Admission:
 
         With `undo` as if its last `begin` had not been.
         """
-        self.reasoning -= 1
         if not undo:
             account.idle_since_s = now
         self.claims.fade(account.claim, held, now, again=undo)
         self._move(account, State.ACTING)
 
-    def take_out(self, account: Account) -> None:
-        """`account`, active, gives up its place."""
-        self.reasoning -= account.state is State.REASONING
-        self.active -= 1
-        self.claims.release(account.claim)
-
     def suspend(self, account: Account) -> None:
         """`account` has no place and asks for none."""
-        if account.state.is_active:
-            self.take_out(account)
-        else:
-            self.withdraw(account)
+        self._take_out(account)
         self.suspended += 1
         self._move(account, State.SUSPENDED)
 
     def drop(self, account: Account) -> None:
         """`account` and its family are done, wherever they stood."""
-        if account.state.is_active:
-            self.take_out(account)
-        elif account.state is State.SUSPENDED:
-            self.suspended -= 1
-        else:
-            self.withdraw(account)
+        self._take_out(account)
         self.open_agents -= account.admitted_ever
         self._move(account, State.DONE)
 
@@ -162,22 +130,19 @@ class Admission:
             # 1. Where nothing moves, a paused one: it may hold what the active ones wait for.
             head = self.stall_head() if stalled else None
             # 2. Else an agent that has waited past `max_wait_s`.
-            overdue = False
-            if head is None and self.max_wait_s is not None:
-                head = self._overdue(now)
-                overdue = head is not None
+            overdue = self._overdue(now) if head is None else None
+            head = head or overdue
             # 3. Else the first of the queue, new ones left out while enough agents are open.
             if head is None:
                 head = self._next()
             if head is None:
                 break
             is_bound = self.active >= self.least and not stalled
-            if is_bound and not self._has_room(head, overdue, now):
+            if is_bound and not self._has_room(head, overdue is not None, now):
                 self.bound = True
                 break
-            self.overdue_total += overdue
+            self.overdue_total += overdue is not None
             self.stalls_total += stalled
-            self.withdraw(head)
             self._admit(head, now)
             admitted.append(head)
             if stalled:
@@ -193,11 +158,6 @@ class Admission:
         self.limit = limit
         agents = limit.agents
         self.places = agents if agents == math.inf else max(1, math.floor(agents))
-
-    def look_ahead(self) -> None:
-        """Take stock of what the open agents will hold; now and then, as it takes a moment."""
-        if self.sizes.peak_forecast is not None:
-            self.sizes.peak_forecast.look(self.open_agents, self.sizes.first_prompt.value)
 
     def take_bound(self) -> bool:
         """Whether an agent had to wait for the limit since the last call."""
@@ -246,22 +206,19 @@ class Admission:
 
     def why(self, account: Account, now: float) -> Reason:
         """What binds `account`, which waits.  O(1)."""
-        agent, state = account.agent, account.state.value
+        reason = Reason(agent=account.agent, state=account.state.value, cause="next")
         if not account.admitted_ever and self.max_open and self.open_agents >= self.max_open:
             count, most = float(self.open_agents), float(self.max_open)
-            return Reason(agent=agent, state=state, cause="max_open", count=count, most=most)
+            return replace(reason, cause="max_open", count=count, most=most)
         if self.alone_until_s is not None:
-            left_s = max(0.0, self.alone_until_s - now)
-            return Reason(agent=agent, state=state, cause="first_reading", most=left_s)
+            return replace(reason, cause="first_reading", most=max(0.0, self.alone_until_s - now))
         if self.active >= self.places:
-            count, most = float(self.active), self.places
-            return Reason(agent=agent, state=state, cause="agents", count=count, most=most)
+            return replace(reason, cause="agents", count=float(self.active), most=self.places)
         limit = self._bound_on(account)
         if limit == math.inf:
-            return Reason(agent=agent, state=state, cause="next")
-        return Reason(
-            agent=agent,
-            state=state,
+            return reason
+        return replace(
+            reason,
             cause="tokens",
             pressure_tokens=self.pressure(now),
             need_tokens=self.sizes.need(account),
@@ -270,13 +227,7 @@ class Admission:
 
     def stall_head(self) -> Account | None:
         """The agent to let in where nothing moves: a paused one first; None: none may be opened."""
-        oldest = self.queue.oldest(admitted_ever=True)
-        return oldest or self.queue.head(new_allowed=self.may_open)
-
-    def goes_before(self, other: Account, account: Account) -> bool:
-        """Whether `other` goes first of two that wait."""
-        keys = [self.order(who, who.has_context and self.is_warm(who)) for who in (other, account)]
-        return other is not account and keys[0] < keys[1]
+        return self.queue.oldest(admitted_ever=True) or self.queue.head(new_allowed=self.may_open)
 
     @property
     def may_open(self) -> bool:
@@ -294,26 +245,30 @@ class Admission:
         if before is not after:
             self.moves.append(Transition(account.agent, before, after))
 
-    def _put_back(self, account: Account, before: State) -> None:
-        """Take `account` out as if it had not begun to reason."""
-        self.take_out(account)
-        account.state = before
+    def _take_out(self, account: Account) -> None:
+        """`account` gives up its place, or the wait for one."""
+        if account.state.is_active:
+            self.active -= 1
+            self.claims.release(account.claim)
+        elif account.state is State.SUSPENDED:
+            self.suspended -= 1
+        else:
+            self.paused -= account.state is State.PAUSED
+            self.queue.remove(account)
 
     def _reason(self, account: Account, need: float) -> None:
-        if not account.claim.held:
-            self.reasoning += 1
         account.state = State.REASONING
         account.has_begun = True
         account.need = need
         self.claims.hold(account.claim, need)
 
     def _admit(self, account: Account, now: float) -> None:
+        self._take_out(account)
         self.active += 1
         if not account.admitted_ever:
             account.admitted_ever = True
             self.open_agents += 1
-            if self.sizes.peak_forecast is not None:
-                self.sizes.peak_forecast.opens()
+            self.sizes.peak_forecast.opens()
         account.has_begun = False
         account.need = self.sizes.need(account)
         self.claims.fade(account.claim, account.need, now)
@@ -352,8 +307,6 @@ class Admission:
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""
-        if self.max_wait_s is None:
-            return None
         oldest = self.queue.oldest()
         if oldest is None or not self._is_due(oldest, now):
             return None
@@ -376,18 +329,16 @@ class Admission:
         sizes, pool = self.sizes, self.sizes.residency.pool_tokens
         if self.max_wait_s is None or pool is None:
             return True
-        tokens = sizes.footprint_tokens + sizes.need(newcomer)
+        need = sizes.need(newcomer)
+        tokens = sizes.footprint_tokens + need
         if self.limit.tokens != math.inf:  # what is open now will grow, and cannot be closed again
-            tokens = max(tokens, self._peak_tokens(newcomer))
+            peak = sizes.peak_forecast.peak_tokens(need)
+            if peak is None:  # none has left yet
+                peak = (self.open_agents + 1) * sizes.grown(newcomer)
+            else:
+                peak *= _CARE
+            tokens = max(tokens, peak)
         price = sizes.price.prefill_s_per_token
         if tokens <= pool or price is None:
             return tokens <= pool
         return (tokens - pool) * price <= _ROTATION_SHARE * self.max_wait_s
-
-    def _peak_tokens(self, newcomer: Account) -> float:
-        """Most that `newcomer` and all open agents will hold together, carefully [tokens]."""
-        assert self.sizes.peak_forecast is not None
-        peak = self.sizes.peak_forecast.peak_tokens(self.sizes.need(newcomer))
-        if peak is None:  # none has left yet
-            return (self.open_agents + 1) * self.sizes.grown(newcomer)
-        return _CARE * peak

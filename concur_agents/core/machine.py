@@ -16,10 +16,9 @@ from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.sizes import Sizes
 from concur_agents.core.types import AgentId, Decision, Snapshot, State
 
-STALL_MEMORY_S = 600.0
-"""So long after a stall the agents that ended it may stay active beyond the limit [s]."""
-STALL_S, NEW_STALL_S = 5.0, 60.0
-"""Least time without a call until a stall is assumed [s]: if one that has begun waits, and else."""
+STALL_S = 5.0  # least time without a call until a stall is assumed, if an open agent waits
+NEW_STALL_S = 60.0  # the same if all who wait are new
+STALL_MEMORY_S = 600.0  # so long the agents that ended a stall may stay beyond the limit
 
 
 class _Accounts(dict[AgentId, Account]):
@@ -46,9 +45,9 @@ class Machine:
         max_started: int | None = None,
     ) -> None:
         max_open = max_started if max_open is None else max_open
-        for name, value, least in (("max_open", max_open, 1), ("blind_agents", blind_agents, 1)):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, agents in (("max_open", max_open), ("blind_agents", blind_agents)):
+            if agents is not None and agents < 1:
+                raise ValueError(f"{name} must be at least 1, got {agents}")
         for name, above in (("max_wait_s", max_wait_s), ("blind_after_s", blind_after_s)):
             if above is not None and not above > 0:
                 raise ValueError(f"{name} must be above 0, got {above}")
@@ -75,10 +74,6 @@ class Machine:
         self._enforce(start_s)
         self._arrivals = self._done_total = self._pauses_total = 0
         self._heard_s = start_s
-        self._wake_s: float | None = None
-        self._wake_stands = False
-
-    # -- inside ------------------------------------------------------------------------------
 
     def _own_account(self, agent: AgentId) -> Account:
         who = self._accounts[agent]
@@ -86,15 +81,10 @@ class Machine:
             raise ValueError(f"agent {agent!r} shares the place of {who.parent.agent!r}")
         return who
 
-    def _ask_back(self, root: Account, now: float) -> None:
-        """A suspended `root` waits for its place again."""
-        if root.state is State.SUSPENDED:
-            self._admission.suspended -= 1
-            self._admission.wait(root, now)
-
     def _settle_suspension(self, root: Account) -> None:
         """The place of a suspended agent is free unless a member of its family needs it."""
-        if root.is_suspended and not root.needs_place and root.state is not State.SUSPENDED:
+        needed = root.in_flight or root.waiters or root.children
+        if root.is_suspended and not needed and root.state is not State.SUSPENDED:
             self._admission.suspend(root)
 
     def _gives_up(self, who: Account, now: float) -> bool:
@@ -117,7 +107,8 @@ class Machine:
         """`calls` of `who`, which is active, are over."""
         root, sizes = who.root, self._sizes
         self._meter.call_ended(now)
-        who.end_calls(calls)
+        who.calls -= calls
+        root.in_flight -= calls
         if root.in_flight:
             self._admission.begin(root, max(root.need, sizes.need(root)))
             return
@@ -128,18 +119,27 @@ class Machine:
             sizes.residency.touch(root.lru_entry, held)
         self._settle_suspension(root)
 
+    def _pass_time(self, now: float) -> None:
+        """What every call begins with."""
+        admission, meter = self._admission, self._meter
+        self._heard_s = now
+        if now >= meter.stalled_s + STALL_MEMORY_S:
+            admission.least = 1
+        if admission.alone_until_s is not None and now >= admission.alone_until_s:
+            self._end_alone()
+            self._enforce(now)
+        meter.pass_time(now, admission.reasoning, admission.claims.reasoning_tokens)
+
     def _fill(self, now: float, *first: AgentId) -> Decision:
-        """Lets in the agents that may be now; the answer of every call, after `first`."""
-        admission = self._admission
+        """What every call ends with: let in the agents that may be now, and answer."""
+        admission, meter = self._admission, self._meter
         stall_s = self._stall_s()
         stalled = stall_s is not None and stall_s <= now
-        if stalled:
-            self._meter.stalled_s = now
-        admitted = admission.fill(now, stalled=stalled)
         woken = list(first)
-        for root in admitted:
-            members, waiters = root.take_waiters()
-            woken += members
+        for root in admission.fill(now, stalled=stalled):
+            meter.last_call_s = now
+            waiters, root.waiters = root.waiters, {}
+            woken += waiters or ([] if root.departed else [root.agent])
             if any(waiters.values()):
                 in_calls = admission.claims.reasoning_tokens
                 admission.begin(root, root.need)
@@ -147,31 +147,29 @@ class Machine:
                 self._sizes.begin(root, in_calls)
                 for agent, calls in waiters.items():
                     self._accounts[agent].begin_calls(calls, now)
-        if admitted:
-            self._meter.last_call_s = now
-            if stalled:
-                self._meter.stalls += 1
-                self._meter.stall_until_s = now + STALL_MEMORY_S
+        if stalled:
+            meter.stalls += 1
+            meter.stalled_s = now
         admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
 
     def _stall_s(self) -> float | None:
         """When a stall will have to be assumed if nothing moves before [s]; None: never."""
-        admission = self._admission
-        if admission.reasoning or not len(admission.queue) or not admission.active:
+        admission, meter = self._admission, self._meter
+        if admission.reasoning or not admission.active:
             return None
         head = admission.stall_head()
-        if head is None:  # all who wait are new, and `max_open` are open
+        if head is None:
             return None
-        meter = self._meter
-        if not (head.admitted_ever or meter.has_called):
-            return None  # as far as is known, the agents make their calls without us
-        least_s = STALL_S if head.admitted_ever else NEW_STALL_S
-        rest_s = max(least_s, 2.0 * meter.longest_gap_s)
         since_s = max(meter.last_call_s, head.waiting_since_s)  # before, no agent was kept
+        if head.admitted_ever:
+            return since_s + max(STALL_S, 2.0 * meter.longest_gap_s)
+        if not meter.has_called:
+            return None  # as far as is known, the agents make their calls without us
         # A paused agent may well hold what the others need; a new one seldom does.
-        return since_s + rest_s * (1.0 if head.admitted_ever else 2.0 ** min(meter.stalls, 16))
+        rest_s = max(NEW_STALL_S, 2.0 * meter.longest_gap_s)
+        return since_s + rest_s * 2.0 ** min(meter.stalls, 16)
 
     def _enforce(self, now: float) -> None:
         """The law's limit holds, or what is tighter."""
@@ -187,15 +185,3 @@ class Machine:
         if self._admission.alone_until_s is not None:
             self._admission.alone_until_s = None
             self._admission.bound = False
-
-    def _pass_time(self, now: float) -> None:
-        self._wake_stands = False
-        self._heard_s = now
-        if self._admission.least > 1 and now >= self._meter.stall_until_s:
-            self._admission.least = 1
-        alone_until_s = self._admission.alone_until_s
-        if alone_until_s is not None and now >= alone_until_s:
-            self._end_alone()
-            self._enforce(now)
-        admission = self._admission
-        self._meter.pass_time(now, admission.reasoning, admission.claims.reasoning_tokens)

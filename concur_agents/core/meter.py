@@ -10,25 +10,18 @@ from concur_agents.core.admission import Admission
 from concur_agents.core.price import PriceEstimator
 from concur_agents.core.types import Reading, Snapshot, Usage
 
-_MEMORY_S = 30.0
-"""Memory of time averages [s]: several steps of an agent, few of its lives."""
-_MOMENT_S = 1.0
-"""Changes within a moment are summed up, and fade together: no exponential at each call [s]."""
+_MEMORY_S = 30.0  # of time averages: several steps of an agent, few of its lives
+_MOMENT_S = 1.0  # changes within a moment fade together: no exponential at each call
 _GAPS, _QUANTILES = 256, 32
-_READINGS, _LEAST_USAGE, _WRONG = 8, 0.01, 4.0
-"""Readings in a row that have to imply a pool this many times as large as reported, each at this
-share of usage at least."""
-_BEYOND = 1.25
-"""Hits prove a reported pool wrong if it held this many times as much: sizes are estimates."""
-_FULL, _AGREES, _AGREED = 0.85, 0.8, 3
-"""A pool has room below this usage, and is ours if usage implies this share of what is reported,
-readings in a row."""
-_SURE = 0.95
-"""This share of such a pool holds whatever agents have sent last."""
-_FORGET = 0.95
-"""What is left of the difference to the engine's count of prompts, from reading to reading."""
-_MOST_RETRY_S = 3600.0
-"""The longest Retry-After that is believed [s]: one absurd header must not end all growth."""
+_MOST_RETRY_S = 3600.0  # longest Retry-After believed: one absurd header must not end all growth
+# So many readings in a row have to imply a pool so many times as large as reported, each at this
+# share of usage at least.
+_READINGS, _WRONG, _LEAST_USAGE = 8, 4.0, 0.01
+_BEYOND = 1.25  # hits prove a reported pool wrong if it held so many times as much
+# A pool has room below this usage, and is ours if usage implies this share of what is reported,
+# so many readings in a row.  Then this share of it holds whatever agents have sent last.
+_FULL, _AGREES, _AGREED, _SURE = 0.85, 0.8, 3, 0.95
+_FORGET = 0.95  # left of the difference to the engine's count of prompts, from reading to reading
 
 
 @dataclass(slots=True)
@@ -37,38 +30,30 @@ class Meter:
 
     start_s: float
     price: PriceEstimator
-    hit_rate: float | None = None
-    """Cached share between the last two ticks."""
-    heard_s: float = 0.0
-    """When the engine was last read [s]."""
-    last_call_s: float = 0.0
-    """When a call last began or ended, or an agent was let in [s]."""
-    has_called: bool = False
-    """Whether a call has ever begun."""
-    stalls: int = 0
-    """Agents let in because nothing moved, since the last call."""
-    stall_until_s: float = -math.inf
-    """Until then the agents let in by stalls may stay [s]."""
-    ended_s: float = -math.inf
-    """When a call last ended [s]."""
-    stalled_s: float = -math.inf
-    """When an agent was last let in because nothing moved [s]."""
+    hit_rate: float | None = None  # cached share between the last two ticks
+    told_tokens: float | None = None  # the pool as the engine reported it last
+    heard_s: float = 0.0  # when the engine was last read
+
+    # what a stall is judged by
+    last_call_s: float = 0.0  # when a call last began or ended, or an agent was let in
+    has_called: bool = False  # a call has begun at least once
+    ended_s: float = -math.inf  # when a call last ended
+    stalled_s: float = -math.inf  # when an agent was last let in because nothing moved
+    stalls: int = 0  # agents let in because nothing moved, since the last call
+    longest_gap_s: float = 0.0  # of the recent ones, older ones fading
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
-    _longest_gap_s: float = 0.0
+
+    # what the engine's counters say
     _reading: Reading | None = None
-    told_tokens: float | None = None
-    """The pool as the engine reported it last [tokens]; what is used may be larger."""
-    _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))
-    """Pool sizes that usage and the tokens in calls imply, one for each reading [tokens]."""
-    _agreed: int = 0
-    """Readings in a row in which the pool had room and usage agreed with it."""
-    _foreign: float = 0.0
-    """Prompts that the engine has looked up and our agents have not sent [tokens], fading."""
+    _implied: deque[float] = field(default_factory=lambda: deque(maxlen=_READINGS))  # pool sizes
+    _agreed: int = 0  # readings in a row in which the pool had room and usage agreed with it
+    _foreign: float = 0.0  # prompts looked up that our agents have not sent [tokens], fading
     _engine_counts: bool = False
     _cached_known: bool = False
     _hit_total: float = 0.0
     _query_total: float = 0.0
-    _before: tuple[float, float] = (0.0, 0.0)
+    _before: tuple[float, float] = (0.0, 0.0)  # both totals at the last snapshot
+
     # since the last snapshot
     _ticked_s: float = 0.0
     _steps: int = 0
@@ -76,6 +61,7 @@ class Meter:
     _retry_after_s: float = 0.0
     _step_s: float = 0.0
     _output: float = 0.0
+
     # the time average up to `_averaged_s`, and what has been since, times how long
     _passed_s: float = 0.0
     _averaged_s: float = 0.0
@@ -116,12 +102,7 @@ class Meter:
         # that one.  As a gap it would double the time until the next stall, again and again.
         if gap_s > now - self.stalled_s and now - self.ended_s < _MOMENT_S:
             return
-        self._longest_gap_s = max(gap_s, 0.99 * self._longest_gap_s)
-
-    @property
-    def longest_gap_s(self) -> float:
-        """The longest recent gap [s], older ones fading."""
-        return self._longest_gap_s
+        self.longest_gap_s = max(gap_s, 0.99 * self.longest_gap_s)
 
     def refused(self, retry_after_s: float) -> None:
         """The endpoint refused a call for lack of capacity, and asked to wait so long [s]."""
@@ -146,18 +127,24 @@ class Meter:
         if not self._engine_counts:
             self._query_total += prompt
 
-    def pool_tokens(self, reading: Reading, admission: Admission) -> float | None:
-        """The engine's pool: what it reports, unless calls and hits prove that it is far larger.
+    def hear(self, reading: Reading, admission: Admission, now: float) -> None:
+        """The engine was read: its counters, and its pool."""
+        heard_s, self.heard_s = self.heard_s, now
+        self._measure_pool(reading, admission)
+        if self._count(reading):
+            admission.sizes.residency.clear(heard_s)
 
-        A page may count blocks in another unit (hybrid models do), or leave out a host tier.  While
-        `usage` of a pool is full with the tokens that are in calls, it holds tokens / usage; the
-        least of some readings in a row, as a prompt fills its blocks only while it is prefilled,
-        and what agents may share counts once.
+    def _measure_pool(self, reading: Reading, admission: Admission) -> None:
+        """The pool is what the engine reports, unless calls and hits prove that it is far larger.
+
+        A page may count blocks in another unit (hybrid models do), or leave out a host tier.  A
+        pool that calls fill to `usage` holds tokens / usage: the least of some readings in a row,
+        as a prompt fills its blocks while it is prefilled; what may be shared counts once.
         """
         told, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
-        if told is None:
-            return None
         residency = admission.sizes.residency
+        if told is None:
+            return
         if told != self.told_tokens:  # another engine, perhaps
             self.told_tokens, residency.held_tokens = told, 0.0
             self._implied.clear()
@@ -178,11 +165,10 @@ class Meter:
             pool = held if residency.learned_tokens is not None else 2.0 * held
         if len(self._implied) == _READINGS and min(self._implied) > _WRONG * told:
             pool = max(pool, min(self._implied))
-        return pool
+        residency.capacity_tokens = pool
 
-    def hear(self, reading: Reading, now: float) -> bool:
-        """The engine was read; returns whether it has restarted since the reading before."""
-        self.heard_s = now
+    def _count(self, reading: Reading) -> bool:
+        """Add what the engine has counted; returns whether it has restarted since it was read."""
         before, self._reading = self._reading, reading
         if reading.hit_tokens_total is None or reading.query_tokens_total is None:
             return False
@@ -204,11 +190,7 @@ class Meter:
     def snapshot(
         self, reading: Reading | None, admission: Admission, now: float, *, bound: bool
     ) -> Snapshot:
-        """What has been since the last one; the sums begin anew.
-
-        Args:
-            bound: whether an agent had to wait for the limit.
-        """
+        """What has been since the last one; the sums begin anew."""
         self._average()
         sizes, residency = admission.sizes, admission.sizes.residency
         queries_total = self._query_total if self._engine_counts or self._cached_known else 0.0
@@ -252,10 +234,9 @@ class Meter:
         return snapshot
 
     def _gap_quantiles(self) -> tuple[float, ...]:
-        gaps, n = sorted(self._gaps_s), len(self._gaps_s)
-        if n <= _QUANTILES:
-            return tuple(gaps)
-        return tuple(gaps[int((i + 0.5) * n / _QUANTILES)] for i in range(_QUANTILES))
+        gaps = sorted(self._gaps_s)
+        parts = min(len(gaps), _QUANTILES)
+        return tuple(gaps[int((part + 0.5) * len(gaps) / parts)] for part in range(parts))
 
     def _average(self) -> None:
         passed = self._passed_s - self._averaged_s

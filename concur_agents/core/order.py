@@ -15,11 +15,9 @@ Order = Callable[[Account, bool], Key]
 
 
 def warm_new_least(account: Account, warm: bool) -> Key:
-    """Warm agents, longest idle first; then new ones; then cold ones with least work done.
-
-    A warm agent costs nothing to resume now and a whole prefill later.  A new one is small.  Among
-    cold ones the least advanced is the smallest.
-    """
+    """Warm agents, longest idle first; then new ones; then cold ones with least work done."""
+    # A warm agent costs nothing now and a whole prefill later; a new one is small; among cold ones
+    # the least advanced is the smallest.
     if warm:
         return (-account.priority, 0, account.idle_since_s)
     if not account.has_context:

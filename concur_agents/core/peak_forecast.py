@@ -1,81 +1,59 @@
-"""What the open agents will hold together, told by the sizes at which others have left.
+"""What the open agents will hold together, as the sizes say at which others have left.
 
-An agent that has been opened cannot be closed again, and under a bound on waiting everyone that
+An agent that has been opened cannot be closed again, and under a bound on waiting every one that
 does not fit comes back cold within it.  So before one more is opened, look ahead: every open agent
-grows by the same x, and some leave on the way.  The most they hold together, over all x, is what
-has to fit.  Agents of all ages never reach their final sizes at once; a batch that started together
-does.
+grows by the same x, and some leave on the way.  The most they hold together, over all x, has to
+fit.  Agents of all ages never reach their final sizes at once; a batch that started together does.
 
-How many come further than a size is told by the sizes at which agents left and by those that are
-still here, which are larger than theirs and not known (the product-limit estimate, E. L. Kaplan and
-P. Meier, JASA 1958): the first to leave are the short ones, and say little of the others.  Beyond
-the largest that left, agents leave at their mean rate per token.
+How many come further than a size follows from the sizes at which agents left, with those still
+here counted as larger than theirs (the product-limit estimate, E. L. Kaplan and P. Meier, JASA
+1958): the first to leave are the short ones.  Beyond the largest that left, agents leave at their
+mean rate per token.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 _REMEMBERED = 64
-_REACH, _PARTS = 3, 8
-"""How far to look ahead, in largest sizes, and how many looks there are in each."""
+_REACH, _PARTS = 3, 8  # how far to look ahead, in largest sizes, and looks in each
 _LEAST_SHARE = 1e-9
 
 
-class Histogram(dict[int, int]):
-    """How many there are of each number, to six binary digits: at most 32 keys an octave."""
-
-    def add(self, number: int) -> None:
-        """One more of `number`."""
-        key = _coarse(number)
-        self[key] = self.get(key, 0) + 1
-
-    def remove(self, number: int) -> None:
-        """One less of `number`."""
-        key = _coarse(number)
-        left = self[key] - 1
-        if left:
-            self[key] = left
-        else:
-            del self[key]
-
-
-def _coarse(number: int) -> int:
-    """`number` to six binary digits, rounded down."""
-    dropped = max(0, number.bit_length() - 6)
-    return number >> dropped << dropped
+def coarse(tokens: float) -> int:
+    """`tokens` to six binary digits, rounded down: at most 32 sizes an octave."""
+    dropped = max(0, int(tokens).bit_length() - 6)
+    return int(tokens) >> dropped << dropped
 
 
 @dataclass(slots=True)
 class PeakForecast:
     """Sizes of agents that hold something, final sizes of past ones, and what follows."""
 
-    held: Histogram = field(default_factory=Histogram)
-    """How many agents hold so many tokens."""
+    held: Counter[int] = field(default_factory=Counter)  # agents by the tokens that they hold
     finals: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    """What the last agents held as they left [tokens]."""
-    _together: list[float] = field(default_factory=list)
-    """What the open agents hold once each has grown by so much more."""
-    _newcomer: list[float] = field(default_factory=list)
-    """What one newcomer does."""
+    _together: list[float] = field(default_factory=list)  # the open agents, each grown so far
+    _newcomer: list[float] = field(default_factory=list)  # and what one newcomer holds then
     _first_tokens: float = 0.0
 
     def change(self, before_tokens: float, after_tokens: float) -> None:
         """An agent that held `before_tokens` holds `after_tokens` from now on; 0: nothing."""
-        if before := int(before_tokens):
-            self.held.remove(before)
-        if after := int(after_tokens):
-            self.held.add(after)
+        before, after = coarse(before_tokens), coarse(after_tokens)
+        self.held[before] -= 1
+        if not self.held[before]:
+            del self.held[before]
+        self.held[after] += 1
+        del self.held[0]  # an agent that holds nothing is not counted
 
     def look(self, open_agents: int, first_tokens: float) -> None:
         """Take stock: `open_agents` agents are open, and a newcomer begins with `first_tokens`."""
         if not self.finals:
             return
         held = self.held
-        silent = max(0, open_agents - sum(held.values()))  # open, with no context yet
+        silent = max(0, open_agents - held.total())  # open, with no context yet
         come_further = _Survival(sorted(self.finals), sorted(held.items()))
         largest = max(come_further.largest, first_tokens, *held)
         grown = [largest / _PARTS * look for look in range(_REACH * _PARTS + 1)]
@@ -89,10 +67,7 @@ class PeakForecast:
 
     def opens(self) -> None:
         """One more is open since the last `look`."""
-        self._together = [
-            together + newcomer
-            for together, newcomer in zip(self._together, self._newcomer, strict=True)
-        ]
+        self._together = [*map(sum, zip(self._together, self._newcomer, strict=True))]
 
     def peak_tokens(self, need_tokens: float) -> float | None:
         """Most that the open agents and one more hold together [tokens]; None: unknown.

@@ -1,10 +1,9 @@
 """Prefixes that several agents share: charged once for all of them.
 
-Agents of one batch often begin with the same system prompt and tool list.  The engine keeps one
-copy, so counting it in every footprint would make the pool look fuller than it is.  A shared part
-is known in two ways: the caller names it (a chain of hashes of the leading messages), or the
-engine shows it, by finding cached tokens in the very first prompt of an agent that had never sent
-anything.  An agent that holds a prefix alone pays for it as part of its own footprint.
+Agents of one batch often begin with the same system prompt and tool list, of which the engine keeps
+one copy.  A shared part is known in two ways: the caller names it (a chain of hashes of the leading
+messages), or the engine finds cached tokens in the very first prompt of an agent.  A prefix that
+one agent alone holds counts as part of that agent's footprint.
 """
 
 from __future__ import annotations
@@ -18,35 +17,23 @@ Chain = Sequence[tuple[Hashable, float]]
 
 @dataclass(slots=True)
 class _Node:
-    own_tokens: float
-    """Tokens of this part beyond the part before it."""
+    own_tokens: float  # beyond the part before it
+    needed: int  # holders from which on it counts as shared
     holders: int = 0
-    needed: int = 2
-    """Holders from which on it counts as shared."""
 
 
 @dataclass(slots=True)
 class Prefixes:
     """Reference counts over named prefixes."""
 
-    charged_tokens: float = 0.0
-    """Tokens of all shared parts, each counted once."""
+    charged_tokens: float = 0.0  # all shared parts, each counted once
     _nodes: dict[Hashable, _Node] = field(default_factory=dict)
 
     def join(self, chain: Chain, *, seen_cached: bool = False) -> None:
-        """One more agent holds `chain`.
-
-        Args:
-            chain: the parts, shortest first.
-            seen_cached: the engine had them already, so one holder among us suffices.
-        """
-        before = 0.0
+        """One more agent holds `chain`; with `seen_cached` the engine had it, so one suffices."""
+        needed, before = 1 if seen_cached else 2, 0.0
         for name, tokens in chain:
-            node = self._nodes.get(name)
-            if node is None:
-                node = self._nodes[name] = _Node(
-                    max(0.0, tokens - before), needed=1 if seen_cached else 2
-                )
+            node = self._nodes.setdefault(name, _Node(max(0.0, tokens - before), needed))
             node.holders += 1
             if node.holders == node.needed:
                 self.charged_tokens += node.own_tokens
@@ -65,10 +52,6 @@ class Prefixes:
             self.charged_tokens = 0.0  # what rounding left
 
     def shared(self, chain: Chain) -> float:
-        """How many tokens of `chain`, which its holder has joined, are charged once for all now."""
-        shared = 0.0
-        for name, _ in chain:
-            node = self._nodes[name]
-            if node.holders >= node.needed:
-                shared += node.own_tokens
-        return shared
+        """How many tokens of `chain`, which its holder has joined, are charged once for all."""
+        nodes = (self._nodes[name] for name, _ in chain)
+        return sum((node.own_tokens for node in nodes if node.holders >= node.needed), 0.0)

@@ -5,13 +5,12 @@ A reasoning agent claims what its call needs.  An acting agent's claim fades:
     claim(idle) = footprint x exp(-idle / (footprint x hold_s_per_token))
 
 `hold_s_per_token` changes at run time, so fading is measured on a clock of its own,
-`theta += dt / hold_s_per_token` [tokens], on which every claim fades as exp(-d_theta / footprint)
-whatever the law decides.  Claims of about the same footprint (a quarter of an octave, so the rate
-is right within 9 %) share one exponentially fading sum, as load averages do: some 15 sums per
-decade of context length, however many agents there are.
+`theta += dt / hold_s_per_token` [tokens], on which every claim fades as exp(-d_theta / footprint).
+Claims of about the same footprint (a quarter of an octave, so the rate is right within 9 %) share
+one fading sum, as load averages do: some 15 sums per decade of context length.
 
-Questions change nothing: each sum stands at the theta of its last change.  No sum goes back
-in time: threads may call with a `now` slightly older than the last, and no claim grows by itself.
+Each sum stands at the theta of its last change, so questions change nothing.  No sum goes back in
+time: threads may call with a `now` slightly older than the last, and no claim grows by itself.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ class _Fading:
     """Idle claims of about `1 / rate` tokens, as one sum."""
 
     rate: float
-    total: float = 0.0
-    """Their sum at `theta`."""
+    total: float = 0.0  # their sum at `theta`
     theta: float = 0.0
     count: int = 0
 
@@ -39,8 +37,7 @@ class _Fading:
 class Claim:
     """One agent's part of the pressure.  Owned by `Claims`."""
 
-    tokens: float = 0.0
-    """What it claims, or claimed when it began to fade [tokens]."""
+    tokens: float = 0.0  # what it claims, or claimed when it began to fade
     theta: float = 0.0
     fading: _Fading | None = None
     held: bool = False
@@ -51,23 +48,18 @@ class Claims:
     """All claims and their sum."""
 
     hold_s_per_token: float = math.inf
-    reasoning_tokens: float = 0.0
-    """Sum of the claims that do not fade [tokens]."""
-    _held: int = 0
+    reasoning_tokens: float = 0.0  # sum of the claims that do not fade
+    held: int = 0  # how many those are
     _theta: float = 0.0
     _at_s: float = 0.0
     _sums: dict[int, _Fading] = field(default_factory=dict)
-    _faded: int = 0
-    _idle: float = 0.0
-    """Sum of `total` over `_sums`, so never less than the idle claims now."""
 
     def hold(self, claim: Claim, tokens: float) -> None:
         """`claim` becomes `tokens`, not fading: the agent is reasoning."""
-        if claim.held or claim.fading is not None:
-            self.release(claim)
+        self.release(claim)
         claim.tokens = tokens
         claim.held = True
-        self._held += 1
+        self.held += 1
         self.reasoning_tokens += tokens
 
     def fade(self, claim: Claim, tokens: float, now: float, *, again: bool = False) -> None:
@@ -84,30 +76,24 @@ class Claims:
             fading = self._sums[key] = _Fading(2.0 ** ((-0.5 - key) / _PER_OCTAVE))
         theta = max(self._theta_at(now), fading.theta)
         began = claim.theta if again else theta
-        before = fading.total
-        fading.total = before * math.exp((fading.theta - theta) * fading.rate)
+        fading.total *= math.exp((fading.theta - theta) * fading.rate)
         fading.total += tokens * math.exp((began - theta) * fading.rate)
         fading.theta = theta
         fading.count += 1
-        self._faded += 1
-        self._idle += fading.total - before
         claim.tokens, claim.theta, claim.fading = tokens, began, fading
 
     def release(self, claim: Claim) -> None:
         """`claim` becomes nothing: the agent paused or left."""
         if claim.held:
-            self._held -= 1
+            self.held -= 1
             # Sums of fractions keep what rounding left of them, so the last one empties the sum.
-            self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self._held else 0.0
+            self.reasoning_tokens = self.reasoning_tokens - claim.tokens if self.held else 0.0
             claim.held = False
         elif claim.fading is not None:
             fading, claim.fading = claim.fading, None
             fading.count -= 1
-            self._faded -= 1
             part = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
-            part = min(part, fading.total) if fading.count else fading.total
-            fading.total -= part
-            self._idle = self._idle - part if self._faded else 0.0
+            fading.total = max(0.0, fading.total - part) if fading.count else 0.0
         claim.tokens = 0.0
 
     def pressure(self, now: float) -> float:
@@ -119,11 +105,8 @@ class Claims:
         return self.reasoning_tokens + idle
 
     def fits(self, tokens: float, now: float) -> bool:
-        """Whether pressure is at most `tokens` now; often without summing it up."""
-        room = tokens - self.reasoning_tokens + _CRUMB
-        return room >= 0.0 and (
-            self._idle <= room or self.pressure(now) - self.reasoning_tokens <= room
-        )
+        """Whether pressure is at most `tokens` now."""
+        return tokens == math.inf or self.pressure(now) <= tokens + _CRUMB
 
     def set_hold(self, hold_s_per_token: float, now: float) -> None:
         """From now on claims fade at this rate; what has faded stays faded."""
@@ -131,11 +114,9 @@ class Claims:
         self.hold_s_per_token = max(hold_s_per_token, _LEAST_HOLD)
 
     def seconds_until(self, tokens: float, now: float) -> float | None:
-        """When pressure will have faded to `tokens`, if nothing moves [s from now]; None: never.
-
-        Newton's method from the left on a sum of falling exponentials: convex, so each step stays
-        short of its target, which is set a hair lower than `tokens`, more than rounding can blur.
-        """
+        """When pressure will have faded to `tokens`, if nothing moves [s from now]; None: never."""
+        # Newton's method from the left on a sum of falling exponentials: convex, so each step stays
+        # short of its target, which is set a hair lower than `tokens`, more than rounding can blur.
         target = tokens - self.reasoning_tokens
         if target <= 0.0 or self.hold_s_per_token == math.inf:
             return None

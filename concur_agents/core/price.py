@@ -3,9 +3,8 @@
     t_prefill = mean over steps of  step_s / (uncached + 200 x output)
     t_prefill <= time with calls in flight / uncached tokens of the steps that ended in it
 
-An output token costs about as much as 200 prompt tokens.  The bound is for bursts: sixty prompts
-that arrive at once wait for each other, and each step's time is mostly the others' doing.  Wrong by
-a factor of two, the price changes makespans by a few percent (docs/laws.md), so nothing finer pays.
+An output token costs about as much as 200 prompt tokens.  The bound is for bursts, whose steps wait
+for each other.  A price wrong by a factor of two moves makespans by a few percent (docs/laws.md).
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ _OUTPUT_RATIO = 200.0
 class PriceEstimator:
     """Means over recent steps, old ones fading."""
 
-    unseen_s: float = 0.0
-    """Time with calls in flight since the last step that ended well [s]; the caller adds to it."""
+    unseen_s: float = 0.0  # with calls in flight since the last step ended; the caller adds to it
     _steps: int = 0
     _ratio_s: float = 0.0
     _busy_s: float = 0.0

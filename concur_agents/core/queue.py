@@ -1,123 +1,100 @@
 """Who waits, best first.
 
-Two heaps (agents that are open, i.e. have been let in before, and new ones) and lists by waiting
-time.  Removal is lazy: an entry whose ticket is no longer its account's is void and dropped when it
-surfaces, and a heap that is mostly void is rebuilt, so each operation is O(log n) amortised and
-nothing of an agent that is gone stays behind for long.  Who goes first is asked at every event and
-seldom changes, so it is kept.
+Two heaps, one of agents that are open (let in before) and one of new ones.  Removal is lazy: an
+entry that is no longer its agent's is dropped when it surfaces, and a heap that is mostly void is
+rebuilt, so each operation is O(log n) amortised.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from concur_agents.core.family import Account
 from concur_agents.core.order import Key, Order
 
-_Entry = tuple[Key, int, int, bool, Account]  # key, tie-break, ticket, warm, who
+
+class _Entry(NamedTuple):
+    key: Key
+    tie: int  # the earlier one goes first
+    warm: bool
+    account: Account
 
 
 class Queue:
     """The waiting agents."""
 
     def __init__(self, order: Order, is_warm: Callable[[Account], bool]) -> None:
-        self._order = order
-        self._is_warm = is_warm
+        self._order, self._is_warm = order, is_warm
         self._open: list[_Entry] = []
         self._new: list[_Entry] = []
-        self._by_wait: deque[tuple[int, Account]] = deque()
-        self._open_by_wait: deque[tuple[int, Account]] = deque()
-        self._head: _Entry | None = None  # who goes first; None: to be found
+        self._by_wait: OrderedDict[Account, _Entry] = OrderedDict()  # its entry that counts
+        self._open_by_wait: OrderedDict[Account, None] = OrderedDict()
         self._ties = itertools.count()
-        self._tickets = itertools.count(1)
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._by_wait)
 
     def push(self, account: Account) -> None:
         """`account` waits from `account.waiting_since_s` on; pushes come in order of that time."""
-        account.ticket = next(self._tickets)
-        self._by_wait.append((account.ticket, account))
         if account.admitted_ever:
-            self._open_by_wait.append((account.ticket, account))
-        self._size += 1
+            self._open_by_wait[account] = None
         self._insert(account, next(self._ties))
 
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""
-        account.ticket = 0
-        if self._head is not None and self._head[4] is account:
-            self._head = None
-        self._size -= 1
-        if not self._size:  # and nothing of the last ones stays
-            for entries in (self._open, self._new, self._by_wait, self._open_by_wait):
-                entries.clear()
-            return
+        del self._by_wait[account]
+        self._open_by_wait.pop(account, None)
         for heap in (self._open, self._new):
-            if len(heap) > 2 * self._size + 64:
-                heap[:] = [e for e in heap if e[4].ticket == e[2]]
+            if not self._by_wait or len(heap) > 2 * len(self._by_wait) + 64:
+                heap[:] = [entry for entry in heap if self._by_wait.get(entry.account) is entry]
                 heapq.heapify(heap)
-        for waits in (self._by_wait, self._open_by_wait):
-            if len(waits) > 2 * self._size + 64:
-                valid = [e for e in waits if e[1].ticket == e[0]]
-                waits.clear()
-                waits.extend(valid)
 
     def head(self, *, new_allowed: bool = True) -> Account | None:
         """The agent that goes first; None: none.  With `new_allowed=False` only among the open."""
-        if new_allowed:
-            first = self._head
-            if first is None or (first[3] and not self._is_warm(first[4])):
-                first = self._head = self._find_head()
-        else:
-            first = self._top(self._open)
-        return None if first is None else first[4]
+        first = self._top(self._open)
+        new = self._top(self._new) if new_allowed else None
+        if first is None or (new is not None and new < first):
+            first = new
+        return None if first is None else first.account
 
     def settle(self) -> None:
         """Find out now whether the first has gone cold, so that no later question does."""
-        if self._open:
-            self._top(self._open)
+        self._top(self._open)
 
     def oldest(self, *, admitted_ever: bool = False) -> Account | None:
         """Who has waited longest; with `admitted_ever` among those that have been let in before."""
-        waits = self._open_by_wait if admitted_ever else self._by_wait
-        while waits and waits[0][1].ticket != waits[0][0]:
-            waits.popleft()
-        return waits[0][1] if waits else None
+        return next(iter(self._open_by_wait if admitted_ever else self._by_wait), None)
 
     def waiting(self, first: int | None = None) -> list[Account]:
         """The agents that wait, longest first; with `first` no more than that many."""
-        valid = (account for ticket, account in self._by_wait if account.ticket == ticket)
-        return list(itertools.islice(valid, first))
+        return list(itertools.islice(self._by_wait, first))
 
-    def _find_head(self) -> _Entry | None:
-        opened, new = self._top(self._open), self._top(self._new)
-        if opened is None or new is None:
-            return opened or new
-        return min(new, opened)
+    def ahead(self, account: Account) -> int:
+        """How many of those that wait go before `account`.  O(n)."""
+        keys = {who: self._key(who)[0] for who in self._by_wait}
+        return sum(key < keys[account] for key in keys.values())
+
+    def _key(self, account: Account) -> tuple[Key, bool]:
+        warm = account.has_context and self._is_warm(account)
+        return self._order(account, warm), warm
 
     def _insert(self, account: Account, tie: int) -> None:
-        warm = account.has_context and self._is_warm(account)
-        entry = (self._order(account, warm), tie, account.ticket, warm, account)
+        key, warm = self._key(account)
+        entry = self._by_wait[account] = _Entry(key, tie, warm, account)
         heapq.heappush(self._open if account.admitted_ever else self._new, entry)
-        if self._head is not None and entry < self._head:
-            self._head = None
 
     def _top(self, heap: list[_Entry]) -> _Entry | None:
         while heap:
             top = heap[0]
-            account = top[4]
-            if account.ticket != top[2]:
+            if self._by_wait.get(top.account) is not top:
                 heapq.heappop(heap)
-            elif top[3] and not self._is_warm(account):  # it has gone cold while it waited
+            elif top.warm and not self._is_warm(top.account):  # it has gone cold while it waited
                 heapq.heappop(heap)
-                if top is self._head:
-                    self._head = None
-                self._insert(account, top[1])
+                self._insert(top.account, top.tie)
             else:
                 return top
         return None

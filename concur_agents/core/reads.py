@@ -14,16 +14,10 @@ class Reads(Machine):
     """How things stand, and why."""
 
     def next_wake(self, now: float) -> float | None:
-        """When to call `advance` if nothing else happens before [s]; None: no need.
-
-        Cheap to ask again: the answer stands until the next call of another method.
-        """
-        if not self._wake_stands:
-            # From the last event on, not from `now`: when it was asked must not matter.
-            wakes = [self._admission.next_wake(self._heard_s), self._stall_s()]
-            self._wake_s = min((wake for wake in wakes if wake is not None), default=None)
-            self._wake_stands = True
-        return self._wake_s
+        """When to call `advance` if nothing else happens before [s]; None: no need."""
+        # From the last event on, not from `now`: when it was asked must not matter.
+        wakes = (self._admission.next_wake(self._heard_s), self._stall_s())
+        return min((wake for wake in wakes if wake is not None), default=None)
 
     @property
     def limit(self) -> Limit:
@@ -45,10 +39,7 @@ class Reads(Machine):
     def view(self, now: float) -> View:
         """How things stand."""
         admission, sizes = self._admission, self._sizes
-        oldest = admission.queue.oldest()
-        deficit = None
-        if sizes.recent_reusable > 0:
-            deficit = 1.0 - sizes.recent_reused / sizes.recent_reusable
+        oldest, reusable = admission.queue.oldest(), sizes.recent_reusable
         return View(
             at_s=now,
             active=admission.active,
@@ -64,7 +55,7 @@ class Reads(Machine):
             limit=admission.limit,
             reason=self.reason,
             hit_rate=self._meter.hit_rate,
-            hit_deficit=deficit,
+            hit_deficit=1.0 - sizes.recent_reused / reusable if reusable > 0 else None,
             pauses_total=self._pauses_total,
             overdue_total=admission.overdue_total,
             stalls_total=admission.stalls_total,
@@ -85,20 +76,19 @@ class Reads(Machine):
 
         O(n): a host with a lock asks for `ids` and then for some of them at a time.
         """
-        found = (self._accounts.get(agent) for agent in only) if only is not None else None
+        found = map(self._accounts.get, self._accounts if only is None else only)
         return [
             AgentView(
                 who.agent,
                 None if who.parent is None else who.parent.agent,
-                state.value,
-                who.since_s(state),
+                who.standing.value,
+                who.since_s,
                 who.footprint,
                 who.claim.tokens if who.claim.held else 0.0,
                 who.steps,
             )
-            for who in (self._accounts.values() if found is None else found)
+            for who in found
             if who is not None
-            for state in (who.standing,)
         ]
 
     def explain(self, agent: AgentId, now: float) -> Reason:
@@ -106,18 +96,19 @@ class Reads(Machine):
         who = self._accounts.get(agent)
         if who is None:
             return Reason(agent=agent, cause="absent")
-        root, admission = who.root, self._admission
-        state = root.state
-        if state.is_active:
-            held = root.claim.tokens
-            return Reason(agent=agent, state=state.value, cause="active", count=held)
-        if state is State.SUSPENDED:
-            return Reason(agent=agent, state=state.value, cause="suspended")
-        ahead = sum(admission.goes_before(other, root) for other in admission.queue.waiting())
+        root = who.root
+        state = root.state.value
+        if root.state.is_active:
+            return Reason(agent=agent, state=state, cause="active", count=root.claim.tokens)
+        if root.state is State.SUSPENDED:
+            return Reason(agent=agent, state=state, cause="suspended")
         wake_s = self.next_wake(now)
-        wake_in_s = None if wake_s is None else max(0.0, wake_s - now)
-        why = admission.why(root, now)
-        return replace(why, agent=agent, ahead=ahead, wake_in_s=wake_in_s)
+        return replace(
+            self._admission.why(root, now),
+            agent=agent,
+            ahead=self._admission.queue.ahead(root),
+            wake_in_s=None if wake_s is None else max(0.0, wake_s - now),
+        )
 
     def why(self, agent: AgentId, now: float) -> Reason | None:
         """What keeps `agent` waiting at this instant; None: it does not wait.  O(1)."""

@@ -1,10 +1,9 @@
 """The Regulator: one KV pool's admission control, pure.
 
-It hears what happens (`arrive`, `begin_step`, `end_step`, `leave`), what the engine reports
-(`tick`) and what time it is (`now`, always an argument, any monotonic origin), and answers with
-the agents that it has just let in.  The host wakes them; nothing else happens.  It cannot block,
-reads no clock, draws no random numbers, and the same calls give the same answers: the simulator,
-threads, event loops and an actor on another machine run the same one.  Questions change nothing.
+It hears what happens, what the engine reports and what time it is (`now` [s], always an argument,
+any monotonic origin), and answers with the agents that it has just let in, which the host wakes.
+It cannot block, and the same calls give the same answers: the simulator, threads, event loops and
+an actor on another machine run the same one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 from concur_agents.core.family import Account
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reads import Reads
-from concur_agents.core.types import AgentId, Decision, Reading, Usage, is_plausible
+from concur_agents.core.types import AgentId, Decision, Reading, State, Usage, is_plausible
 
 FIRST_READING_S = 1.0
 """What to give as `first_reading_s` where there is an engine to read [s]: one that answers does so
@@ -25,27 +24,25 @@ class Regulator(Reads):
     """Admits, pauses and resumes whole agents so that one KV pool does not thrash.
 
     A stall ends by itself: if agents wait, no call is in flight, and no active agent has begun one
-    for `STALL_S` and twice the longest recent gap, one more is let in, and so many may stay
-    for ten minutes.  The active agents wait for something that a waiting one holds: a semaphore
-    around the gate, a thread of a small pool.
+    for `STALL_S` and twice the longest recent gap, one more is let in, because they wait for what
+    it holds (a semaphore, a thread of a small pool).  So many may stay for ten minutes.
 
     Args:
         law: decides the limit; see `make_law`.
         start_s: the host's clock at the start [s].
-        max_wait_s: an agent that has waited this long goes first and takes the place of one that
-            pauses at its next boundary [s]; None: waiting is not bounded.
+        max_wait_s: an agent that has waited so long [s] goes first and takes the place of the next
+            one that stands at a boundary; None: waiting is not bounded.
         max_open: most agents admitted and not done (each may hold a sandbox); None: not bounded.
-        blind_after_s: this long without a reading, a law that needs readings yields to
-            `blind_agents` [s].
-        blind_agents: the safe limit then [agents]; it never raises the limit.
+        blind_after_s: so long without a reading, a law that needs them yields to a safe limit [s].
+        blind_agents: that limit [agents]; it never raises the law's.
         order: which agent is let in first, a name in `ORDERS` or a function of your own.
-        first_reading_s: until the first tick, but for at most this long after the first arrival
-            [s], one agent runs alone: before the engine has reported its pool, a law can only guess
-            how many fit, and an agent let in on a guess stays.  0: no agent waits for it.
+        first_reading_s: one agent runs alone until the first tick, but at most so long after the
+            first arrival [s]: an agent let in on a guess stays.  0: no agent waits.
         max_started: what `max_open` was called before 0.2; goes with the next release.
 
     Raises:
         ValueError: an argument out of its range, or an unknown order.
+        KeyError: from any method but `leave`: the agent is not here.
     """
 
     def arrive(
@@ -74,9 +71,8 @@ class Regulator(Reads):
         if self._admission.alone_until_s == math.inf:
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
-        account = Account(agent, now, self._arrivals, priority, idle_since_s=now)
-        if prompt_tokens is not None and is_plausible(prompt_tokens):
-            account.expected_prompt = prompt_tokens
+        account = Account(agent, self._arrivals, priority, idle_since_s=now)
+        account.expect(prompt_tokens)
         self._arrivals += 1
         self._accounts[agent] = account
         if parent is not None:
@@ -104,25 +100,18 @@ class Regulator(Reads):
             prompt_tokens: size of the prompt about to be sent, when known [tokens].
             prefix: names of its leading parts, shortest first, each with the tokens up to its
                 end; parts that other agents hold too are charged once.
-
-        Raises:
-            KeyError: `agent` is not here.
         """
         who = self._accounts[agent]
         root, admission, sizes = who.root, self._admission, self._sizes
         self._pass_time(now)
         if who is root:
             root.is_suspended = False
-            if prompt_tokens is not None and is_plausible(prompt_tokens):
-                root.expected_prompt = prompt_tokens
-            if (
-                prefix is not None
-                and tuple(prefix) != root.chain
-                and all(is_plausible(tokens) for _, tokens in prefix)
-            ):
-                sizes.share(root, prefix)
+            root.expect(prompt_tokens)
+            if prefix is not None and all(is_plausible(tokens) for _, tokens in prefix):
+                sizes.share(root, tuple(prefix))
         if not root.state.is_active:
-            self._ask_back(root, now)
+            if root.state is State.SUSPENDED:
+                admission.wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
         need = sizes.need(root)
@@ -160,7 +149,6 @@ class Regulator(Reads):
             retry_after_s: how long the endpoint asked to wait [s].
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no step to end.
         """
         who = self._accounts[agent]
@@ -176,25 +164,13 @@ class Regulator(Reads):
         return self._fill(now)
 
     def retry_step(
-        self,
-        agent: AgentId,
-        now: float,
-        *,
-        overloaded: bool = False,
-        retry_after_s: float = 0.0,
+        self, agent: AgentId, now: float, *, overloaded: bool = False, retry_after_s: float = 0.0
     ) -> Decision:
         """A try of `agent`'s step was refused, or another try begins; the step goes on.
 
-        It is no boundary.  The step's time is counted from here: failed tries and the time between
-        them say nothing about the cost of the one that works.
-
-        Args:
-            overloaded: the endpoint refused the try for lack of capacity (429, 503).  Reported
-                here and not at the end, which may be a long `Retry-After` away.
-            retry_after_s: how long the endpoint asked to wait [s].
-
-        Raises:
-            KeyError: `agent` is not here.
+        It is no boundary.  The step's time is counted from here, because failed tries say nothing
+        about the cost of the one that works.  A refusal, as in `end_step`, is reported here and not
+        at the end, which may be a long `Retry-After` away.
         """
         who = self._accounts[agent]
         self._pass_time(now)
@@ -211,7 +187,6 @@ class Regulator(Reads):
         Nothing has happened then: neither a step nor a failure, and its context was not used.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no step to withdraw.
         """
         who = self._accounts[agent]
@@ -232,13 +207,11 @@ class Regulator(Reads):
     def suspend(self, agent: AgentId, now: float) -> Decision:
         """`agent` gives its place back for a while: a long tool, a question to a human.
 
-        It stays the same agent, with its history, and its context ages in the engine's cache like
-        that of any other.  The place goes when no call of its family is in flight or waits, and no
-        child is here; a child's call takes one again, until the child leaves.  `resume` or its own
-        `begin_step` ends this.  Idempotent.
+        Its context ages in the engine's cache meanwhile.  The place goes when no call of its family
+        is in flight or waits and no child is here; a child's call takes one again, until the child
+        leaves.  `resume` or its own `begin_step` ends this.  Idempotent.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has never been let in, or has no place of its own.
         """
         root = self._own_account(agent)
@@ -257,13 +230,13 @@ class Regulator(Reads):
         It goes before new agents while its prefix is probably still cached.  Idempotent.
 
         Raises:
-            KeyError: `agent` is not here.
             ValueError: it has no place of its own.
         """
         root = self._own_account(agent)
         self._pass_time(now)
         root.is_suspended = False
-        self._ask_back(root, now)
+        if root.state is State.SUSPENDED:
+            self._admission.wait(root, now)
         if root.state.is_active:
             return self._fill(now, agent)
         root.waiters.setdefault(agent, 0)
@@ -301,24 +274,19 @@ class Regulator(Reads):
     def tick(self, reading: Reading | None, now: float) -> Decision:
         """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
+        admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
-            capacity = self._meter.pool_tokens(reading, self._admission)
-            if capacity is not None:
-                self._sizes.residency.capacity_tokens = capacity
-            heard_s = self._meter.heard_s
-            if self._meter.hear(reading, now):
-                self._sizes.residency.clear(heard_s)
-        blind = now - self._meter.heard_s >= self._blind_after_s
-        self._is_blind = self.law.needs_readings and blind
-        if reading is not None or not self.law.needs_readings:
-            alone = self._admission.alone_until_s is not None
-            bound = self._admission.take_bound() and not alone
-            snapshot = self._meter.snapshot(reading, self._admission, now, bound=bound)
-            self.last_snapshot = snapshot
-            self.state = self.law.decide(self.state, snapshot)
+            meter.hear(reading, admission, now)
+        needs_readings = self.law.needs_readings
+        self._is_blind = needs_readings and now - meter.heard_s >= self._blind_after_s
+        if reading is not None or not needs_readings:
+            bound = admission.take_bound() and admission.alone_until_s is None
+            self.last_snapshot = meter.snapshot(reading, admission, now, bound=bound)
+            self.state = self.law.decide(self.state, self.last_snapshot)
         self._end_alone()
         self._enforce(now)
-        self._admission.look_ahead()
+        if admission.max_wait_s is not None:  # now and then, because it takes a moment
+            sizes.peak_forecast.look(admission.open_agents, sizes.first_prompt.value)
         return self._fill(now)
 
     def flushed(self, now: float) -> Decision:

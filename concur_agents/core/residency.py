@@ -1,20 +1,18 @@
 """Whose prefix is probably still in the cache: the engine's LRU list, mirrored from usage.
 
 An engine that evicts least recently used blocks keeps an idle agent's prefix until the tokens
-touched since then fill the pool.  We know those tokens: they are the footprints of the agents that
-have been in a call since.  That sum is the *reuse distance* (R. L. Mattson et al., "Evaluation
-techniques for storage hierarchies", 1970); a prefix is resident while
+touched since then fill the pool.  Those are the footprints of the agents that have been in a call
+since.  Their sum is the *reuse distance* (R. L. Mattson et al., "Evaluation techniques for storage
+hierarchies", 1970); a prefix is resident while
 
     distance + footprint <= pool
 
-Read the other way, each return of an agent measures the pool: a hit says that it is at least
-distance + footprint, a miss that it is less than distance plus the whole footprint, a partial hit
-says where in between.  So the pool is learned when the engine does not tell it, and another
-tenant's share is noticed when it does.
+Read the other way, each return measures the pool: a hit says that it is at least distance +
+footprint, a miss that it is less, a partial hit says where in between.  So the pool is learned
+where the engine does not report it, and another tenant's share is noticed where it does.
 
-Positions in the list are numbered; a Fenwick tree over them sums "everything up to me" and takes
-an agent out in O(log n), and grows by the one that is touched.  Renumbering is amortised over as
-many moves.
+Positions in the list are numbered, and a Fenwick tree over them sums the tokens up to one in
+O(log n).  Renumbering is amortised over as many moves.
 """
 
 from __future__ import annotations
@@ -23,6 +21,20 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+_MOST_LEFT = 4096  # contexts of agents that are gone, remembered while they age out
+_LEAST_POSITIONS = 1024
+_GAIN = 0.25  # how far one return moves the learned pool: an odd one is outvoted by the next few
+_WITNESSES = 16
+# A miss that puts the pool below this share of what one of the last returns proved says nothing:
+# that context was rewritten, not evicted.  Larger shares took longer to notice another tenant.
+_DOUBT = 0.4
+# A partial hit that puts the pool above this many times what is believed says nothing: what was
+# left is a prefix shared with agents at work.  A pool that has grown so much shows in whole hits.
+_BEYOND = 1.5
+# So many misses at once, so many of them of contexts that were surely not evicted, are a cache that
+# was emptied; single ones are contexts that were rewritten.
+_MISSES, _NEAR = 3, 2
+
 
 @dataclass(slots=True)
 class LruEntry:
@@ -30,73 +42,45 @@ class LruEntry:
 
     position: int = 0  # 0: not in the list (in a call, or nothing sent yet)
     tokens: float = 0.0
-    left: bool = False  # its agent is done; the context only ages out
+    left: bool = False  # its agent is done; the context ages out of the list like the rest
     was: tuple[int, int] = (0, 0)  # numbering and position before it was removed
-
-
-_MOST_LEFT = 4096
-_WITNESSES = 16
-_DOUBT = 0.4
-"""A miss that says the pool is less than this share of what a recent hit proved says nothing: that
-context was rewritten, not evicted.  Larger shares took longer to notice another tenant."""
-_BEYOND = 1.5
-"""A partial hit that says the pool is more than this times as large as believed says nothing: what
-was left is a prefix shared with agents that are at work, a system prompt say.  A pool that has
-become so much larger shows in whole hits."""
-_MISSES, _NEAR = 3, 2
-"""So many misses at once, so many of them of contexts that were surely not evicted, are a cache
-that was emptied; single ones are contexts that were rewritten."""
-_LEAST_POSITIONS = 1024
 
 
 @dataclass(slots=True)
 class Residency:
     """The idle contexts in order of last use, and what their survival says of the pool."""
 
-    capacity_tokens: float | None = None
-    """Reported pool size [tokens].  Only bounds how long contexts are remembered."""
-    learned_tokens: float | None = None
-    """Pool size as hits and misses show [tokens]; None: nothing has been evicted yet."""
-    proven_tokens: float = 0.0
-    """The largest reuse distance that hit [tokens]: the pool is at least this."""
-    held_tokens: float = 0.0
-    """Like it, but without what agents may share, and no single hit decides [tokens]."""
+    capacity_tokens: float | None = None  # pool as the engine reports it, or as was proven
+    learned_tokens: float | None = None  # pool as returns tell it; None: nothing was evicted yet
+    proven_tokens: float = 0.0  # the largest distance that hit: the pool is at least this
+    held_tokens: float = 0.0  # the same without what agents may share, moved by many hits
+    # Least that the pool holds of ours, where the engine's usage agrees with what it reports and
+    # leaves room, and all prompts are ours; half of it once contexts were evicted.
     sure_tokens: float = 0.0
-    """Least that the pool holds of ours, where the engine's usage agrees with what it reports and
-    leaves room, and all prompts are ours [tokens]; half of it once contexts were evicted."""
-    generation: int = 0
-    """Times the cache was emptied."""
-    gain: float = 0.25
-    """How far one surprising return moves `learned_tokens`: a quarter of the way, so one odd
-    return (a retry on another replica, say) is outvoted by the next few."""
+    generation: int = 0  # times the cache was emptied
 
+    # How much the pool held for each of the last returns to survive; 0: it did not.
     _survived: deque[float] = field(default_factory=lambda: deque(maxlen=_WITNESSES))
-    """Of the last returns: how much the pool held for the prefix to survive; 0: it did not."""
-    _tree: list[float] = field(default_factory=lambda: [0.0])
-    """At i the tokens at as many positions, up to i, as its lowest set bit says."""
-    _entries: dict[int, LruEntry] = field(default_factory=dict)
-    _most_positions: int = _LEAST_POSITIONS
-    """So many are used until they are numbered anew."""
-    _numbering: int = 0
-    """Times positions have lost their meaning."""
+    _tree: list[float] = field(default_factory=lambda: [0.0])  # Fenwick sums by position
+    _entries: dict[int, LruEntry] = field(default_factory=dict)  # by position
+    _most_positions: int = _LEAST_POSITIONS  # so many are used until they are numbered anew
+    _numbering: int = 0  # times positions have lost their meaning
     _total: float = 0.0
+
     # misses that one emptying may explain: all had been used before the first of them came back
-    _misses_s: float = math.inf
-    """When that was [s]; infinity: there are none."""
-    _missed_s: float = -math.inf
-    """When the most recently used of them had been used [s]."""
+    _misses_s: float = math.inf  # when that was [s]; infinity: there are none
+    _missed_s: float = -math.inf  # when the most recently used of them had been used [s]
     _misses: int = 0
     _near: int = 0
-    _before: tuple[float | None, float] = (None, 0.0)
-    """What was learned and proven before them."""
+    _before: tuple[float | None, float] = (None, 0.0)  # what was learned and proven before them
 
     @property
     def pool_tokens(self) -> float | None:
-        """Believed size of the pool [tokens], the smaller where two are known; None: unknown."""
-        told, learned = self.capacity_tokens, self.learned_tokens
-        if told is None or (learned is not None and learned < told):
+        """Believed size of the pool [tokens]: reported or learned, the smaller; None: unknown."""
+        reported, learned = self.capacity_tokens, self.learned_tokens
+        if reported is None or (learned is not None and learned < reported):
             return learned
-        return told
+        return reported
 
     def touch(self, lru_entry: LruEntry, tokens: float) -> None:
         """The agent's call ended: its `tokens` are now the most recently used."""
@@ -116,23 +100,12 @@ class Residency:
             lru_entry.position = 0
 
     def restore(self, lru_entry: LruEntry) -> None:
-        """Takes `remove` back: its call was never sent.
-
-        If positions have changed meanwhile it stays out, as one that is not cached.
-        """
+        """Take `remove` back: the call was never sent.  After a renumbering the entry stays out."""
         numbering, position = lru_entry.was
         if position and not lru_entry.position and numbering == self._numbering:
             lru_entry.position = position
             self._entries[position] = lru_entry
             self._add(position, lru_entry.tokens)
-
-    def leave_behind(self, lru_entry: LruEntry) -> None:
-        """The agent is done.  What it left in the cache ages out of the list like the rest."""
-        if lru_entry.position:
-            self._entries[lru_entry.position] = LruEntry(
-                lru_entry.position, lru_entry.tokens, left=True
-            )
-            lru_entry.position = 0
 
     def distance(self, lru_entry: LruEntry) -> float:
         """Tokens of other idle contexts touched since this one was [tokens]."""
@@ -147,41 +120,28 @@ class Residency:
 
     def observe(
         self,
-        distance: float,
-        reusable: float,
-        reused: float,
+        distance: float,  # others' tokens touched in between, those in calls included
+        reusable: float,  # what the agent had sent before and sent again
+        reused: float,  # how much of it was still cached
         *,
-        own_share: float = 0.0,
-        used_s: float = math.inf,
-        back_s: float = 0.0,
+        own_share: float = 0.0,  # least share of what agents hold that they do not share
+        used_s: float = math.inf,  # when it was last in a call; infinity: unknown
+        back_s: float = 0.0,  # when it came back
     ) -> bool:
-        """An agent came back after `distance` tokens of others; `reused` of `reusable` had stayed.
-
-        Args:
-            distance: others' tokens touched in between, those in calls included [tokens].
-            reusable: what the agent had sent before and sent again [tokens].
-            reused: how much of it was still cached [tokens].
-            own_share: least share of what agents hold that they do not share.
-            used_s: when it was last in a call [s]; infinity: unknown.
-            back_s: when it came back [s].
-
-        Returns:
-            Whether the cache was emptied: then nothing is learned, and all is forgotten.
-        """
+        """An agent came back.  Whether the cache was emptied: then all is forgotten."""
         share = reused / reusable
         if reused >= reusable:  # else what was left may be a shared prefix
             own = max(reusable, own_share * (distance + reusable))
-            self.held_tokens += self.gain * max(0.0, own - self.held_tokens)
+            self.held_tokens += _GAIN * max(0.0, own - self.held_tokens)
         older_hit = share >= 0.9 and used_s < self._missed_s and back_s >= self._misses_s
         if older_hit or used_s > self._misses_s:  # no one moment explains it and the misses so far
             self._misses_s = math.inf
         if share >= 0.9:
             at_least = distance + reusable
             self._survived.append(at_least)
-            if at_least > self.proven_tokens:
-                self.proven_tokens = at_least
+            self.proven_tokens = max(self.proven_tokens, at_least)
             if self.learned_tokens is not None and at_least > self.learned_tokens:
-                self.learned_tokens += self.gain * (at_least - self.learned_tokens)
+                self.learned_tokens += _GAIN * (at_least - self.learned_tokens)
             return False
         seen = distance + reused
         sure = self.sure_tokens * (0.5 if 0.0 in self._survived else 1.0)
@@ -197,7 +157,7 @@ class Residency:
         if self.learned_tokens is None:
             self.learned_tokens = max(seen, reusable)
         elif seen < self.learned_tokens or (share > 0.1 and seen < _BEYOND * self.learned_tokens):
-            self.learned_tokens += self.gain * (seen - self.learned_tokens)
+            self.learned_tokens += _GAIN * (seen - self.learned_tokens)
             self.learned_tokens = max(self.learned_tokens, reusable)
         self.proven_tokens = min(self.proven_tokens, max(self.learned_tokens, reusable))
         return False
@@ -208,13 +168,8 @@ class Residency:
         if since_s <= self._misses_s < math.inf:
             self.learned_tokens, self.proven_tokens = self._before
         self._misses_s = math.inf
-        for lru_entry in self._entries.values():
-            lru_entry.position = 0
-        self._entries.clear()
         self._survived.clear()
-        self._tree = [0.0]
-        self._total = 0.0
-        self._numbering += 1
+        self._empty()
 
     def _note_miss(self, contradicted: bool, used_s: float, back_s: float) -> bool:
         """Whether the misses so far, this one included, are those of a cache that was emptied."""
@@ -228,23 +183,26 @@ class Residency:
         return self._misses >= _MISSES and self._near >= _NEAR
 
     def _renumber(self) -> None:
-        entries = [self._entries[position] for position in sorted(self._entries)]
+        entries = sorted(self._entries.items(), reverse=True)  # newest first
         pool = max(self.capacity_tokens or 0.0, self.learned_tokens or 0.0, self.proven_tokens)
-        horizon = 4.0 * pool if pool else math.inf
+        horizon = 4.0 * pool if pool else math.inf  # what is further behind is surely evicted
         behind, left, kept = 0.0, 0, []
-        for lru_entry in reversed(entries):  # newest first; far behind, all is surely evicted
+        for _, lru_entry in entries:
             left += lru_entry.left
             if not lru_entry.left or (behind <= horizon and left <= _MOST_LEFT):
                 kept.append(lru_entry)
             behind += lru_entry.tokens
-        kept.reverse()
+        self._empty()
+        self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
+        for lru_entry in reversed(kept):
+            self._append(lru_entry)
+
+    def _empty(self) -> None:
+        for lru_entry in self._entries.values():
+            lru_entry.position = 0
         self._entries.clear()
         self._numbering += 1
-        self._tree = [0.0]
-        self._total = 0.0
-        self._most_positions = max(_LEAST_POSITIONS, 4 * len(kept))
-        for lru_entry in kept:
-            self._append(lru_entry)
+        self._tree, self._total = [0.0], 0.0
 
     def _append(self, lru_entry: LruEntry) -> None:
         tree, tokens = self._tree, lru_entry.tokens

@@ -15,19 +15,14 @@ from concur_agents.core.price import PriceEstimator
 from concur_agents.core.residency import Residency
 from concur_agents.core.types import Usage
 
-_SLACK_TOKENS = 64
-"""A prefix counts as fully reused if at most this much is missing: engines cache whole blocks."""
-_FIRST_PROMPT_TOKENS = 2048.0
-"""Least that a first prompt is assumed to be while no agent has shown one."""
+_SLACK_TOKENS = 64  # of a prefix may miss and it is fully reused: engines cache whole blocks
+_FIRST_PROMPT_TOKENS = 2048.0  # least that a first prompt is assumed to be while none was seen
+_OUTPUT_TOKENS = 256.0  # assumed output of a step while none has ended
+# This many agents of unknown size may come in at once, each assumed to fill that part of the pool:
+# the first answer tells how large they are, and a burst of all could fill the pool several times.
 _UNSEEN = 32
-"""This many agents of unknown size may come in at once, each assumed to fill that part of the pool:
-the first answer tells how large they are, and a burst of all could fill the pool several times."""
-_OUTPUT_TOKENS = 256.0
-"""Assumed output of a step while none has ended."""
-_GROWTH = 10.0
-"""How many times its first prompt an agent is assumed to grow to while few have left."""
-_OWN_GAIN = 0.25
-"""How far one step moves what an agent's own steps are like."""
+_GROWTH = 10.0  # an agent is assumed to grow so many times while few have left
+_OWN_GAIN = 0.25  # how far one step moves what an agent's own steps are like
 _RECENT, _LEAST_RECENT = 16, 4
 
 
@@ -35,8 +30,7 @@ _RECENT, _LEAST_RECENT = 16, 4
 class Mean:
     """A running mean with a memory of about 20 values."""
 
-    value: float = 0.0
-    """The mean; what is assumed while there is no value."""
+    value: float = 0.0  # what is assumed while there is none
     count: int = 0
 
     def add(self, x: float) -> None:
@@ -55,60 +49,43 @@ class Sizes:
 
     residency: Residency = field(default_factory=Residency)
     prefixes: Prefixes = field(default_factory=Prefixes)
-    peak_forecast: PeakForecast | None = None
-    """Kept only where waiting is bounded."""
+    peak_forecast: PeakForecast = field(default_factory=PeakForecast)
     price: PriceEstimator = field(default_factory=PriceEstimator)
     first_prompt: Mean = field(default_factory=Mean)
     output: Mean = field(default_factory=lambda: Mean(_OUTPUT_TOKENS))
     growth: Mean = field(default_factory=Mean)
-    footprint_tokens: float = 0.0
-    """Sum of the footprints of all agents that have a context and have not left."""
-    contexts: int = 0
-    """Those agents."""
+    footprint_tokens: float = 0.0  # of all agents that have a context and have not left
+    contexts: int = 0  # those agents
     recent_reusable: float = 0.0
     recent_reused: float = 0.0
-    _finals: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    """Footprints of the last agents as they left."""
+    # Cached tokens that recent first prompts found, and their median; 0 while they are too few.
     _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    """Cached tokens that recent first prompts found."""
     _found: int = 0
-    """Their median; 0 while they are too few."""
 
     def need(self, account: Account) -> float:
         """Tokens `account` will hold at the end of its next step, shared ones left out."""
-        prompt = account.expected_prompt
-        if prompt is None:
-            if account.has_context:
-                growth = account.growth_mean
-                prompt = account.footprint + (self.growth.value if growth is None else growth)
-            else:
-                prompt = self.first_prompt.value or self._unseen_prompt
-        output = account.output_mean
-        tokens = prompt + (self.output.value if output is None else output) + account.family_tokens
-        if account.chain:
-            tokens -= self.prefixes.shared(account.chain)
-        return max(1.0, tokens)
+        prompt, output, growth = account.expected_prompt, account.output_mean, account.growth_mean
+        if prompt is None and account.has_context:
+            prompt = account.footprint + (self.growth.value if growth is None else growth)
+        elif prompt is None:
+            prompt = self._first_prompt
+        return self._own(account, prompt + (self.output.value if output is None else output))
 
     def held(self, account: Account) -> float:
         """Tokens `account` holds while idle, shared ones left out."""
-        tokens = account.footprint + account.family_tokens
-        if account.chain:
-            tokens -= self.prefixes.shared(account.chain)
-        return max(1.0, tokens)
+        return self._own(account, account.footprint)
 
     def grown(self, newcomer: Account) -> float:
         """What `newcomer` may come to hold, by its first prompt alone [tokens]."""
-        prompt = newcomer.expected_prompt or self.first_prompt.value or self._unseen_prompt
-        return _GROWTH * prompt
+        return _GROWTH * (newcomer.expected_prompt or self._first_prompt)
 
     @property
     def final_mean(self) -> float:
-        """What an agent comes to hold: the mean of the last that left [tokens]; 0: not known.
-
-        While few have left, `_GROWTH` times the first prompt: the short ones leave first.
-        """
-        if len(self._finals) >= _LEAST_RECENT:
-            return sum(self._finals) / len(self._finals)
+        """What an agent comes to hold: the mean of the last that left [tokens]; 0: not known."""
+        finals = list(self.peak_forecast.finals)[-_RECENT:]
+        if len(finals) >= _LEAST_RECENT:
+            return sum(finals) / len(finals)
+        # A guess by the first prompt meanwhile, because the short ones leave first.
         return max(_GROWTH * self.first_prompt.value, self.footprint_mean)
 
     @property
@@ -161,33 +138,26 @@ class Sizes:
         who.steps += 1
         who.has_context = True
         who.last_prompt = prompt
-        if self._found:
-            self._credit(who)
+        self._credit(who)
         who.generation = self.residency.generation
         who.distance = None
         self._set_footprint(who, float(prompt + output))
 
     def share(self, account: Account, chain: Chain, *, seen_cached: bool = False) -> None:
-        """`account` holds the prefix named by `chain` from now on."""
-        self._unshare(account)
-        account.chain = tuple(chain)
-        account.is_credited = seen_cached
-        self.prefixes.join(account.chain, seen_cached=seen_cached)
+        """`account` holds the prefix named by `chain` from now on; an empty one: none."""
+        if account.chain == chain:
+            return
+        self.prefixes.part(account.chain)
+        self.prefixes.join(chain, seen_cached=seen_cached)
+        account.chain, account.is_credited = chain, seen_cached
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
         if account.has_context and account.parent is None:
-            self._finals.append(account.footprint)
-            if self.peak_forecast is not None:
-                self.peak_forecast.finals.append(account.footprint)
-        self._unshare(account)
-        self.residency.leave_behind(account.lru_entry)
+            self.peak_forecast.finals.append(account.footprint)
+        self.share(account, ())
+        account.lru_entry.left = True
         self._set_footprint(account, 0.0)
-
-    def _unshare(self, account: Account) -> None:
-        if account.chain:
-            self.prefixes.part(account.chain)
-            account.chain = ()
 
     def _credit(self, who: Account) -> None:
         """Count `who` towards the prefix that newcomers find cached, if its prompt holds as much.
@@ -196,12 +166,10 @@ class Sizes:
         and one that takes up an old conversation finds all of it.
         """
         found = self._found
-        if who.parent is not None or (who.chain and not who.is_credited):
-            return
-        if _SLACK_TOKENS < found <= who.first_prompt:
-            chain = ((("found cached", found), float(found)),)
-            if who.chain != chain:  # all follow the median, or several lengths would be charged
-                self.share(who, chain, seen_cached=True)
+        is_named = bool(who.chain) and not who.is_credited
+        if who.parent is None and not is_named and _SLACK_TOKENS < found <= who.first_prompt:
+            # All follow the median, or several lengths would be charged.
+            self.share(who, ((("found cached", found), float(found)),), seen_cached=True)
 
     def _compare(self, who: Account, prompt: int, cached: int) -> None:
         """What `who` had sent before against what was still cached of it."""
@@ -231,14 +199,23 @@ class Sizes:
                 self.recent_reusable = self.recent_reused = 0.0
 
     @property
-    def _unseen_prompt(self) -> float:
-        return max(_FIRST_PROMPT_TOKENS, (self.residency.capacity_tokens or 0.0) / _UNSEEN)
+    def _first_prompt(self) -> float:
+        """What a first prompt is assumed to be [tokens]."""
+        unseen = max(_FIRST_PROMPT_TOKENS, (self.residency.capacity_tokens or 0.0) / _UNSEEN)
+        return self.first_prompt.value or unseen
+
+    def _own(self, account: Account, tokens: float) -> float:
+        """`tokens` of `account` and its children's, without those that are shared."""
+        tokens += account.family_tokens
+        if account.chain:
+            tokens -= self.prefixes.shared(account.chain)
+        return max(1.0, tokens)
 
     def _set_footprint(self, who: Account, tokens: float) -> None:
         self.contexts += (tokens > 0) - (who.footprint > 0)
         self.footprint_tokens += tokens - who.footprint
         if who.parent is not None:
             who.parent.family_tokens += tokens - who.footprint
-        elif self.peak_forecast is not None:
+        else:
             self.peak_forecast.change(who.footprint, tokens)
         who.footprint = tokens

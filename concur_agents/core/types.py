@@ -12,10 +12,8 @@ from concur_agents.core.why import Reason
 
 AgentId = str
 
-_MOST_TOKENS = 1e12
-"""No prompt and no pool is larger [tokens]."""
-_MOST_COUNTED = 1e15
-"""No counter comes so far; beyond it a double no longer counts one by one."""
+_MOST_TOKENS = 1e12  # no prompt and no pool is larger
+_MOST_COUNTED = 1e15  # no counter comes so far; beyond it a double no longer counts one by one
 
 
 def is_plausible(tokens: float) -> bool:
@@ -23,18 +21,12 @@ def is_plausible(tokens: float) -> bool:
     return 0 <= tokens <= _MOST_TOKENS
 
 
-# -- in ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One look at an engine.  Every field but `at_s` may be None: the engine does not report it.
 
     A number that cannot be meant (NaN, infinity, a negative counter, a pool of more than 1e12
-    tokens) becomes None, so a page that heals, heals.
-
-    Counters (`*_total`) only rise; a fall means that the engine restarted.  The Regulator takes
-    the differences itself, so a reading needs no memory of the one before.
+    tokens) becomes None.  Counters (`*_total`) only rise; a fall means that the engine restarted.
     """
 
     at_s: float
@@ -67,19 +59,11 @@ class Reading:
             raise ValueError(f"kv_usage must be a share between 0 and 1, got {self.kv_usage}")
         if self.capacity_tokens is not None and not self.capacity_tokens > 0:
             raise ValueError(f"capacity_tokens must be above 0, got {self.capacity_tokens}")
-        if self.capacity_tokens is not None and not is_plausible(self.capacity_tokens):
-            object.__setattr__(self, "capacity_tokens", None)
-        for name in _COUNTED:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= _MOST_COUNTED:
-                object.__setattr__(self, name, None)
-
-
-_COUNTED = tuple(
-    field.name
-    for field in fields(Reading)
-    if field.name not in ("at_s", "kv_usage", "capacity_tokens")
-)
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            most = _MOST_TOKENS if field.name == "capacity_tokens" else _MOST_COUNTED
+            if value is not None and not 0 <= value <= most:
+                object.__setattr__(self, field.name, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +86,6 @@ class Usage:
         return all(map(is_plausible, counts))
 
 
-# -- what a law sees and decides -----------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Limit:
     """What a law decides.  All bounds hold at once; infinity means that one does not bind."""
@@ -116,25 +97,23 @@ class Limit:
     hold_s_per_token: float = math.inf
     """How long an idle claim holds: it fades as exp(-idle / (footprint x this)) [s/token]."""
     enter_tokens: float = math.inf
-    """At most this much pressure once an agent is in whose context has to be prefilled first, new
-    or gone cold [tokens].  Below `tokens` it leaves the active agents room to grow."""
+    """The same once a new or cold agent is in [tokens]: below `tokens` it leaves room to grow."""
     open_agents: float = math.inf
-    """Beyond this many open agents (admitted once, not done), agents that have begun come before
-    new ones.  It never keeps a new agent out while no other one waits."""
+    """Beyond this many open agents (admitted once, not done), those come before new ones."""
 
     def __post_init__(self) -> None:
-        for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens", "open_agents"):
-            value = getattr(self, name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if not value >= 0:
-                raise ValueError(f"limit on {name} must be at least 0, got {value}")
+                raise ValueError(f"limit on {field.name} must be at least 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything a law may decide from.  No clock: `at_s` is the time.
+    """Everything a law may decide from; `at_s` is the time.
 
-    Sums are since the snapshot before (`interval_s` ago).  Totals are counted from the
-    Regulator's start and never fall, also when the engine restarts.
+    Sums are since the snapshot before, `interval_s` ago.  Totals count from the Regulator's start
+    and never fall, also when the engine restarts.
     """
 
     at_s: float
@@ -142,8 +121,7 @@ class Snapshot:
     reading: Reading | None
     """The engine's own report; None: the poll failed."""
     capacity_tokens: float | None
-    """KV pool that the engine reports, or more where calls and hits prove that [tokens]; None: it
-    does not report it."""
+    """KV pool that is reported, or more if hits prove that [tokens]; None: it is not reported."""
     learned_tokens: float | None
     """Pool size inferred from which prefixes survived [tokens]; None: no evidence yet."""
     proven_tokens: float
@@ -188,28 +166,18 @@ class Snapshot:
     """Longest Retry-After among them [s]."""
 
 
-# -- out -----------------------------------------------------------------------------------------
-
-
 class State(enum.Enum):
     """Where an agent stands."""
 
-    QUEUED = "queued"
-    """Never admitted."""
-    REASONING = "reasoning"
-    """Active, a call is in flight."""
-    ACTING = "acting"
-    """Active, running a tool."""
-    PAUSED = "paused"
-    """Stopped at a boundary, waiting to be let in again."""
-    SUSPENDED = "suspended"
-    """Holds no place and asks for none: in a long tool, say."""
-    DONE = "done"
-    """It has left."""
+    QUEUED = "queued"  # it waits and has no context yet
+    REASONING = "reasoning"  # active, a call is in flight
+    ACTING = "acting"  # active, running a tool
+    PAUSED = "paused"  # stopped at a boundary, waiting to be let in again
+    SUSPENDED = "suspended"  # holds no place and asks for none: in a long tool, say
+    DONE = "done"  # it has left
 
     def __init__(self, word: str) -> None:
-        self.is_active = word in ("reasoning", "acting")
-        """Whether an agent that stands here holds a place."""
+        self.is_active = word in ("reasoning", "acting")  # such an agent holds a place
 
 
 class Transition(NamedTuple):
@@ -224,11 +192,7 @@ class Transition(NamedTuple):
 
 
 class Decision(list[AgentId]):
-    """The agents that a call has let in, in order, and every move that it made.
-
-    A plain list of ids for hosts that need no more; `transitions` is for those that follow who
-    stands where.
-    """
+    """The ids of the agents that a call has let in, in order; `transitions` has every move."""
 
     __slots__ = ("transitions",)
 
@@ -268,8 +232,7 @@ class View:
     """Agents let in because nothing moved, see `Regulator`."""
     longest_wait_s: float
     reported_tokens: float | None = None
-    """KV pool that the engine reports [tokens]; `capacity_tokens` is larger where calls and hits
-    prove that it holds more."""
+    """KV pool that is reported [tokens]; `capacity_tokens` is larger if hits prove more."""
 
 
 class AgentView(NamedTuple):

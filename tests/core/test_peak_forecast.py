@@ -3,7 +3,7 @@
 import pytest
 
 from concur_agents.core import Reading, Usage
-from concur_agents.core.peak_forecast import Histogram, PeakForecast, _coarse
+from concur_agents.core.peak_forecast import PeakForecast, coarse
 
 
 def peak_forecast(*, held=(), finals=(), opened=None, first=1_000.0):
@@ -95,30 +95,28 @@ def test_under_a_bound_on_waiting_the_sizes_of_those_that_left_decide_how_many_a
 # -- counting by size, with few different sizes ---------------------------------------------------
 
 
-def test_numbers_that_no_agent_has_are_forgotten():
-    counts = Histogram()
-    counts.add(0)
-    counts.add(0)
-    counts.remove(0)
-    assert counts == {0: 1}
-    counts.remove(0)
-    assert counts == {}
-    with pytest.raises(KeyError):
-        counts.remove(0)
+def test_sizes_that_no_agent_has_are_forgotten():
+    seen = PeakForecast()
+    seen.change(0.0, 50.0)
+    seen.change(0.0, 50.0)
+    seen.change(50.0, 0.0)
+    assert seen.held == {50: 1}
+    seen.change(50.0, 0.0)
+    assert seen.held == {}
 
 
-def test_numbers_are_exact_up_to_64_and_then_less_by_3_percent_at_most():
-    numbers = (0, 1, 63, 64, 65, 130, 1_000)
-    assert [_coarse(number) for number in numbers] == [0, 1, 63, 64, 64, 128, 992]
-    assert all(0.968 * n < _coarse(n) <= n for n in range(1, 100_000))
+def test_sizes_are_exact_up_to_64_and_then_less_by_3_percent_at_most():
+    sizes = (0, 1, 63, 64, 65, 130, 1_000)
+    assert [coarse(size) for size in sizes] == [0, 1, 63, 64, 64, 128, 992]
+    assert all(0.968 * n < coarse(n) <= n for n in range(1, 100_000))
 
 
-def test_there_are_few_different_numbers_however_many_there_are():
-    counts = Histogram()
-    for number in range(10_000):
-        counts.add(number)
-    assert sum(counts.values()) == 10_000
-    assert len(counts) < 64 + 8 * 32
-    for number in range(10_000):
-        counts.remove(number)
-    assert counts == {}
+def test_there_are_few_different_sizes_however_many_agents_there_are():
+    seen = PeakForecast()
+    for size in range(1, 10_001):
+        seen.change(0.0, float(size))
+    assert seen.held.total() == 10_000
+    assert len(seen.held) < 64 + 8 * 32
+    for size in range(1, 10_001):
+        seen.change(float(size), 0.0)
+    assert seen.held == {}

@@ -11,9 +11,7 @@ from concur_agents.core.queue import Queue
 
 
 def account(seq, *, admitted_ever=False, waiting_since_s=0.0):
-    return Account(
-        f"a{seq}", 0.0, seq, admitted_ever=admitted_ever, waiting_since_s=waiting_since_s
-    )
+    return Account(f"a{seq}", seq, admitted_ever=admitted_ever, waiting_since_s=waiting_since_s)
 
 
 def test_the_best_key_goes_first():

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from concur_agents.core import LawState, Limit, Reading, Regulator, State, Usage
-from concur_agents.core.peak_forecast import _coarse
+from concur_agents.core.peak_forecast import coarse
 
 pytestmark = pytest.mark.timeout(400)  # a failing example may take minutes to be shrunk
 
@@ -463,10 +463,8 @@ class RegulatorMachine(RuleBasedStateMachine):
         assert claims.reasoning_tokens == pytest.approx(held)
         assert sum(root.claim.held for root in roots) == self.admission.reasoning
         peak_forecast = self.regulator._sizes.peak_forecast
-        assert (peak_forecast is None) == (self.regulator._admission.max_wait_s is None)
-        if peak_forecast is not None:
-            sizes = Counter(_coarse(int(root.footprint)) for root in roots if root.footprint)
-            assert peak_forecast.held == sizes
+        sizes = Counter(coarse(root.footprint) for root in roots if root.footprint)
+        assert peak_forecast.held == sizes
         alone = sum(value(claims, root.claim, self.now) for root in roots)
         charged = self.regulator._sizes.prefixes.charged_tokens
         assert self.admission.pressure(self.now) == pytest.approx(alone + charged, abs=1e-3)

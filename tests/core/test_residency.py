@@ -33,7 +33,8 @@ def test_distance_is_what_was_touched_since(sequence, renumberings):
             residency.remove(places[who])
         else:
             order = [(None if owner == who else owner, held) for owner, held in order]
-            residency.leave_behind(places[who])
+            places[who].left = True
+            places[who] = LruEntry()  # of the next agent
         for _ in range(renumberings):
             residency._renumber()
         for owner, place in enumerate(places):
@@ -55,7 +56,7 @@ def test_what_an_agent_left_behind_still_pushes_the_others_out():
     residency, first, second = Residency(), LruEntry(), LruEntry()
     residency.touch(first, 100.0)
     residency.touch(second, 900.0)
-    residency.leave_behind(second)
+    second.left = True
     assert residency.distance(first) == 900
 
 
@@ -72,7 +73,7 @@ def test_contexts_of_agents_that_are_gone_are_forgotten_far_behind_the_pool():
     for _ in range(20_000):
         place = LruEntry()
         residency.touch(place, 1_000.0)
-        residency.leave_behind(place)
+        place.left = True
     assert len(residency._entries) <= 1024
 
 
@@ -81,7 +82,7 @@ def test_with_the_pool_unknown_only_so_many_gone_contexts_are_remembered():
     for _ in range(60_000):
         place = LruEntry()
         residency.touch(place, 1_000.0)
-        residency.leave_behind(place)
+        place.left = True
     assert len(residency._entries) <= 4 * 4096
 
 

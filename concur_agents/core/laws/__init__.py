@@ -9,7 +9,7 @@ from typing import Any
 from concur_agents.core.laws.cache_aimd import CacheAimd
 from concur_agents.core.laws.fixed import Fixed
 from concur_agents.core.laws.gradient import Gradient
-from concur_agents.core.laws.law import Law, LawState
+from concur_agents.core.laws.law import Law
 from concur_agents.core.laws.minimum import Minimum
 from concur_agents.core.laws.working_set import WorkingSet
 
@@ -55,16 +55,3 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"{hint} known: {', '.join(known) or 'none'}"
 
 
-__all__ = [
-    "CacheAimd",
-    "Fixed",
-    "Gradient",
-    "Law",
-    "LawState",
-    "Limit",
-    "Minimum",
-    "WorkingSet",
-    "law_formulas",
-    "law_names",
-    "make_law",
-]

@@ -37,8 +37,7 @@ from concur_agents.core.types import Limit, Reading, Snapshot
 class CacheAimdState(LawState):
     """Counters and clock of the last decision."""
 
-    decided_s: float | None = None
-    """When W was last decided [s]; None: never."""
+    decided_s: float | None = None  # when W was last decided; None: never
     hit_tokens_total: float = 0.0
     query_tokens_total: float = 0.0
 

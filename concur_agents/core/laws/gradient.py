@@ -30,15 +30,13 @@ from concur_agents.core.types import Limit, Snapshot
 class GradientState(LawState):
     """The slow average, and what was gathered since the last look."""
 
-    long_s: float | None = None
-    """Slow average of step time per output token [s]."""
+    long_s: float | None = None  # slow average of step time per output token
     step_s: float = 0.0
     output_tokens: float = 0.0
     steps: int = 0
     was_bound: bool = False
     decided_s: float | None = None
-    hold_until_s: float = -math.inf
-    """No growth before this instant: a refusal is being waited out."""
+    hold_until_s: float = -math.inf  # no growth before: a refusal is being waited out
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +47,16 @@ class Gradient:
     formula: ClassVar[str] = "agents x clamp(long / short latency, 0.5, 1) + sqrt(agents)"
     needs_readings: ClassVar[bool] = False
 
-    start: float = 8.0
-    """Agents before anything is known: a few, as growth is quick."""
+    start: float = 8.0  # agents before anything is known: a few, as growth is quick
     lowest: float = 1.0
     highest: float = 1024.0
-    tolerance: float = 1.5
-    """Latency may be this many times its average before the limit shrinks (Netflix: 1.5)."""
-    smoothing: float = 0.2
-    """Share of the way to the new limit per look (Netflix: 0.2)."""
-    long_share: float = 0.05
-    """Weight of one look in the slow average: a memory of about 20 looks."""
-    interval_s: float = 5.0
-    """Least time between looks [s]."""
-    least_steps: int = 4
-    """Fewest steps that make a look."""
-    overload_cut: float = 0.7
-    """Factor after a refusal: gentler than TCP's half, as refusals come early."""
-    hold_s: float = 10.0
-    """Least time without growth after a refusal [s]."""
+    tolerance: float = 1.5  # times its average before latency shrinks the limit (Netflix: 1.5)
+    smoothing: float = 0.2  # share of the way to the new limit per look (Netflix: 0.2)
+    long_share: float = 0.05  # weight of a look in the slow average: a memory of about 20
+    interval_s: float = 5.0  # least time between looks
+    least_steps: int = 4  # fewest steps that make a look
+    overload_cut: float = 0.7  # after a refusal: gentler than TCP's half, as refusals come early
+    hold_s: float = 10.0  # least time without growth after a refusal
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest <= self.start <= self.highest:
@@ -106,13 +96,9 @@ class Gradient:
         hold_until_s = snapshot.at_s + max(self.hold_s, snapshot.retry_after_s)
         if snapshot.at_s < state.hold_until_s:  # the same episode: one cut is enough
             return replace(state, hold_until_s=max(state.hold_until_s, hold_until_s))
-        agents = max(self.lowest, state.limit.agents * self.overload_cut)
-        return replace(
-            _fresh(state, snapshot.at_s),
-            limit=Limit(agents=agents),
-            reason="refused",
-            hold_until_s=hold_until_s,
-        )
+        limit = Limit(agents=max(self.lowest, state.limit.agents * self.overload_cut))
+        fresh = _fresh(state, snapshot.at_s)
+        return replace(fresh, limit=limit, reason="refused", hold_until_s=hold_until_s)
 
     def _look(self, state: GradientState, at_s: float) -> GradientState:
         if not (state.output_tokens > 0 and state.step_s > 0):
@@ -129,9 +115,8 @@ class Gradient:
         reason = "grow" if wished > agents else "shrink"
         if wished > agents and (not state.was_bound or at_s < state.hold_until_s):
             wished, reason = agents, "hold"
-        return replace(
-            _fresh(state, at_s), limit=Limit(agents=wished), reason=reason, long_s=long_s
-        )
+        fresh = _fresh(state, at_s)
+        return replace(fresh, limit=Limit(agents=wished), reason=reason, long_s=long_s)
 
 
 def _fresh(state: GradientState, at_s: float) -> GradientState:

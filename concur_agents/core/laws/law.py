@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from concur_agents.core.types import Limit, Snapshot
 
@@ -21,9 +21,6 @@ class LawState:
         """JSON-able: infinities become None."""
         finite: dict[str, Any] = _finite(asdict(self))
         return finite
-
-
-S = TypeVar("S", bound=LawState)
 
 
 @runtime_checkable

@@ -10,29 +10,25 @@ The Regulator enforces, at every boundary:
     claim of an acting agent   = context x exp(-idle / tau)
 
 *tau, how long an idle context is worth keeping.*  Keeping it takes room in which another agent
-could decode; dropping it costs one prefill.  Per token of context both are the same for all agents,
-so there is one break-even time, the time to prefill everything that is in calls now:
+could decode; dropping it costs one prefill.  Both grow with the context, so one break-even time
+holds for all agents (the five-minute rule, J. Gray, F. Putzolu, SIGMOD 1987; docs/laws.md):
 
     break_even = hold_scale x t_prefill x tokens in calls
 
-This is the five-minute rule (J. Gray, F. Putzolu, SIGMOD 1987) for the KV cache; docs/laws.md
-derives it.  Over recent gaps x between a call and the next, a claim that fades with tau gains, in
-prefills,
+Over recent gaps x between a call and the next, a claim that fades with tau gains, in prefills,
 
     gain(tau) = mean(exp(-x / tau)) - tau / break_even x mean(1 - exp(-x / tau))
 
 and the law takes the tau with the largest gain: for ever if tools are quick; not at all if tools
-are slow and the engine has prefill to spare.  Then only calls in flight count (reason `let_go`).
-Beyond the breadth a cold agent takes the room and pays a prefill as well: break_even is doubled.
+are slow and the engine has prefill to spare (reason `let_go`).  Beyond the breadth a cold agent
+takes the room and pays a prefill as well: break_even is doubled.
 
 *pool.*  The smaller of what the engine reports and what is learned from which prefixes survived
-which reuse distance (core/residency.py): another tenant shows there.  If the engine reports
-nothing, the learned size; until something was evicted, a guess that doubles while all survives.
+(core/residency.py); until something was evicted, a guess that doubles.  If neither a pool nor
+cached tokens are reported, the latency gradient stands in (gradient.py).
 
-*breadth.*  Letting new agents in first is good for the batch, but without a bound a long queue
-opens every agent and finishes none.  Six times what fits costs nothing (docs/laws.md).
-
-If neither a pool nor cached tokens are reported, the latency gradient stands in (gradient.py).
+*breadth.*  New agents first is good for the batch, but a long queue then opens every agent and
+finishes none.
 """
 
 from __future__ import annotations
@@ -58,10 +54,8 @@ class WorkingSetState(LawState):
     """The pool in use, and the fallback."""
 
     pool_tokens: float = 0.0
-    silent_steps: int = 0
-    """Steps that ended without a word on cached tokens."""
-    by_latency: GradientState | None = None
-    """The latency gradient while it stands in; None: it does not."""
+    silent_steps: int = 0  # ended without a word on cached tokens
+    by_latency: GradientState | None = None  # the latency gradient while it stands in
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +69,11 @@ class WorkingSet:
     )
     needs_readings: ClassVar[bool] = False
 
-    fill: float = 0.95
-    """Share of the pool to fill: engines round up to blocks, and outputs are only estimated."""
-    entry: float = 0.9
-    """Share of the limit up to which cold agents enter: the rest is room to grow."""
-    hold_scale: float = 0.6
-    """Factor on the break-even time: a context that no longer counts often survives anyway."""
-    breadth: float = 6.0
-    """Open agents, in those that fit, beyond which agents that have begun come before new ones."""
-    start_tokens: float = 32_768.0
-    """First guess of a pool that the engine does not report [tokens]: a few agents."""
+    fill: float = 0.95  # share of the pool: engines round up to blocks, outputs are estimates
+    entry: float = 0.9  # share of the limit up to which cold agents enter: the rest is for growth
+    hold_scale: float = 0.6  # on break-even: a context that no longer counts often survives anyway
+    breadth: float = 6.0  # open agents, in those that fit, beyond which begun ones go first
+    start_tokens: float = 32_768.0  # first guess of a pool that is not reported: a few agents
 
     def __post_init__(self) -> None:
         for name in ("fill", "entry"):
