@@ -39,9 +39,12 @@ class Queue:
         return self._size
 
     def push(self, account: Account) -> None:
-        """`account` waits from `account.waiting_since_s` on; pushes come in order of that time."""
+        """`account` waits, since `account.waiting_since_s`."""
         account.ticket = next(self._tickets)
-        self._by_wait.append((account.ticket, account))
+        waits, place = self._by_wait, len(self._by_wait)
+        while place and waits[place - 1][1].waiting_since_s > account.waiting_since_s:
+            place -= 1  # only for one that has waited elsewhere
+        waits.insert(place, (account.ticket, account))
         if account.admitted_ever:
             self._open_by_wait.append((account.ticket, account))
         self._size += 1

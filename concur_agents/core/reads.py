@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from concur_agents.core.family import Account
 from concur_agents.core.machine import Machine
 from concur_agents.core.types import AgentId, AgentView, Limit, State, View
 from concur_agents.core.why import Reason
@@ -36,6 +38,30 @@ class Reads(Machine):
         if self._admission.alone_until_s is not None:
             return "first_reading"
         return "blind" if self._is_blind else self.state.reason
+
+    def would_admit(self, now: float, prompt_tokens: int | None = None) -> bool:
+        """Whether a new agent would be let in at once if it came now."""
+        if len(self._admission.queue):
+            return False  # those that wait here go first, and do not fit
+        newcomer = Account("", now, self._arrivals, expected_prompt=prompt_tokens)
+        return self._admission.would_admit(newcomer, now)
+
+    def committed_tokens(self, now: float) -> float:
+        """What its agents will hold when they have grown, as far as can be known [tokens]."""
+        sizes, admission = self._sizes, self._admission
+        growth = sizes.final_mean * admission.open_agents - sizes.footprint_tokens
+        return admission.pressure(now) + max(0.0, growth)
+
+    @property
+    def pool_tokens(self) -> float | None:
+        """What it may hold [tokens]; None: that is not known."""
+        tokens = self._admission.limit.tokens
+        return self._sizes.residency.capacity_tokens if tokens == math.inf else tokens
+
+    @property
+    def open_agents(self) -> int:
+        """Agents that have been let in and have not left."""
+        return self._admission.open_agents
 
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""

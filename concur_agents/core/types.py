@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from concur_agents.core.why import Reason
@@ -270,6 +270,8 @@ class View:
     reported_tokens: float | None = None
     """KV pool that the engine reports [tokens]; `capacity_tokens` is larger where calls and hits
     prove that it holds more."""
+    pools: Mapping[str, View] = field(default_factory=dict)
+    """Of a fleet: each of its pools.  The rest are sums then, or means where a sum says nothing."""
 
 
 class AgentView(NamedTuple):
