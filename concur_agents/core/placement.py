@@ -78,10 +78,15 @@ class Pool:
         """Whether agents may be placed here."""
         return not (self.is_down or self.is_leaving)
 
-    def load(self, now: float) -> float:
-        """What it will hold when its agents have grown, in pools; in tokens if it has no size."""
-        tokens, size = self.regulator.committed_tokens(now), self.regulator.pool_tokens
-        return tokens / size if size else tokens
+    def load(self, final_tokens: float) -> float:
+        """What it holds once its agents have grown, in pools; in tokens if it has no size.
+
+        Args:
+            final_tokens: what an agent of the fleet comes to hold; 0: not known.
+        """
+        regulator = self.regulator
+        tokens = max(regulator.footprint_tokens, regulator.open_agents * (final_tokens or 1.0))
+        return tokens / (regulator.pool_tokens or 1.0)
 
 
 _Order = tuple[bool, int, int, int, Member]  # new, priority, arrival, ticket
@@ -168,7 +173,9 @@ def pool_for(member: Member, pools: list[Pool], now: float) -> Pool | None:
     tokens = member.prompt_tokens
     letting_in = [pool for pool in free if pool.regulator.would_admit(now, tokens)]
 
+    final_tokens = max(pool.regulator.final_tokens for pool in pools)
+
     def rank(pool: Pool) -> tuple[bool, float, int]:
-        return member.group not in pool.groups, pool.load(now), pool.chosen
+        return member.group not in pool.groups, pool.load(final_tokens), pool.chosen
 
     return min(letting_in or free, key=rank, default=None)

@@ -46,11 +46,15 @@ class Reads(Machine):
         newcomer = Account("", now, self._arrivals, expected_prompt=prompt_tokens)
         return self._admission.would_admit(newcomer, now)
 
-    def committed_tokens(self, now: float) -> float:
-        """What its agents will hold when they have grown, as far as can be known [tokens]."""
-        sizes, admission = self._sizes, self._admission
-        growth = sizes.final_mean * admission.open_agents - sizes.footprint_tokens
-        return admission.pressure(now) + max(0.0, growth)
+    @property
+    def footprint_tokens(self) -> float:
+        """What its agents hold, those that are paused as well [tokens]."""
+        return self._sizes.footprint_tokens
+
+    @property
+    def final_tokens(self) -> float:
+        """What an agent is expected to hold when it leaves [tokens]; 0: not known."""
+        return self._sizes.final_mean
 
     @property
     def pool_tokens(self) -> float | None:
