@@ -21,13 +21,17 @@ class Governor(Host):
     """Decides which agents may run, so that their contexts stay in the engine's KV cache.
 
         gov = Governor("http://localhost:8000")     # engine recognised and polled
+        gov = Governor(["http://gpu1:8000", "http://gpu2:8000"])    # two replicas
         gov = Governor(limit=8)                     # no endpoint: a fixed cap of 8 agents
 
     Usable at once from many threads and event loops. It starts its thread when the first agent
     needs it. `with` (or `async with`, or `close`) ends it; one that is dropped ends by itself.
 
     Args:
-        url: base URL of the serving engine, with or without `/v1`.
+        url: base URL of the serving engine, with or without `/v1`; a list of several, each of
+            which is a pool: agents are spread over them, and each stays with its pool.
+        ranks: data-parallel engines behind each URL (vLLM's and SGLang's `--data-parallel-size`):
+            each is a pool, and calls are pinned to it by a header.
         law: a name (see `concur laws`) or a law from `make_law`. Default: `working_set`; with
             `limit`: a fixed cap.
         limit: at most this many active agents, whatever the engine says.

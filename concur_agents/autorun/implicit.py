@@ -126,9 +126,10 @@ class ImplicitGovernor(Governor):
         prompt_tokens: int | None = None,
         detached: bool | None = None,
         timeout_s: float | None = None,
+        group: str | None = None,
     ) -> Agent:
         """See `Governor.agent`. Without any argument: one for this task or thread."""
-        given = (id, detached, priority or None, prompt_tokens, timeout_s)
+        given = (id, detached, priority or None, prompt_tokens, timeout_s, group)
         if all(value is None for value in given):
             return self._implicit()
         # Nested only in an agent that the program has opened, because a task is no parent.
@@ -139,6 +140,7 @@ class ImplicitGovernor(Governor):
             prompt_tokens=prompt_tokens,
             detached=alone,
             timeout_s=timeout_s,
+            group=group,
         )
 
     def current_agent(self) -> Agent | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from concur_agents.core.laws.law import Law
+from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.placement import Line, Member, Pool, pool_for
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.regulator import Regulator
@@ -29,6 +29,7 @@ from concur_agents.core.types import (
     Decision,
     Limit,
     Reading,
+    Snapshot,
     State,
     Transition,
     Usage,
@@ -86,6 +87,7 @@ class Fleet:
         self._moves: list[Transition] = []
         for name in pools:
             self._open_pool(name, start_s)
+        self._ticked = self.pools[0]
 
     # -- what happens to an agent ----------------------------------------------------------------
 
@@ -285,7 +287,7 @@ class Fleet:
         Raises:
             KeyError: there is no such pool.
         """
-        read = self._pool(pool)
+        read = self._ticked = self._pool(pool)
         if reading is not None:
             read.failing_since_s, read.is_down = math.inf, False
         else:
@@ -333,6 +335,16 @@ class Fleet:
         return self._settle(now)
 
     # -- questions: they change nothing ----------------------------------------------------------
+
+    @property
+    def state(self) -> LawState:
+        """What the law has decided for the pool that was ticked last."""
+        return self._ticked.regulator.state
+
+    @property
+    def last_snapshot(self) -> Snapshot | None:
+        """What it has decided from; None: it has not yet."""
+        return self._ticked.regulator.last_snapshot
 
     def next_wake(self, now: float) -> float | None:
         """When to call `advance` if nothing else happens before [s]; None: no need."""

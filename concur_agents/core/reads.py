@@ -33,6 +33,10 @@ class Reads(Machine):
             return "first_reading"
         return "blind" if self._is_blind else self.state.reason
 
+    def pool_of(self, agent: AgentId) -> str | None:
+        """None: there is one pool.  For a `Fleet` it matters."""
+        return None
+
     def would_admit(self, now: float, prompt_tokens: int | None = None) -> bool:
         """Whether a new agent would be let in at once if it came now."""
         if len(self._admission.queue):

@@ -53,6 +53,7 @@ class Regulator(Reads):
         prompt_tokens: int | None = None,
         parent: AgentId | None = None,
         priority: int = 0,
+        group: str | None = None,
         waiting_since_s: float | None = None,
     ) -> Decision:
         """`agent` asks to start.  In the list: it has its place; absent: it is queued.
@@ -61,6 +62,7 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
+            group: for a `Fleet`; to one pool it means nothing.
             waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:
@@ -273,8 +275,12 @@ class Regulator(Reads):
             self._settle_suspension(root)
         return self._fill(now)
 
-    def tick(self, reading: Reading | None, now: float) -> Decision:
-        """A poll came back (None: it failed).  The law decides here, and only here."""
+    def tick(self, reading: Reading | None, now: float, pool: str | None = None) -> Decision:
+        """A poll came back (None: it failed).  The law decides here, and only here.
+
+        Args:
+            pool: for a `Fleet`; here there is one.
+        """
         self._pass_time(now)
         admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
@@ -291,7 +297,7 @@ class Regulator(Reads):
             sizes.peak_forecast.look(admission.open_agents, sizes.first_prompt.value)
         return self._fill(now)
 
-    def flushed(self, now: float) -> Decision:
+    def flushed(self, now: float, pool: str | None = None) -> Decision:
         """The engine's cache was emptied, as by a weight update: what then misses says nothing."""
         self._pass_time(now)
         self._sizes.residency.clear()

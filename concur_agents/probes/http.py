@@ -71,6 +71,8 @@ class HttpProbe:
         self._model = model
         self._clock = clock
         self._engine: str | None = None
+        self.last_page: PageReading | None = None
+        """The last page that was read; None: none was yet."""
 
     @property
     def url(self) -> str:
@@ -99,7 +101,7 @@ class HttpProbe:
             page = parse_page(text, at_s, model=self._model)
         except ProbeError as error:
             raise ProbeError(printable(f"{self.url}{path}: {error}", _MOST_TEXT)) from error
-        self._engine = page.engine
+        self._engine, self.last_page = page.engine, page
         return page
 
     def fetch(self) -> tuple[str, str]:

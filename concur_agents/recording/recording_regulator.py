@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from concur_agents.core import Decision, Law, Reading, Regulator, Usage
+from concur_agents.core import Decision, Fleet, Law, Reading, Regulator, Usage
 from concur_agents.recording.model import Header, RecordedCall, Shadow, Tick
 from concur_agents.recording.standing import moves_of, why_waiting
 from concur_agents.recording.values import describe_law
@@ -27,12 +27,12 @@ class RecordingRegulator:
 
     def __init__(
         self,
-        regulator: Regulator,
+        regulator: Regulator | Fleet,
         note: Callable[[RecordedCall], object] | None = None,
         *,
         shadow: Law | None = None,
     ) -> None:
-        self.inner = regulator
+        self.inner: Any = regulator
         self.note = note
         self.shadow_law = shadow
         self.shadow: Shadow | None = None
@@ -45,6 +45,8 @@ class RecordingRegulator:
 
     def arrive(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.arrive`."""
+        if options.get("group", "") is None:
+            del options["group"]  # recordings of one pool stay as they were
         return self._pass_on("arrive", agent, now, options)
 
     def begin_step(self, agent: str, now: float, **options: Any) -> Decision:
@@ -79,16 +81,26 @@ class RecordingRegulator:
         """See `Regulator.advance`."""
         return self._noted("advance", now, self.inner.advance(now))
 
-    def flushed(self, now: float) -> Decision:
+    def flushed(self, now: float, pool: str | None = None) -> Decision:
         """See `Regulator.flushed`."""
-        return self._noted("flushed", now, self.inner.flushed(now))
+        return self._noted("flushed", now, self.inner.flushed(now, pool), options=_of(pool))
 
-    def tick(self, reading: Reading | None, now: float) -> Decision:
+    def add_pool(self, name: str, now: float) -> Decision:
+        """See `Fleet.add_pool`."""
+        return self._noted("add_pool", now, self.inner.add_pool(name, now), options={"name": name})
+
+    def remove_pool(self, name: str, now: float) -> Decision:
+        """See `Fleet.remove_pool`."""
+        let_in = self.inner.remove_pool(name, now)
+        return self._noted("remove_pool", now, let_in, options={"name": name})
+
+    def tick(self, reading: Reading | None, now: float, pool: str | None = None) -> Decision:
         """See `Regulator.tick`."""
         before = self.inner.last_snapshot
-        let_in = self.inner.tick(reading, now)
+        let_in: Decision = self.inner.tick(reading, now, pool)
         snapshot = self.inner.last_snapshot
-        fresh = None if snapshot is before else snapshot
+        is_new = snapshot is not None and snapshot is not before and snapshot.at_s == now
+        fresh = snapshot if is_new else None
         if self.shadow_law is not None and self.shadow is not None and fresh is not None:
             state = self.shadow_law.decide(self.shadow.state, fresh)
             self.shadow = Shadow(law=self.shadow_law.name, state=state)
@@ -100,7 +112,8 @@ class RecordingRegulator:
             snapshot=fresh,
             shadow=None if self.shadow is None else self.shadow.state.to_dict(),
         )
-        return self._noted("tick", now, let_in, options={"reading": reading}, tick=tick)
+        options = {"reading": reading, **_of(pool)}
+        return self._noted("tick", now, let_in, options=options, tick=tick)
 
     def _pass_on(self, name: str, agent: str, now: float, options: dict[str, Any]) -> Decision:
         call: Callable[..., Decision] = getattr(self.inner, name)
@@ -131,11 +144,15 @@ class RecordingRegulator:
 
     def _new_reason(self) -> str | None:
         """Code of the decision in force; None: the same as at the call before."""
-        reason = self.inner.reason
+        reason: str = self.inner.reason
         if reason == self._reason:
             return None
         self._reason = reason
         return reason
+
+
+def _of(pool: str | None) -> dict[str, Any]:
+    return {} if pool is None else {"pool": pool}
 
 
 def record(

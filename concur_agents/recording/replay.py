@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from concur_agents.core import Decision, Law, Regulator
+from concur_agents.core import Decision, Fleet, Law, Regulator
 from concur_agents.errors import RecordingError
 from concur_agents.recording.model import RecordedCall
 from concur_agents.recording.reader import Recording
@@ -70,7 +70,11 @@ def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
             + ": give `record` a larger max_bytes, and start it with the governor"
         )
     try:
-        return Regulator(law or header.make_law(), header.start_s, **header.regulator)
+        options, law = dict(header.regulator), law or header.make_law()
+        pools = options.pop("pools", None)
+        if pools is not None:
+            return Fleet(law, pools, header.start_s, **options)  # type: ignore[return-value]
+        return Regulator(law, header.start_s, **options)
     except (TypeError, ValueError) as error:
         raise RecordingError(f"the recorded Regulator cannot be made here: {error}") from error
 

@@ -61,6 +61,7 @@ class Governing(Protocol):
         prompt_tokens: int | None = None,
         detached: bool = False,
         timeout_s: float | None = None,
+        group: str | None = None,
     ) -> Agent:
         """An agent, to be entered."""
         ...
@@ -124,6 +125,11 @@ class Agent:
     def governor(self) -> Governing:
         """The governor that decides about it."""
         return self._governor
+
+    @property
+    def pool(self) -> str | None:
+        """The pool it is in; None: the governor has one, or it has none yet."""
+        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(self.id))
 
     @property
     def left(self) -> bool:

@@ -58,6 +58,11 @@ def _routes(text: str) -> tuple[str, ...]:
     return paths
 
 
+def _url(text: str) -> str | tuple[str, ...]:
+    urls = tuple(url.strip() for url in text.split(",") if url.strip())
+    return urls if len(urls) > 1 else text
+
+
 def _headers(text: str) -> str:
     try:
         read_headers(text)
@@ -102,11 +107,12 @@ class Option:
 OPTIONS: tuple[Option, ...] = (
     Option(
         "url",
-        str,
+        _url,
         None,
-        "Base URL of the serving engine, with or without /v1.",
+        "Base URL of the serving engine, with or without /v1; of several, with commas.",
         fallback="OPENAI_BASE_URL",
     ),
+    Option("ranks", _count, 1, "Data-parallel engines behind each URL.", kind="engines"),
     Option("api_key", str, None, "Bearer token for its metrics page.", secret=True),
     Option(
         "metrics_headers",
@@ -291,7 +297,8 @@ def governor_options(found: Mapping[str, Setting]) -> dict[str, Any]:
     if options.value is not None:
         keywords["law"] = _law(law.value, options.value, law.source, options.source)
     if keywords["url"] is None:
-        keywords |= {"api_key": None, "metrics_headers": None, "metrics_verify": True}
+        keywords |= {"api_key": None, "ranks": 1}
+        keywords |= {"metrics_headers": None, "metrics_verify": True}
     return keywords
 
 

@@ -56,6 +56,7 @@ class Event:
         usage: what the ended step used, where the server said so.
         reading: what the engine said.
         limit: the limit now in force, on `limit_changed`.
+        pool: the one it concerns, where a governor has several.
     """
 
     kind: EventKind
@@ -68,6 +69,7 @@ class Event:
     usage: Usage | None = None
     reading: Reading | None = None
     limit: Limit | None = None
+    pool: str | None = None
 
 
 Watcher: TypeAlias = Callable[[Event], object]

@@ -22,17 +22,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from concur_agents import _moved
-from concur_agents.core import FIRST_READING_S, Law, Regulator
+from concur_agents.core import FIRST_READING_S, Law
 from concur_agents.errors import ConfigError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
+from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints, addresses_in
 from concur_agents.runtime.events import Dispatcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
 from concur_agents.runtime.poll_thread import PollThread
 from concur_agents.runtime.poller import EnginePoller
+from concur_agents.runtime.pool_reader import PoolReader
 from concur_agents.runtime.reads import Reads
 from concur_agents.runtime.recording_session import RecordingSession
 from concur_agents.runtime.session import Session
@@ -57,11 +59,12 @@ class Host(Reads):
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Iterable[str] | None = None,
         *,
         law: str | Law | None = None,
         limit: float | None = None,
         probe: Probe | None = None,
+        ranks: int = 1,
         api_key: str | None = None,
         metrics_headers: Headers | None = None,
         metrics_verify: Verify = True,
@@ -87,6 +90,7 @@ class Host(Reads):
             raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
         if not poll_interval_s > 0:
             raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
+        urls = addresses_in(url)
         if url is not None and probe is not None:
             raise ConfigError("give either a url or a probe, not both: each says what to read")
         if api_key is not None and url is None:
@@ -105,16 +109,24 @@ class Host(Reads):
         # Without an endpoint a law that learns from usage still needs its ticks; a cap does not.
         self._ticks = has_endpoint or shadow is not None or not is_cap
         self._clock = clock
-        self._engine_poller = EnginePoller(
-            url,
-            probe,
-            api_key=api_key,
-            headers=metrics_headers,
-            verify=metrics_verify,
-            interval_s=poll_interval_s,
-            background=background,
-            clock=clock,
+        self._endpoints = Endpoints(
+            urls,
+            ranks,
+            lambda url: EnginePoller(
+                url,
+                probe,
+                api_key=api_key,
+                headers=metrics_headers,
+                verify=metrics_verify,
+                interval_s=poll_interval_s,
+                background=background,
+                clock=clock,
+            ),
         )
+        if shadow is not None and self._endpoints.is_fleet:
+            raise ConfigError("a shadow law decides beside one pool, and there are several")
+        self.api_key = api_key
+        """Sent to the metrics pages; with several addresses it is the key of all of them."""
         self._regulator_options: dict[str, Any] = {
             "max_wait_s": max_wait_s,
             "max_open": max_open,
@@ -154,20 +166,20 @@ class Host(Reads):
 
     def _begin(self, former: Sessions | None = None) -> None:
         """The parts that belong to one process: no agent is here and nothing has been read."""
-        clock, options = self._clock, self._regulator_options
+        clock, options, endpoints = self._clock, self._regulator_options, self._endpoints
         start_s = clock()
         try:
-            regulator = Regulator(self._law, start_s=start_s, **options)
+            regulator = endpoints.regulator(self._law, start_s, options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
-        self._poll_thread = PollThread(self.beat, self._engine_poller.close)
+        self._poll_thread = PollThread(self.beat, endpoints.close)
         self._dispatcher = Dispatcher()
         unread = {**options, "first_reading_s": 0.0}  # one made in the middle waits for none
         sessions = Sessions(
             regulator,
             self._dispatcher,
             max_wait_s=options["max_wait_s"],
-            make_regulator=lambda law: Regulator(law, clock(), **unread),
+            make_regulator=lambda law: endpoints.regulator(law, clock(), unread),
             former=former,
         )
         if former is None:
@@ -180,20 +192,25 @@ class Host(Reads):
             )
         else:  # the agents' handles hold on to it
             self._monitor.begin_anew(sessions, self._dispatcher, forked=True)
+        pools = {"pools": list(endpoints.addresses)} if endpoints.is_fleet else {}
         self._recording = RecordingSession(
             self._monitor,
             self._dispatcher,
             law=self._law,
             shadow=self._shadow_law,
             start_s=start_s,
-            options=options,
-            url=self._engine_poller.url,
+            options={**options, **pools},
+            url=endpoints.first.url,
         )
-        self._ticker = Ticker(
+        read = endpoints.all if self._ticks or endpoints.is_fleet else []
+        self._ticker = Ticker(self._monitor, [self._reader(each) for each in read])
+
+    def _reader(self, endpoint: Endpoint) -> PoolReader:
+        return PoolReader(
             self._monitor,
-            self._engine_poller,
-            ticks=self._ticks,
-            blind_after_s=options["blind_after_s"],
+            endpoint.poller,
+            pools=endpoint.pools,
+            blind_after_s=self._regulator_options["blind_after_s"],
             nudge=weakly(self._nudge),
         )
 
@@ -213,7 +230,7 @@ class Host(Reads):
         former = self._monitor.sessions
         for session in former.by_id.values():
             session.left_s = now  # its gates pass, and it is no current agent
-        self._engine_poller.after_fork()
+        self._endpoints.after_fork()
         self._begin(former)
 
     # Agents
@@ -226,6 +243,7 @@ class Host(Reads):
         prompt_tokens: int | None = None,
         detached: bool = False,
         timeout_s: float | None = None,
+        group: str | None = None,
     ) -> Agent:
         """An agent, to be entered with `async with` or `with`: waits there until it is let in.
 
@@ -240,6 +258,8 @@ class Host(Reads):
             timeout_s: longest wait [s] on entering; None: no bound. Use this and not
                 `asyncio.wait_for`, which on Python 3.11 enters the agent in a task of its own: the
                 calls that follow would then not find it.
+            group: agents of one group, such as the samples of one prompt, go to one pool while it
+                has room. With one pool it means nothing.
 
         Raises:
             ConfigError: an argument is out of its range; on entering, if an agent with this id is
@@ -254,6 +274,7 @@ class Host(Reads):
             id=f"agent-{next(self._names)}" if id is None else id,
             priority=check_priority(priority),
             parent=None if parent is None else parent._session,
+            group=group,
         )
         first_tokens = check_tokens(prompt_tokens)
         return Agent(
@@ -306,16 +327,76 @@ class Host(Reads):
         """
         return self._recording.begin(path, max_bytes)
 
-    def flushed(self) -> None:
+    def flushed(self, pool: str | None = None) -> None:
         """Say that the engine's cache has been emptied, as a weight update does.
 
         Without it, agents that return to an empty cache look like agents whose contexts were
         evicted, and the pool is taken for a small one until the next hits.
+
+        Args:
+            pool: of several: which one; None: all.
         """
         sessions = self._monitor.sessions
+        named = () if pool is None else (pool,)
         self._monitor.decide(
-            lambda now: () if sessions.passing else sessions.regulator.flushed(now)
+            lambda now: () if sessions.passing else sessions.regulator.flushed(now, *named)
         )
+
+    def add_pool(self, url: str) -> None:
+        """One more engine takes agents from now on.
+
+        Raises:
+            ConfigError: this governor was made for one pool, or the address is there already.
+        """
+        self._check_fleet()
+        endpoint = self._endpoints.add(url)
+        sessions = self._monitor.sessions
+        for pool in (endpoint.pools or {}).values():
+            self._monitor.decide(
+                lambda now, pool=pool: sessions.regulator.add_pool(pool, now)  # type: ignore[attr-defined,misc]
+            )
+        self._ticker.readers.append(self._reader(endpoint))
+        self._nudge()
+
+    def remove_pool(self, url: str) -> None:
+        """An engine takes no more agents; those that are there move at their next boundary.
+
+        Raises:
+            ConfigError: this governor was made for one pool, there is no such address, or no other.
+        """
+        self._check_fleet()
+        endpoint = self._endpoints.remove(url)
+        sessions = self._monitor.sessions
+        for pool in (endpoint.pools or {}).values():
+            self._monitor.decide(
+                lambda now, pool=pool: sessions.regulator.remove_pool(pool, now)  # type: ignore[attr-defined,misc]
+            )
+        readers = self._ticker.readers
+        readers[:] = [reader for reader in readers if reader.poller is not endpoint.poller]
+        endpoint.poller.close()
+
+    def _check_fleet(self) -> None:
+        if not self._endpoints.is_fleet:
+            raise ConfigError(
+                "this governor was made for one pool: give it a list of addresses, such as "
+                'Governor(["http://gpu1:8000", "http://gpu2:8000"])'
+            )
+
+    def address_of(self, agent: str) -> Address | None:
+        """Where the calls of an agent go; None: there is one pool, or it has none yet."""
+        if not self._endpoints.is_fleet:
+            return None
+        pool = self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+        return None if pool is None else self._endpoints.addresses[pool]
+
+    def pool_of(self, agent: str) -> str | None:
+        """The name of the pool that an agent is in; None: there is one, or it has none yet."""
+        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where each pool's calls go, by the names of the pools; empty: there is one pool."""
+        return dict(self._endpoints.addresses)
 
     # Its life
 
@@ -334,8 +415,9 @@ class Host(Reads):
         ends_s = time.monotonic() + join_s
         self._poll_thread.stop(join_s)
         if self._poll_thread.thread is None:
-            self._engine_poller.close()  # otherwise the thread does, as it ends
-        self._engine_poller.join(max(0.0, ends_s - time.monotonic()))
+            self._endpoints.close()  # otherwise the thread does, as it ends
+        for endpoint in self._endpoints.all:
+            endpoint.poller.join(max(0.0, ends_s - time.monotonic()))
 
     def __reduce__(self) -> Never:
         raise TypeError(

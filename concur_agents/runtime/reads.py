@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from concur_agents.core import AgentView, Law, Reading, Reason
-from concur_agents.runtime.status import GovernorSnapshot
+from concur_agents.runtime.status import EndpointStatus, GovernorSnapshot
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
+    from concur_agents.runtime.endpoints import Endpoints
     from concur_agents.runtime.events import Dispatcher, Watcher
     from concur_agents.runtime.monitor import Monitor
-    from concur_agents.runtime.poller import EnginePoller
     from concur_agents.runtime.recording_session import RecordingSession
     from concur_agents.runtime.tool_times import ToolTime
 
@@ -26,14 +26,14 @@ class Reads:
 
     _monitor: Monitor
     _dispatcher: Dispatcher
-    _engine_poller: EnginePoller
+    _endpoints: Endpoints
     _recording: RecordingSession
     _law: Law
 
     def snapshot(self) -> GovernorSnapshot:
         """Where things stand now. Cheap; from any thread."""
         view = self._monitor.look(self._monitor.sessions.regulator.view)
-        engine_poller = self._engine_poller
+        engine_poller = self._endpoints.first
         return GovernorSnapshot(
             **{field.name: getattr(view, field.name) for field in fields(view)},
             law=self._law.name,
@@ -48,6 +48,17 @@ class Reads:
             waiters=len(self._monitor.sessions.tickets),
             unread_usages_total=self._monitor.unread_usages_total,
             shadow=self._recording.shadow,
+            endpoints=tuple(
+                EndpointStatus(
+                    url=poller.url,
+                    engine=poller.engine,
+                    last_reading=poller.last_reading,
+                    poll_failures_total=poller.failures_total,
+                    poll_error=poller.error,
+                    blind_s=poller.blind_s(view.at_s),
+                )
+                for poller in (endpoint.poller for endpoint in self._endpoints.all)
+            ),
         )
 
     def explain(self, agent: str) -> str:
@@ -100,12 +111,12 @@ class Reads:
     @property
     def probe(self) -> Probe | None:
         """What reads the engine; None: nothing is read."""
-        return self._engine_poller.probe
+        return self._endpoints.first.probe
 
     @property
     def own_probe(self) -> Probe | None:
         """The probe made from `url`, which is ours to close; None: there is none."""
-        return self._engine_poller.own_probe
+        return self._endpoints.first.own_probe
 
     def check(self) -> Reading:
         """Reads the engine once, now, for those who want to know before they start.
@@ -114,11 +125,11 @@ class Reads:
             ProbeError: it cannot be read; the message says what to do.
             ConfigError: there is no endpoint to read.
         """
-        return self._engine_poller.check()
+        return self._endpoints.first.check()
 
     def __repr__(self) -> str:
         view = self._monitor.look(self._monitor.sessions.regulator.view)
-        where = f" {self._engine_poller.url}" if self._engine_poller.url else ""
+        where = f" {self._endpoints.first.url}" if self._endpoints.first.url else ""
         passing = "; closed, every agent passes" if self._monitor.sessions.passing else ""
         return (
             f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "

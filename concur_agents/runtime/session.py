@@ -111,6 +111,7 @@ class Session:
     id: str
     priority: int
     parent: Session | None
+    group: str | None = None
     arrived_s: float = 0.0
     left_s: float | None = None
     suspended: bool = False  # the place is given back for a while (`suspended`)

@@ -101,6 +101,7 @@ class Sessions:
             prompt_tokens=prompt_tokens,
             parent=self.parent_of(session),
             priority=session.priority,
+            group=session.group,
         )
         self.admit(let_in, now)
         self.tickets.wait_for(ticket, make_waiter)

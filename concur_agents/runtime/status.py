@@ -9,6 +9,18 @@ from concur_agents.recording import Shadow
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndpointStatus:
+    """How well one engine can be read; the attributes as in `GovernorSnapshot`."""
+
+    url: str | None
+    engine: str | None
+    last_reading: Reading | None
+    poll_failures_total: int
+    poll_error: str | None
+    blind_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GovernorSnapshot(View):
     """Where a governor stands: the regulator's view, and how well the engine can be read.
 
@@ -26,6 +38,7 @@ class GovernorSnapshot(View):
         waiters: threads and tasks that wait for their turn.
         unread_usages_total: usages recorded by the program in which there were no token counts.
         shadow: the law that decides beside the one in force, and where it stands; None: none.
+        endpoints: each engine that is read; `url` and so on above are those of the first.
     """
 
     law: str
@@ -40,3 +53,4 @@ class GovernorSnapshot(View):
     waiters: int
     unread_usages_total: int = 0
     shadow: Shadow | None = None
+    endpoints: tuple[EndpointStatus, ...] = ()

@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from concur_agents._text import shown_id
 from concur_agents.runtime.events import told
 from concur_agents.runtime.interruptions import is_from_outside
-from concur_agents.runtime.poller import PENDING
 from concur_agents.runtime.sessions import explained
 
 if TYPE_CHECKING:
-    from concur_agents.core import LawState, Limit, Reading
     from concur_agents.runtime.monitor import Monitor
-    from concur_agents.runtime.poller import EnginePoller
+    from concur_agents.runtime.pool_reader import PoolReader
 
 logger = logging.getLogger("concur_agents")
 
@@ -52,32 +49,17 @@ class Ticker:
 
     Args:
         monitor: makes the decisions.
-        engine_poller: reads the engine.
-        ticks: whether the law uses readings at all.
-        blind_after_s: without a reading for this long [s] the regulator is asked to notice.
-        nudge: asks for a beat, in any thread; called when a reading in the background is over. It
-            must not keep its owner alive.
+        readers: read the engines; none: the law uses no readings.
     """
 
     def __init__(
         self,
         monitor: Monitor,
-        engine_poller: EnginePoller,
-        *,
-        ticks: bool,
-        blind_after_s: float,
-        nudge: Callable[[], object],
+        readers: list[PoolReader],
     ) -> None:
         self._monitor = monitor
-        self._engine_poller = engine_poller
-        self._ticks = ticks
-        self._blind_after_s = blind_after_s
-        self._nudge = nudge
+        self.readers = readers
         self._beating = threading.Lock()  # the state below belongs to the thread that beats
-        self._poll_at_s = -math.inf
-        self._dark_since_s: float | None = None  # the last good reading before the failures
-        self._blind_at_s = monitor.clock() + blind_after_s
-        self._pool_warned = False
         self._long_wait_s = LONG_WAIT_S
         self._warned_stall = False
 
@@ -101,7 +83,7 @@ class Ticker:
         monitor = self._monitor
         if monitor.sessions.passing:
             return None
-        due = self._read_engine() if self._ticks else []
+        due = [due_s for reader in list(self.readers) for due_s in reader.read()]
         now = monitor.clock()
         self._let_in_by_time()
         self._mind_stalls()
@@ -116,84 +98,6 @@ class Ticker:
             return monitor.rest(min(due, default=math.inf), now)
 
         return monitor.look(rest)
-
-    def _read_engine(self) -> list[float]:
-        """Reads the engine if that is due; returns when [s] to look after it again."""
-        poller, clock = self._engine_poller, self._monitor.clock
-        if poller.due_s is not None:
-            result = poller.collect()
-        elif clock() < self._poll_at_s:
-            result = PENDING
-        else:
-            self._dark_since_s = poller.sighted_s if poller.failures else None
-            result = poller.begin(self._nudge) if poller.background else poller.poll()
-        if result is not PENDING:
-            self._tick(result)
-            self._poll_at_s = clock() + poller.rest_s()
-        elif poller.background and clock() >= self._blind_at_s:
-            # The regulator notices blindness on ticks, and a reading that hangs brings none.
-            self._blind_at_s = math.inf
-            self._monitor.decide(lambda now: self._monitor.sessions.regulator.tick(None, now))
-        due_s = poller.due_s
-        due = [self._poll_at_s if due_s is None else due_s]
-        return [*due, self._blind_at_s] if poller.background else due
-
-    def _tick(self, reading: Reading | None) -> None:
-        """Passes the result of a reading to the regulator; None: it failed."""
-        engine_poller, sessions = self._engine_poller, self._monitor.sessions
-        dark_since_s = self._dark_since_s
-        changed: list[tuple[LawState, LawState]] = []
-
-        def tick(now: float) -> Iterable[str]:
-            if reading is None:
-                sessions.tell("poll_failed", now, reason=engine_poller.error or "")
-            elif dark_since_s is not None:
-                sessions.tell("poll_recovered", now, waited_s=now - dark_since_s)
-            if reading is not None:
-                sessions.tell("polled", now, reading=reading)
-                self._blind_at_s = now + self._blind_after_s
-            before = sessions.regulator.state
-            let_in = sessions.regulator.tick(reading, now)
-            after = sessions.regulator.state
-            if after.limit != before.limit:
-                sessions.tell("limit_changed", now, reason=after.reason, limit=after.limit)
-                changed.append((before, after))
-            return let_in
-
-        self._monitor.decide(tick)
-        self._compare_pools(reading)
-        for before, after in changed:
-            logger.log(
-                logging.INFO if after.reason != before.reason else logging.DEBUG,
-                "limit %s (%s)",
-                _show_limit(after.limit),
-                after.reason,
-                extra=told(
-                    "limit_changed",
-                    reason=after.reason,
-                    former_reason=before.reason,
-                    limit_tokens=_finite(after.limit.tokens),
-                    limit_agents=_finite(after.limit.agents),
-                ),
-            )
-
-    def _compare_pools(self, reading: Reading | None) -> None:
-        """Warns once where calls and hits prove that the pool is larger than it is reported."""
-        if self._pool_warned or reading is None or reading.capacity_tokens is None:
-            return
-        view = self._monitor.look(self._monitor.sessions.regulator.view)
-        reported, used = reading.capacity_tokens, view.capacity_tokens
-        if used is not None and used > reported:
-            self._pool_warned = True
-            logger.warning(
-                "the engine reports a pool of %.0f tokens, but calls and cache hits prove that it "
-                "is larger: %.0f is used from here on, and more if more is proven. Hybrid models "
-                "count blocks in another unit, and a host tier is often not counted (logged once; "
-                "`snapshot()` has both numbers)",
-                reported,
-                used,
-                extra=told("pool_contradicted", reported_tokens=reported, capacity_tokens=used),
-            )
 
     def _let_in_by_time(self) -> None:
         """Lets in the agents that only time kept waiting."""
@@ -241,16 +145,3 @@ class Ticker:
             waited = told("long_wait", agent=who, waited_s=longest_s, why=why)
             logger.warning("a long wait: %s", why, extra=waited)
         return look_again_s
-
-
-def _finite(bound: float) -> float | None:
-    return bound if math.isfinite(bound) else None
-
-
-def _show_limit(limit: Limit) -> str:
-    parts = []
-    if math.isfinite(limit.agents):
-        parts.append(f"{limit.agents:.0f} agents")
-    if math.isfinite(limit.tokens):
-        parts.append(f"{limit.tokens:,.0f} tokens")
-    return ", ".join(parts) or "none"

@@ -1,0 +1,177 @@
+"""Reads one engine when that is due, and passes what it says to the regulator."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from concur_agents.runtime.events import told
+from concur_agents.runtime.poller import PENDING
+
+if TYPE_CHECKING:
+    from concur_agents.core import LawState, Limit, Reading
+    from concur_agents.probes import PageReading
+    from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.poller import EnginePoller
+
+logger = logging.getLogger("concur_agents")
+
+
+class PoolReader:
+    """One engine's page, and the pools on it.
+
+    A reading never holds up the others where the poller reads in the background: it is begun, and
+    a later call collects the result.
+
+    Args:
+        monitor: makes the decisions.
+        poller: reads the page.
+        pools: the regulator's names of the pools on it, by rank; None: there is one pool in all.
+        blind_after_s: without a reading for this long [s] the regulator is asked to notice.
+        nudge: asks for a beat, in any thread; called when a reading in the background is over. It
+            must not keep its owner alive.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        poller: EnginePoller,
+        *,
+        pools: Mapping[str, str] | None,
+        blind_after_s: float,
+        nudge: Callable[[], object],
+    ) -> None:
+        self._monitor = monitor
+        self.poller = poller
+        self.pools = pools
+        self._blind_after_s = blind_after_s
+        self._nudge = nudge
+        self._poll_at_s = -math.inf
+        self._dark_since_s: float | None = None  # the last good reading before the failures
+        self._blind_at_s = monitor.clock() + blind_after_s
+        self._pool_warned = False
+        self._states: dict[str | None, LawState] = {}  # of pools of a fleet, as last ticked
+
+    def read(self) -> list[float]:
+        """Reads the engine if that is due; returns when [s] to look after it again."""
+        poller, clock = self.poller, self._monitor.clock
+        if poller.due_s is not None:
+            result = poller.collect()
+        elif clock() < self._poll_at_s:
+            result = PENDING
+        else:
+            self._dark_since_s = poller.sighted_s if poller.failures else None
+            result = poller.begin(self._nudge) if poller.background else poller.poll()
+        if result is not PENDING:
+            self._tick(result)
+            self._poll_at_s = clock() + poller.rest_s()
+        elif poller.background and clock() >= self._blind_at_s:
+            # The regulator notices blindness on ticks, and a reading that hangs brings none.
+            self._blind_at_s = math.inf
+            regulator = self._monitor.sessions.regulator
+            for pool in self._names:
+                self._monitor.decide(lambda now, pool=pool: regulator.tick(None, now, pool))  # type: ignore[misc]
+        due_s = poller.due_s
+        due = [self._poll_at_s if due_s is None else due_s]
+        return [*due, self._blind_at_s] if poller.background else due
+
+    def _tick(self, reading: Reading | None) -> None:
+        """Passes the result of a reading to the regulator; None: it failed."""
+        sessions, dark_since_s = self._monitor.sessions, self._dark_since_s
+
+        def note(now: float) -> Iterable[str]:
+            if reading is None:
+                return sessions.tell("poll_failed", now, reason=self.poller.error or "")
+            if dark_since_s is not None:
+                sessions.tell("poll_recovered", now, waited_s=now - dark_since_s)
+            self._blind_at_s = now + self._blind_after_s
+            return ()
+
+        self._monitor.decide(note)
+        for pool, part in self._parts(reading):
+            self._tick_pool(pool, part)
+        self._compare_pools(reading)
+
+    @property
+    def _names(self) -> list[str | None]:
+        return [None] if self.pools is None else list(self.pools.values())
+
+    def _parts(self, reading: Reading | None) -> list[tuple[str | None, Reading | None]]:
+        """What `reading` says of each pool."""
+        if reading is None or self.pools is None:
+            return [(pool, reading) for pool in self._names]
+        if len(self.pools) == 1:
+            return [(pool, reading) for pool in self.pools.values()]
+        page: PageReading | None = getattr(self.poller.probe, "last_page", None)
+        found = {} if page is None else page.readings
+        return [(pool, found.get(rank)) for rank, pool in self.pools.items()]
+
+    def _tick_pool(self, pool: str | None, reading: Reading | None) -> None:
+        sessions = self._monitor.sessions
+        changed: list[tuple[LawState, LawState]] = []
+
+        def tick(now: float) -> Iterable[str]:
+            if reading is not None:
+                sessions.tell("polled", now, reading=reading, pool=pool)
+            before = self._states.get(pool) or sessions.regulator.state
+            let_in = sessions.regulator.tick(reading, now, pool)
+            after = sessions.regulator.state
+            if pool is not None:
+                self._states[pool] = after
+            if after.limit != before.limit:
+                sessions.tell(
+                    "limit_changed", now, reason=after.reason, limit=after.limit, pool=pool
+                )
+                changed.append((before, after))
+            return let_in
+
+        self._monitor.decide(tick)
+        for before, after in changed:
+            logger.log(
+                logging.INFO if after.reason != before.reason else logging.DEBUG,
+                "limit %s (%s)%s",
+                _show_limit(after.limit),
+                after.reason,
+                "" if pool is None else f" of {pool}",
+                extra=told(
+                    "limit_changed",
+                    pool=pool,
+                    reason=after.reason,
+                    former_reason=before.reason,
+                    limit_tokens=_finite(after.limit.tokens),
+                    limit_agents=_finite(after.limit.agents),
+                ),
+            )
+
+    def _compare_pools(self, reading: Reading | None) -> None:
+        """Warns once where calls and hits prove that the pool is larger than it is reported."""
+        if self._pool_warned or self.pools or reading is None or reading.capacity_tokens is None:
+            return
+        view = self._monitor.look(self._monitor.sessions.regulator.view)
+        reported, used = reading.capacity_tokens, view.capacity_tokens
+        if used is not None and used > reported:
+            self._pool_warned = True
+            logger.warning(
+                "the engine reports a pool of %.0f tokens, but calls and cache hits prove that it "
+                "is larger: %.0f is used from here on, and more if more is proven. Hybrid models "
+                "count blocks in another unit, and a host tier is often not counted (logged once; "
+                "`snapshot()` has both numbers)",
+                reported,
+                used,
+                extra=told("pool_contradicted", reported_tokens=reported, capacity_tokens=used),
+            )
+
+
+def _finite(bound: float) -> float | None:
+    return bound if math.isfinite(bound) else None
+
+
+def _show_limit(limit: Limit) -> str:
+    parts = []
+    if math.isfinite(limit.agents):
+        parts.append(f"{limit.agents:.0f} agents")
+    if math.isfinite(limit.tokens):
+        parts.append(f"{limit.tokens:,.0f} tokens")
+    return ", ".join(parts) or "none"
