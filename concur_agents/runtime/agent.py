@@ -231,6 +231,7 @@ class Agent:
 
     def __enter__(self) -> Self:
         self.open_sync()
+        generators.hold(self)
         self._token = current.set(weakref.ref(self))
         return self
 

@@ -159,6 +159,23 @@ def test_an_exit_stack_in_a_generator_is_found_too():
     run(main())
 
 
+def test_a_plain_with_in_a_generator_is_found_too():
+    async def stream(gov):
+        with gov.agent("A"):
+            for n in range(2):
+                yield n, gov.current_agent().id
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            items = stream(gov)
+            assert await asyncio.create_task(anext(items)) == (0, "A")
+            assert await asyncio.create_task(anext(items)) == (1, "A")
+            await items.aclose()
+            assert not generators._held
+
+    run(main())
+
+
 def test_a_generator_that_is_dropped_leaves_nothing():
     async def main():
         async with virtual_governor(limit=1) as gov:
