@@ -137,10 +137,11 @@ class Admission:
                 head = self._next()
             if head is None:
                 break
-            is_bound = self.active >= self.least and not stalled
-            if is_bound and not self._has_room(head, overdue is not None, now):
-                self.bound = True
-                break
+            if self.active >= self.least and not stalled:
+                room = self._room_to_enter(head, overdue is not None)
+                if self.active >= self.places or not self.claims.fits(room, now):
+                    self.bound = True
+                    break
             self.overdue_total += overdue is not None
             self.stalls_total += stalled
             self._admit(head, now)
@@ -187,11 +188,7 @@ class Admission:
         if not len(self.queue):
             return None
         wakes: list[float] = []
-        if self.max_wait_s is not None:
-            # Both, for an overdue newcomer may have to wait on while a paused agent may not.
-            oldest = (self.queue.oldest(), self.queue.oldest(admitted_ever=True))
-            dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
-            wakes.extend(due for due in dues if due > now)
+        wakes.extend(due_s for _, due_s in self._dues() if due_s > now)
         if self.active < self.places:
             overdue = self._overdue(now)
             head = overdue or self._next()
@@ -283,11 +280,6 @@ class Admission:
             return head
         return self.queue.head(new_allowed=False)
 
-    def _has_room(self, account: Account, overdue: bool, now: float) -> bool:
-        return self.active < self.places and self.claims.fits(
-            self._room_to_enter(account, overdue), now
-        )
-
     def _room_to_enter(self, account: Account, overdue: bool) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens].
 
@@ -307,17 +299,18 @@ class Admission:
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""
-        oldest = self.queue.oldest()
-        if oldest is None or not self._is_due(oldest, now):
-            return None
-        if oldest.admitted_ever or (self.may_open and self._may_rotate(oldest)):
-            return oldest
-        oldest = self.queue.oldest(admitted_ever=True)
-        return oldest if oldest is not None and self._is_due(oldest, now) else None
+        for who, due_s in self._dues():
+            if due_s <= now and (who.admitted_ever or (self.may_open and self._may_rotate(who))):
+                return who
+        return None
 
-    def _is_due(self, account: Account, now: float) -> bool:
-        # The very sum that `next_wake` answers: `now - waiting_since_s` may round to just less.
-        return self.max_wait_s is not None and account.waiting_since_s + self.max_wait_s <= now
+    def _dues(self) -> list[tuple[Account, float]]:
+        """Who waits longest, of all and of the open ones, and when each is overdue [s]."""
+        most_s = self.max_wait_s
+        if most_s is None:
+            return []
+        both = (self.queue.oldest(), self.queue.oldest(admitted_ever=True))
+        return [(who, who.waiting_since_s + most_s) for who in both if who is not None]
 
     def _may_rotate(self, newcomer: Account) -> bool:
         """Whether opening one more agent keeps the cost of rotating all open ones small.

@@ -53,5 +53,3 @@ def _nearest(word: str, known: list[str]) -> str:
     close = get_close_matches(word, known, n=1)
     hint = f": did you mean {close[0]!r}?" if close else ":"
     return f"{hint} known: {', '.join(known) or 'none'}"
-
-
