@@ -10,7 +10,7 @@ Rules, each with its test:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from concur_agents.core.family import Account
 from concur_agents.core.order import Order
@@ -203,19 +203,22 @@ class Admission:
 
     def why(self, account: Account, now: float) -> Reason:
         """What binds `account`, which waits.  O(1)."""
-        reason = Reason(agent=account.agent, state=account.state.value, cause="next")
+        agent, state = account.agent, account.state.value
         if not account.admitted_ever and self.max_open and self.open_agents >= self.max_open:
             count, most = float(self.open_agents), float(self.max_open)
-            return replace(reason, cause="max_open", count=count, most=most)
+            return Reason(agent=agent, state=state, cause="max_open", count=count, most=most)
         if self.alone_until_s is not None:
-            return replace(reason, cause="first_reading", most=max(0.0, self.alone_until_s - now))
+            left_s = max(0.0, self.alone_until_s - now)
+            return Reason(agent=agent, state=state, cause="first_reading", most=left_s)
         if self.active >= self.places:
-            return replace(reason, cause="agents", count=float(self.active), most=self.places)
+            count, most = float(self.active), self.places
+            return Reason(agent=agent, state=state, cause="agents", count=count, most=most)
         limit = self._bound_on(account)
         if limit == math.inf:
-            return reason
-        return replace(
-            reason,
+            return Reason(agent=agent, state=state, cause="next")
+        return Reason(
+            agent=agent,
+            state=state,
             cause="tokens",
             pressure_tokens=self.pressure(now),
             need_tokens=self.sizes.need(account),
