@@ -33,6 +33,9 @@ class Governor(Host):
         limit: at most this many active agents, whatever the engine says.
         probe: reads the engine in place of the one made from `url`.
         api_key: sent to the metrics endpoint as a bearer token.
+        metrics_headers: further headers for the metrics endpoint, by name.
+        metrics_verify: how its certificate is checked: an SSL context, the file or folder of a CA,
+            or False for any certificate.
         poll_interval_s: time [s] between readings.
         max_wait_s: an agent that has waited for longer goes first; None: no bound.
         max_open: at most this many agents begun and not finished; None: no bound.

@@ -26,6 +26,7 @@ ENVIRONMENTS = {
     "main": (".venv", ("main",)),
     "litellm": (".venv-litellm", ("litellm",)),
     "floor": (".venv-floor", ("floor",)),
+    "peers": (".venv-peers", ("peers",)),
 }
 
 

@@ -279,6 +279,7 @@ def foreign(path, seen):
             yield path, line, module
 
 
+@functools.cache
 def file_of(module):
     stem = PACKAGE.parent.joinpath(*module.split("."))
     found = [path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()]
@@ -287,18 +288,32 @@ def file_of(module):
 
 def guarded(path, line):
     """Whether a line stands under `if TYPE_CHECKING:` or in a `try:` that can do without it."""
+    return any(first <= line <= last for first, last in guards(path))
+
+
+@functools.cache
+def guards(path):
+    """(first, last line) of each such block."""
+    found = []
     for node in ast.walk(parsed(path)):
-        if not (isinstance(node, ast.If | ast.Try) and node.lineno <= line <= node.end_lineno):
+        if isinstance(node, ast.If):
+            is_guard = "TYPE_CHECKING" in ast.dump(node.test)
+        elif isinstance(node, ast.Try):
+            is_guard = any(
+                is_missing_module(handler)
+                and not any(isinstance(inner, ast.Raise) for inner in ast.walk(handler))
+                for handler in node.handlers
+            )
+        else:
             continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            return True
-        if isinstance(node, ast.Try):
-            for handler in node.handlers:
-                raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(handler))
-                named = ast.dump(handler.type) if handler.type is not None else ""
-                if not raises and ("ImportError" in named or "ModuleNotFoundError" in named):
-                    return True
-    return False
+        if is_guard:
+            found.append((node.lineno, node.end_lineno))
+    return found
+
+
+def is_missing_module(handler):
+    named = ast.dump(handler.type) if handler.type is not None else ""
+    return "ImportError" in named or "ModuleNotFoundError" in named
 
 
 def test_the_parser_sees_imports_inside_functions(tmp_path):

@@ -150,6 +150,14 @@ def test_the_lock_of_the_demo_is_a_part_of_the_main_one() -> None:
     assert demo == {name: main.get(name) for name in demo}
 
 
+def test_other_projects_tests_run_on_the_versions_of_the_main_lock() -> None:
+    main = pins(ROOT / "locks/main.txt")
+    peers = pins(ROOT / "locks/peers.txt")
+    shared = main.keys() & peers.keys()
+    assert {"openai", "langgraph", "langchain-openai", "openai-agents"} <= shared
+    assert {name: peers[name] for name in shared} == {name: main[name] for name in shared}
+
+
 def test_the_locks_stand_at_both_ends_of_the_openai_range() -> None:
     versions = {lock.stem: min(pins(lock)["openai"]) for lock in LOCKS}
     assert versions["floor"] == "2.45.0"

@@ -142,8 +142,10 @@ class Answer:
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes from the server; returns the bytes that the user gets now."""
-        if self._readable:
-            self._remember(chunk)
+        if self._unzip is not None:
+            self._unpack(chunk)
+        elif self._readable:
+            self._keep(chunk)
         if not self._hide:
             return chunk
         if not self._pending and b"[]" not in chunk and chunk.endswith(b"\n\n"):
@@ -172,10 +174,7 @@ class Answer:
         """The last usage so far; None: there is none."""
         return usage_in(b"".join(self._tail), self._head)
 
-    def _remember(self, chunk: bytes) -> None:
-        if self._unzip is None:
-            self._keep(chunk)
-            return
+    def _unpack(self, chunk: bytes) -> None:
         is_whole = False
         while self._readable and not is_whole:
             try:
@@ -191,19 +190,18 @@ class Answer:
             chunk = rest
 
     def _keep(self, text: bytes) -> None:
-        if len(self._head) < _HEAD:
-            self._head += text[: _HEAD - len(self._head)]
         self._tail.append(text)
         self._tail_bytes += len(text)
         if self._tail_bytes > 2 * _TAIL:
-            kept = b"".join(self._tail)[-_TAIL:]
-            self._tail, self._tail_bytes = [kept], len(kept)
+            kept = b"".join(self._tail)
+            self._head = self._head or kept[:_HEAD]
+            self._tail, self._tail_bytes = [kept[-_TAIL:]], _TAIL
 
 
 def _after_last_event(text: bytes, before: int) -> int:
     """The end of the last whole event; 0: there is none."""
-    ends = (text.rfind(b"\n\n", 0, before), 2), (text.rfind(b"\r\n\r\n", 0, before), 4)
-    return max(at + length if at >= 0 else 0 for at, length in ends)
+    short, long = text.rfind(b"\n\n", 0, before), text.rfind(b"\r\n\r\n", 0, before)
+    return max(short + 2 if short >= 0 else 0, long + 4 if long >= 0 else 0)
 
 
 def _without_usage_event(events: bytes) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -83,7 +82,9 @@ class Call:
         used = read_usage(usage)
         if used is not None and self._prompt is not None:
             prompts.learn(self.agent, self._prompt, used)
-        self.agent.done(used, self._step, overloaded=overloaded, retry_after_s=retry_after_s)
+        if used is not None:
+            self._step.usage = used
+        self._step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
         if self._is_owner:
             self.agent.close()
 
@@ -142,11 +143,12 @@ def _prepare(governor: Governing, what: str, read: Callable[[], Prompt | None]) 
         if governor.ungoverned != "agent":
             return None
         agent = governor.agent()
-    prompt = None
-    with suppress(Exception):  # because a failed estimate must not fail the call
+    try:
         prompt = read()
         if prompt is not None:
             prompts.estimate(agent, prompt)
+    except Exception:
+        prompt = None  # because a failed estimate must not fail the call
     return Call(agent, prompt, is_owner=is_owner)
 
 

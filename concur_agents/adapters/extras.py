@@ -161,18 +161,20 @@ _NOTHING = Edit(Extras(), None, "", {})
 
 def _is_signed(request: Any) -> bool:
     """Whether the request carries a signature of itself: AWS, RFC 9421, a digest of the body."""
-    for raw, value in request.headers.raw:
-        name = raw.lower()
-        if name == b"authorization" or name == b"proxy-authorization":
-            scheme = value[:64].partition(b" ")[0].lower()
+    headers = {name.lower(): value for name, value in request.headers.raw}
+    if not _DIGESTS.isdisjoint(headers) or b"signature" in b" ".join(headers):
+        return True
+    for name in (b"authorization", b"proxy-authorization"):
+        if name in headers:
+            scheme = headers[name][:64].partition(b" ")[0].lower()
             if b"hmac" in scheme or b"signature" in scheme or b"sha256" in scheme:
                 return True
-        elif b"signature" in name or name in _DIGESTS:
-            return True
     return b"signature=" in request.url.query.lower()
 
 
-_DIGESTS = (b"x-amz-content-sha256", b"x-amz-date", b"content-digest", b"digest", b"content-md5")
+_DIGESTS = frozenset(
+    (b"x-amz-content-sha256", b"x-amz-date", b"content-digest", b"digest", b"content-md5")
+)
 
 
 def _is_said(name: str, body: bytes, known: Mapping[str, object] | None) -> bool:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 from concur_agents._extras import missing_extra
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.prompts import Prompt, of_messages
+from concur_agents.core import Usage
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Governing, current_agent
 
@@ -99,17 +100,19 @@ class _Handler(BaseCallbackHandler):
         """The call has failed."""
         return self._end_async if _asked_by() in _ASYNCHRONOUS else self._end
 
-    def _begin(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
+    def _begin(self, serialized: Any, said: Said, *, run_id: UUID, **more: Any) -> None:
         agent = current_agent()
         if agent is not None:
-            call = calls.begin_sync(agent.governor, _what(serialized), read=_reader(said))
+            read = _reader(said, more.get("invocation_params"))
+            call = calls.begin_sync(agent.governor, _what(serialized), read=read)
             if call is not None:
                 _calls.add(run_id, call)
 
-    async def _begin_async(self, serialized: Any, said: Said, *, run_id: UUID, **_: Any) -> None:
+    async def _begin_async(self, serialized: Any, said: Said, *, run_id: UUID, **more: Any) -> None:
         agent = current_agent()
         if agent is not None:
-            call = await calls.begin(agent.governor, _what(serialized), read=_reader(said))
+            read = _reader(said, more.get("invocation_params"))
+            call = await calls.begin(agent.governor, _what(serialized), read=read)
             if call is not None:
                 _calls.add(run_id, call, in_task=True)
 
@@ -139,9 +142,16 @@ def _what(serialized: dict[str, Any] | None) -> str:
     return str((serialized or {}).get("name") or "a language model")
 
 
-def _reader(said: Said) -> Callable[[], Prompt | None]:
-    """Measures a prompt: batches of messages, or texts."""
-    return lambda: of_messages("messages", said)
+def _reader(said: Said, params: Mapping[str, Any] | None = None) -> Callable[[], Prompt | None]:
+    """Measures a prompt: batches of messages, or texts, and the tools beside them."""
+
+    def read() -> Prompt | None:
+        options = params or {}
+        beside = [options.get("tools"), options.get("functions")]
+        continues = bool(options.get("previous_response_id"))
+        return of_messages("messages", [beside, said], continues=continues)
+
+    return read
 
 
 def _usage(response: LLMResult) -> object:
@@ -195,31 +205,46 @@ def middleware(governor: Governing) -> Any:
         """Each model call of the agent, with the other middleware around it, is one step."""
 
         def wrap_model_call(self, request: Any, handler: Callable[[Any], R]) -> R:
-            call = calls.begin_sync(
-                governor,
-                "a model call",
-                read=_reader([request.messages]),
-            )
+            call = calls.begin_sync(governor, "a model call", read=lambda: _prompt_of(request))
             if call is None:
                 return handler(request)
             call.enclose()
+            used = None
             try:
-                return handler(request)
+                response = handler(request)
+                used = _usage_of(response)
+                return response
             finally:
-                call.end()
+                call.end(used)
 
         async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[R]]) -> R:
-            call = await calls.begin(
-                governor,
-                "a model call",
-                read=_reader([request.messages]),
-            )
+            call = await calls.begin(governor, "a model call", read=lambda: _prompt_of(request))
             if call is None:
                 return await handler(request)
             call.enclose()
+            used = None
             try:
-                return await handler(request)
+                response = await handler(request)
+                used = _usage_of(response)
+                return response
             finally:
-                call.end()
+                call.end(used)
 
     return ConcurMiddleware()
+
+
+def _prompt_of(request: Any) -> Prompt | None:
+    """Measures the request of a middleware. Another unit, because tools are objects here."""
+    tools = [
+        tool if isinstance(tool, dict) else [tool.name, tool.description] for tool in request.tools
+    ]
+    return of_messages("request", [tools, request.system_message, request.messages])
+
+
+def _usage_of(response: object) -> Usage | None:
+    """The usage of the answer that a middleware gets."""
+    for message in getattr(response, "result", None) or [response]:
+        used = read_usage(getattr(message, "usage_metadata", None))
+        if used is not None:
+            return used
+    return None

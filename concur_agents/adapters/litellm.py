@@ -130,11 +130,10 @@ def _what(kwargs: Any) -> str:
 
 def _reader(kwargs: Any) -> Callable[[], Prompt | None]:
     def read() -> Prompt | None:
-        said = kwargs.get("messages") or kwargs.get("input") or kwargs.get("prompt")
-        continues = any(
-            options.get("previous_response_id")
-            for options in (kwargs, kwargs.get("optional_params") or {})
-        )
-        return of_messages("litellm", said, continues=continues)
+        options = {**(kwargs.get("optional_params") or {}), **kwargs}
+        said = options.get("messages") or options.get("input") or options.get("prompt")
+        beside = [options.get(name) for name in ("tools", "functions", "system", "instructions")]
+        continues = bool(options.get("previous_response_id"))
+        return of_messages("litellm", [beside, said], continues=continues)
 
     return read

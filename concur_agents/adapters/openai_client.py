@@ -26,8 +26,12 @@ def one_step(request: Any) -> Any:
                 return await request(self, cast_to, options, **how)
             if is_owner:
                 await agent.open()
-            with _step(agent, options, is_owner=is_owner):
-                return await request(self, cast_to, options, **how)
+            token = extras.fields.set(_fields(options))
+            try:
+                with _owned_step(agent) if is_owner else agent.step().around_tries():
+                    return await request(self, cast_to, options, **how)
+            finally:
+                extras.fields.reset(token)
 
         return request_async
 
@@ -38,8 +42,12 @@ def one_step(request: Any) -> Any:
             return request(self, cast_to, options, **how)
         if is_owner:
             agent.open_sync()
-        with _step(agent, options, is_owner=is_owner):
-            return request(self, cast_to, options, **how)
+        token = extras.fields.set(_fields(options))
+        try:
+            with _owned_step(agent) if is_owner else agent.step().around_tries():
+                return request(self, cast_to, options, **how)
+        finally:
+            extras.fields.reset(token)
 
     return request_sync
 
@@ -61,24 +69,21 @@ def _agent_of(client: Any, options: Any) -> tuple[Agent | None, bool]:
 
 
 @contextmanager
-def _step(agent: Agent, options: Any, *, is_owner: bool) -> Iterator[None]:
-    token = extras.fields.set(_fields(options))
-    try:
-        if is_owner:
-            with agent.active(), agent.step().around_tries(then=agent.close):
-                yield
-        else:
-            with agent.step().around_tries():
-                yield
-    finally:
-        extras.fields.reset(token)
+def _owned_step(agent: Agent) -> Iterator[None]:
+    """The only step of an agent that was opened for it."""
+    with agent.active(), agent.step().around_tries(then=agent.close):
+        yield
 
 
 def _fields(options: Any) -> dict[str, object] | None:
     """The body that openai's client is about to serialise."""
     body = getattr(options, "json_data", None)
-    more = getattr(options, "extra_json", None) or {}
-    return {**body, **more} if isinstance(body, dict) and isinstance(more, dict) else None
+    if not isinstance(body, dict):
+        return None
+    more = getattr(options, "extra_json", None)
+    if not more:
+        return body
+    return {**body, **more} if isinstance(more, dict) else None
 
 
 def wrap_client(governor: Governing, client: Any) -> Any:

@@ -61,6 +61,9 @@ class Prompt:
     continues: bool = False
     tokens: int | None = None
     chain: Chain | None = None
+    growth: tuple[int, int, int] | None = None
+    """What it has in common with the agent's last one [tokens], and its new bytes and payloads."""
+    known: _Known | None = None
 
 
 def of_body(body: bytes) -> Prompt | None:
@@ -100,7 +103,8 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
     known = _of(agent, prompt.unit)
     if prompt.body:
         prompt.size, prompt.payloads = payload.text_size(prompt.body, known.blocks)
-    before, grown, more = _growth(known, prompt)
+    prompt.known = known
+    prompt.growth = before, grown, more = _growth(known, prompt)
     tokens = before + grown * known.per_byte + more * known.per_payload
     prompt.tokens = max(1, round(tokens))
     head = prompt.body[:_HEAD_BYTES]
@@ -114,7 +118,7 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
 
 
 def _growth(known: _Known, prompt: Prompt) -> tuple[int, int, int]:
-    """What a prompt has in common with the last one [tokens], and its new bytes and payloads."""
+    """See `Prompt.growth`."""
     if prompt.continues:
         return known.tokens + known.completion, prompt.size, prompt.payloads
     grown, more = prompt.size - known.size, prompt.payloads - known.payloads
@@ -127,8 +131,8 @@ def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
     """Takes the server's count of a prompt, for later estimates."""
     if usage.prompt_tokens <= 0:
         return
-    known = _of(agent, prompt.unit)
-    before, grown, more = _growth(known, prompt)
+    known = prompt.known or _of(agent, prompt.unit)
+    before, grown, more = prompt.growth or _growth(known, prompt)
     gained = usage.prompt_tokens - before
     if more > 0:
         known.per_payload = _bounded(

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from concur_agents.cli.advice import STALLS_PAGE
 from concur_agents.cli.chart import chart
 from concur_agents.observe.frame import Frame, Point
 
@@ -81,9 +82,22 @@ def summary(frame: Frame, width: int) -> Table:
     late = "yellow" if frame.overdue_total else ""
     waits.append(f"{frame.overdue_total:,} let in as overdue", late)
     table.add_row("waits", waits)
+    if frame.stalls_total:
+        stalls = f"{frame.stalls_total:,} agents let in because nothing moved; see {STALLS_PAGE}"
+        table.add_row("stalls", Text(stalls, "yellow"))
+    if pool := larger_pool(frame):
+        table.add_row("", Text(pool, "yellow"))
     if frame.blind:
         table.add_row("", Text("the engine cannot be read", style="red"))
     return table
+
+
+def larger_pool(frame: Frame) -> str:
+    """Both numbers where calls and hits prove a larger pool than the engine reports; else ""."""
+    reported, used = frame.reported_tokens, frame.capacity_tokens
+    if reported is None or used is None or used <= reported:
+        return ""
+    return f"the engine reports {reported:,.0f} tokens; calls and hits prove more: {used:,.0f} used"
 
 
 def pool_bar(frame: Frame, width: int = 36) -> Text:

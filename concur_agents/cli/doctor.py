@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
-from concur_agents.probes.diagnosis import CacheProof, Diagnosis
+from concur_agents.errors import WatchError
+from concur_agents.observe.frame import Frame
+from concur_agents.observe.socket_client import SocketClient
+from concur_agents.observe.socket_path import sockets
+from concur_agents.probes.diagnosis import CacheProof, Diagnosis, Finding
 from concur_agents.probes.doctor import diagnose
+from concur_agents.probes.http import base_of
 
 VERDICTS = {
     "good": "[bold green]good[/]: it has everything that a governor can use",
@@ -27,6 +35,18 @@ def doctor_command(
         "", envvar="CONCUR_API_KEY", show_envvar=True, help="Sent as a bearer token."
     ),
     timeout: float = typer.Option(30.0, min=0.1, help="Longest wait for one answer [s]."),
+    metrics_headers: str = typer.Option(
+        "",
+        envvar="CONCUR_METRICS_HEADERS",
+        show_envvar=True,
+        help="Headers to send, as name=value,name=value.",
+    ),
+    metrics_verify: str = typer.Option(
+        "true",
+        envvar="CONCUR_METRICS_VERIFY",
+        show_envvar=True,
+        help="File of the CA that signed its certificate; false: any certificate.",
+    ),
     send: bool = typer.Option(True, help="Send two tiny completions to test cached tokens."),
     as_json: bool = typer.Option(False, "--json", help="Print the diagnosis as one JSON object."),
 ) -> None:
@@ -35,6 +55,9 @@ def doctor_command(
     Sends two one-token completions with the same prompt, to see whether the answers report cached
     tokens. Exit code 0: good; 1: usable, with warnings; 2: not usable.
 
+    A governor of yours that reads this endpoint and was started with socket="auto" adds what it has
+    seen: stalls, and a pool that is larger than the engine reports.
+
     With --json the keys are url, engine, backend, version, model, models, max_model_len,
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
     meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
@@ -42,13 +65,44 @@ def doctor_command(
     code, verdict and exit_code; null: not reported.
     """
     diagnosis = diagnose(
-        url, api_key=api_key or None, model=model or None, timeout_s=timeout, send=send
+        url,
+        api_key=api_key or None,
+        model=model or None,
+        timeout_s=timeout,
+        send=send,
+        headers=metrics_headers or None,
+        verify=metrics_verify,
     )
+    seen = governor_findings(diagnosis.url)
+    diagnosis = replace(diagnosis, findings=(*diagnosis.findings, *seen))
     if as_json:
         print(json.dumps(diagnosis.as_dict(), indent=2))
     else:
         show(diagnosis, Console())
     raise typer.Exit(diagnosis.exit_code)
+
+
+def governor_findings(url: str) -> list[Finding]:
+    """What the governors of this user that read `url` have seen, through their sockets."""
+    findings = []
+    with suppress(WatchError, OSError):  # an examination of the endpoint needs no governor
+        for path in sockets():
+            with suppress(WatchError, OSError), SocketClient(path) as client:
+                findings += frame_findings(client.look(), url)
+    return findings
+
+
+def frame_findings(frame: Frame, url: str) -> list[Finding]:
+    """What a governor has seen, if it reads `url`."""
+    if frame.url is None or base_of(frame.url) != url:
+        return []
+    texts = []
+    if frame.stalls_total:
+        texts.append(stall_advice(frame.stalls_total))
+    reported, used = frame.reported_tokens, frame.capacity_tokens
+    if reported is not None and used is not None and used > reported:
+        texts.append(pool_advice(reported, used))
+    return [Finding(level="warning", text=f"A running governor: {text}") for text in texts]
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:

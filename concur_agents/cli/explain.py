@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from concur_agents._text import wire_id
+from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
 from concur_agents.core import Usage
@@ -39,8 +40,8 @@ def explain_command(
 
     With --json and --agent the keys are agent, steps, queued_s, paused_s, running_s and waits
     (kind, from_s, waited_s, why, ended_by, before_it); without --agent: agents, waits (number,
-    total_s, median_s, p99_s, worst_s), pauses, overdue, ended_by and longest (agent, steps,
-    queued_s, paused_s, running_s).
+    total_s, median_s, p99_s, worst_s), pauses, overdue, stalls, reported_tokens, ended_by and
+    longest (agent, steps, queued_s, paused_s, running_s).
     """
     with readable(recording):
         _explain(recording, agent, most, as_json=as_json)
@@ -88,6 +89,8 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
             "waits": waits._asdict(),
             "pauses": timeline.pauses,
             "overdue": timeline.overdue,
+            "stalls": timeline.stalls,
+            "reported_tokens": timeline.reported_tokens,
             "ended_by": dict(ends.most_common()),
             "longest": [_sums(lane) for lane in lanes[:most]],
         }
@@ -101,6 +104,8 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
         f"{timeline.pauses} pauses, {timeline.overdue} let in as overdue.",
         soft_wrap=True,
     )
+    for note in _notes(timeline):
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     if ends:
         text = ", ".join(f"{kind} ({number})" for kind, number in ends.most_common())
         console.print(f"Waits ended because {text}.", soft_wrap=True)
@@ -119,6 +124,18 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
     console.print(table)
     if len(lanes) > most:
         console.print(f"[dim]and {len(lanes) - most} more (--most shows them)[/]")
+
+
+def _notes(timeline: Timeline) -> list[str]:
+    """What a reader should know of the whole run."""
+    notes = []
+    if timeline.stalls:
+        notes.append(stall_advice(timeline.stalls))
+    reported = timeline.reported_tokens
+    used = timeline.samples[-1].capacity_tokens if timeline.samples else None
+    if reported is not None and used is not None and used > reported:
+        notes.append(pool_advice(reported, used))
+    return notes
 
 
 def _show_agent(

@@ -29,7 +29,7 @@ def serve_sim_command(
         "",
         envvar=TOKEN_VARIABLE,
         show_envvar=True,
-        help="What requests must send as their API key.",
+        help="Clients send it as their API key.",
     ),
     time_scale: float = typer.Option(1.0, help="Simulated seconds per second; 'inf': no time."),
     metrics: Metrics = typer.Option(Metrics.vllm, help="Whose metric names to use."),

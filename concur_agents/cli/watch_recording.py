@@ -105,7 +105,7 @@ class Screen:
         agents = [who for who in self.agents if who.parent is None]
         states = [who.state for who in agents]
         last = self.builder.samples[-1] if self.builder.samples else None
-        waiting = [who for who in agents if who.state in ("paused", "queued")]
+        waiting = [who for who in agents if who.waits]
         active = [who for who in self.agents if who.state in ("reasoning", "acting")]
         waiting.sort(key=lambda who: who.since_s)
         active.sort(key=lambda who: who.since_s)
@@ -135,6 +135,8 @@ class Screen:
             hit_deficit=last and last.hit_deficit,
             pauses_total=self.builder.pauses,
             overdue_total=self.builder.overdue,
+            stalls_total=self.builder.stalls,
+            reported_tokens=self.builder.reported_tokens,
             longest_wait_s=self._now - waiting[0].since_s if waiting else 0.0,
             blind=self._blind,
             closed=self._closed,

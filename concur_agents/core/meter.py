@@ -153,9 +153,12 @@ class Meter:
             self._agreed = 0
         elif usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
             self._implied.append(in_calls / usage * max(1.0 / calls, admission.sizes.own_share()))
-            self._agreed = self._agreed + 1 if in_calls / usage >= _AGREES * told else 0
+            held = in_calls + admission.sizes.prefixes.charged_tokens
+            self._agreed = self._agreed + 1 if held / usage >= _AGREES * told else 0
         # Our calls in flight may have been looked up, and are not over yet.
-        sure = self._agreed >= _AGREED and self._foreign <= 1.1 * in_calls
+        shared = min(admission.sizes.prefixes.charged_tokens, admission.sizes.first_prompt.value)
+        ours = 1.1 * (in_calls + calls * shared)
+        sure = self._agreed >= _AGREED and self._foreign <= ours
         residency.sure_tokens = _SURE * told if sure else 0.0
         pool, held = told, residency.held_tokens
         if held > _BEYOND * told:  # then a guess that doubles until something is evicted

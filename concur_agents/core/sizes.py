@@ -185,6 +185,8 @@ class Sizes:
         if who.chain:
             shared = self.prefixes.shared(who.chain)
             reusable, reused = reusable - shared, max(0.0, reused - shared)
+        elif reused <= self._found:  # the shared prefix alone, for which it is not credited yet
+            reusable, reused = reusable - self._found, 0.0
         if who.distance is not None and reusable > _SLACK_TOKENS:
             flushed = self.residency.observe(
                 who.distance,

@@ -82,9 +82,15 @@ class Frame:
     overdue_total: int
     """Agents let in because they had waited past the bound."""
     longest_wait_s: float
+    stalls_total: int = 0
+    """Agents let in because nothing moved."""
+    reported_tokens: float | None = None
+    """KV pool that the engine reports; less than `capacity_tokens` where more is proven."""
     blind: bool
     """The last poll failed."""
     closed: bool
+    url: str | None = None
+    """The endpoint that is read."""
     waiting: list[Waiting] = field(default_factory=list)
     """Waiting agents, the longest wait first."""
     active: list[Active] = field(default_factory=list)
@@ -154,8 +160,11 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
         pauses_total=snapshot.pauses_total,
         overdue_total=snapshot.overdue_total,
         longest_wait_s=snapshot.longest_wait_s,
+        stalls_total=snapshot.stalls_total,
+        reported_tokens=snapshot.reported_tokens,
         blind=snapshot.poll_error is not None,
         closed=snapshot.closed,
+        url=snapshot.url,
         waiting=[
             Waiting(
                 agent=shown_id(who.agent),

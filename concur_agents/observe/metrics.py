@@ -195,6 +195,7 @@ class _Numbers:
         for name, text, value in (
             ("pressure_tokens", "Sum of all claims on the KV pool.", now.pressure_tokens),
             ("capacity_tokens", "KV pool of the engine.", now.capacity_tokens),
+            ("reported_tokens", "KV pool that the engine reports.", now.reported_tokens),
             ("footprint_tokens", "Sum of the contexts of all agents.", now.footprint_tokens),
             ("limit_tokens", "Limit on the pressure.", _bound(limit.tokens)),
             ("limit_agents", "Limit on active agents.", _bound(limit.agents)),
@@ -219,6 +220,7 @@ class _Numbers:
             ("agents_done", "Agents that have left.", now.done_total),
             ("pauses", "Pauses of agents at a boundary.", now.pauses_total),
             ("overdue", "Agents let in because they had waited past the bound.", now.overdue_total),
+            ("stalls", "Agents let in because nothing moved.", now.stalls_total),
             ("steps", "LLM calls that have ended.", counts["steps"]),
             ("steps_untold", "Steps that ended without usage.", counts["steps_untold"]),
             ("prompt_tokens", "Prompt tokens of steps.", counts["prompt"]),

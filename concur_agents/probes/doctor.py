@@ -14,6 +14,7 @@ from typing import Any
 
 from concur_agents.core import Usage
 from concur_agents.errors import ProbeError
+from concur_agents.probes.connection import Headers, Verify, read_verify
 from concur_agents.probes.diagnosis import MEANINGS, CacheProof, Diagnosis, Finding, Level, Signal
 from concur_agents.probes.findings import (
     caching_off_finding,
@@ -34,6 +35,8 @@ def diagnose(
     timeout_s: float = 30.0,
     send: bool = True,
     patience_s: float = 2.0,
+    headers: Headers | None = None,
+    verify: Verify = True,
 ) -> Diagnosis:
     """Examines an endpoint.
 
@@ -44,13 +47,23 @@ def diagnose(
         timeout_s: longest wait for one answer [s].
         send: whether to send two tiny completions, to test cached tokens.
         patience_s: time that the engine's counters may take to show these two [s].
+        headers: sent with each request.
+        verify: a CA's file, an SSL context, or False; see `HttpProbe`.
 
     Raises:
-        ConfigError: `url` is not an http(s) address.
+        ConfigError: `url` is not an http(s) address, or a header or `verify` cannot be used.
     """
+    trust = read_verify(verify)
     with (
-        HttpProbe(url, api_key=api_key, model=model, timeout_s=min(timeout_s, 5.0)) as probe,
-        Http(url, api_key=api_key, timeout_s=timeout_s) as http,
+        HttpProbe(
+            url,
+            api_key=api_key,
+            model=model,
+            timeout_s=min(timeout_s, 5.0),
+            headers=headers,
+            verify=trust,
+        ) as probe,
+        Http(url, api_key=api_key, timeout_s=timeout_s, headers=headers, verify=trust) as http,
     ):
         return _Examination(http, probe, keyed=api_key is not None).run(
             model, send=send, patience_s=patience_s

@@ -70,6 +70,17 @@ def page_findings(
 def size_findings(page: PageReading | None, max_model_len: int | None) -> Iterator[Finding]:
     """Whether the KV pool is small for the longest context [tokens]."""
     pool = page.smallest_capacity_tokens if page else None
+    is_vllm = page is not None and "vllm" in (page.engine, page.backend)
+    # vLLM refuses to start unless one request of full length fits.
+    if is_vllm and pool is not None and max_model_len is not None and pool < max_model_len:
+        yield Finding(
+            level="warning",
+            text=f"The page reports a KV pool of {pool:,.0f} tokens, and the engine serves "
+            f"contexts of {max_model_len:,}, which it would not if that were all: a hybrid "
+            "model, whose blocks count in another unit. A governor uses more as soon as calls "
+            "and cache hits prove more, and says so once",
+        )
+        return
     if pool is not None and max_model_len is not None and pool < 2 * max_model_len:
         yield Finding(
             level="info",

@@ -16,6 +16,13 @@ from urllib.parse import urlsplit, urlunsplit
 from concur_agents._text import printable
 from concur_agents.core.types import Reading
 from concur_agents.errors import ConfigError, ProbeError
+from concur_agents.probes.connection import (
+    Headers,
+    Verify,
+    certificate_trouble,
+    read_headers,
+    read_verify,
+)
 from concur_agents.probes.page import PageReading, parse_page
 from concur_agents.probes.sglang import LOADS_PATH
 
@@ -37,10 +44,14 @@ class HttpProbe:
         api_key: sent as a bearer token, if the engine needs one.
         model: read only this model, on a page of several.
         timeout_s: longest wait for the whole answer [s].
+        headers: sent with each request, as a gateway in front of the engine may need them.
+        verify: an SSL context, or the file or folder of the CA that signed the certificate of the
+            engine; False: any certificate is trusted.
         clock: the host's monotonic clock [s]; gives `at_s`.
 
     Raises:
-        ConfigError: `url` is not an http(s) address, or `timeout_s` is not above 0.
+        ConfigError: `url` is not an http(s) address, `timeout_s` is not above 0, or a header or
+            `verify` cannot be used.
     """
 
     def __init__(
@@ -50,9 +61,11 @@ class HttpProbe:
         api_key: str | None = None,
         model: str | None = None,
         timeout_s: float = 2.0,
+        headers: Headers | None = None,
+        verify: Verify = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = Http(url, api_key=api_key, timeout_s=timeout_s)
+        self._http = Http(url, api_key=api_key, timeout_s=timeout_s, headers=headers, verify=verify)
         self.timeout_s = timeout_s
         """Longest wait for the whole answer [s]; a governor abandons a reading after twice that."""
         self._model = model
@@ -147,7 +160,15 @@ class HttpResponse(NamedTuple):
 class Http:
     """A small sync client of one server; every network failure becomes a ProbeError."""
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 2.0,
+        headers: Headers | None = None,
+        verify: Verify = True,
+    ) -> None:
         if not timeout_s > 0:
             raise ConfigError(f"timeout_s must be above 0 seconds, got {timeout_s}")
         self._timeout_s = timeout_s
@@ -156,14 +177,19 @@ class Http:
         self._headers = {
             "accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1",
             "accept-encoding": "identity",
+            **read_headers(headers),
         }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
+        self._verify = read_verify(verify)
         self._client = self._connect()
 
     def _connect(self) -> Any:
         return self._httpx.Client(
-            headers=self._headers, timeout=self._timeout_s, follow_redirects=False
+            headers=self._headers,
+            timeout=self._timeout_s,
+            follow_redirects=False,
+            verify=self._verify,
         )
 
     def interrupt(self) -> None:
@@ -214,6 +240,13 @@ class Http:
                 "or a firewall in between? A longer timeout_s may help"
             ) from error
         except self._httpx.ConnectError as error:
+            if trouble := certificate_trouble(error):
+                raise ProbeError(
+                    f"the certificate of {shown} is not trusted ({printable(trouble, 200)}): give "
+                    "the file of the CA that signed it, or of the certificate itself, as "
+                    "metrics_verify= of the Governor (CONCUR_METRICS_VERIFY) or verify= of the "
+                    "HttpProbe; False trusts any certificate"
+                ) from error
             raise ProbeError(
                 f"nothing answers at {shown} ({printable(str(error))}): is the server running, "
                 "and are host and port right?"
@@ -231,6 +264,11 @@ class Http:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def base_of(url: str) -> str:
+    """The address of the engine as a probe of `url` shows it; raises ConfigError."""
+    return _split(url)[1]
 
 
 def _split(url: str) -> tuple[str, str, str]:

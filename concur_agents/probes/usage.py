@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from concur_agents.core import Usage
 
@@ -145,6 +144,32 @@ DIALECTS = (
 )
 """If several rows fit, the first that counts any prompt tokens is taken."""
 
+Path = tuple[str, ...]
+
+
+class _Paths(NamedTuple):
+    """The paths of a dialect, split into names: this is done once, because each answer is read."""
+
+    prompt: Path
+    completion: tuple[Path, ...]
+    cached: tuple[Path, ...]
+    beside: tuple[Path, ...]
+
+
+def _split(paths: tuple[str, ...]) -> tuple[Path, ...]:
+    return tuple(tuple(path.split(".")) for path in paths)
+
+
+_COMPILED = tuple(
+    _Paths(
+        tuple(dialect.prompt.split(".")),
+        _split(dialect.completion),
+        _split(dialect.cached),
+        _split(dialect.beside),
+    )
+    for dialect in DIALECTS
+)
+
 PLACES = (
     "usage",
     "usage_metadata",
@@ -178,6 +203,8 @@ def read_usage(source: object) -> Usage | None:
         server does not report it: vLLM and SGLang need a flag for that.
     """
     try:
+        if type(source) is Usage and _is_exact(source):  # read before, as adapters do
+            return source
         return _read(source, _DEEPEST)
     except Exception:  # because objects of others may raise at any attribute
         return None
@@ -193,9 +220,9 @@ def generated_tokens(source: object) -> int | None:
         return usage.completion_tokens
     try:
         nested = _get(source, "usage")
-        for dialect in DIALECTS:
+        for paths in _COMPILED:
             for holder in (source, nested):
-                found = [_count(holder, path) for path in dialect.completion]
+                found = [_count(holder, path) for path in paths.completion]
                 if any(count is not None for count in found):
                     return sum(count or 0 for count in found)
     except Exception:  # as above
@@ -209,8 +236,11 @@ def _read(source: object, depth: int) -> Usage | None:
     if isinstance(source, Usage):
         return _checked(source.prompt_tokens, source.completion_tokens, source.cached_tokens)
     found: Usage | None = None
-    for dialect in DIALECTS:
-        usage = _read_as(dialect, source)
+    is_dict = type(source) is dict
+    for paths in _COMPILED:
+        if is_dict and paths.prompt[0] not in source:  # type: ignore[operator]
+            continue
+        usage = _read_as(paths, source)
         if usage is not None and (found is None or not found.prompt_tokens):
             found = usage
             if usage.prompt_tokens:
@@ -226,18 +256,28 @@ def _read(source: object, depth: int) -> Usage | None:
     return None
 
 
-def _read_as(dialect: Dialect, source: object) -> Usage | None:
-    prompt = _count(source, dialect.prompt)
+def _read_as(paths: _Paths, source: object) -> Usage | None:
+    prompt = _count(source, paths.prompt)
     if prompt is None:
         return None
-    beside = [_count(source, path) for path in dialect.beside]
-    if beside and all(count is None for count in beside):
+    if paths.beside:
+        beside = [count for path in paths.beside if (count := _count(source, path)) is not None]
+        if not beside:
+            return None
+        prompt += sum(beside)
+    completion = 0
+    for path in paths.completion:
+        completion += _count(source, path) or 0
+    cached = None
+    is_dict = type(source) is dict
+    for path in paths.cached:
+        if not is_dict or path[0] in source:  # type: ignore[operator]
+            cached = _count(source, path)
+            if cached is not None:
+                break
+    if prompt > _MOST_COUNTED or completion > _MOST_COUNTED:
         return None
-    prompt += sum(count or 0 for count in beside)
-    cached = next(
-        (count for path in dialect.cached if (count := _count(source, path)) is not None), None
-    )
-    return _checked(prompt, sum(_count(source, path) or 0 for path in dialect.completion), cached)
+    return Usage(prompt, completion, None if cached is None else min(cached, prompt))
 
 
 def _checked(prompt: object, completion: object, cached: object) -> Usage | None:
@@ -247,31 +287,36 @@ def _checked(prompt: object, completion: object, cached: object) -> Usage | None
     return Usage(sent, got or 0, None if hit is None else min(hit, sent))
 
 
-def _count(source: object, path: str) -> int | None:
+def _count(source: object, path: Path) -> int | None:
     """The tokens at a path; None: there is no count."""
     place: Any = source
-    for name in _names(path):
-        place = _get(place, name)
+    for name in path:
+        place = place.get(name) if type(place) is dict else _get(place, name)
         if place is None:
             return None
     return _whole(place)
 
 
-@cache
-def _names(path: str) -> tuple[str, ...]:
-    return tuple(path.split("."))
+def _is_exact(usage: Usage) -> bool:
+    sent, got, hit = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+    return (
+        type(sent) is type(got) is int
+        and sent <= _MOST_COUNTED
+        and got <= _MOST_COUNTED
+        and (hit is None or (type(hit) is int and hit <= sent))
+    )
 
 
 def _whole(value: object) -> int | None:
     if type(value) is int:  # the usual case, because to ask for `Real` costs more
         return value if 0 <= value <= _MOST_COUNTED else None
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if value is None or isinstance(value, bool) or not isinstance(value, Real):
         return None
     number: Any = value
     return int(number) if 0 <= number <= _MOST_COUNTED else None
 
 
 def _get(source: Any, name: str) -> Any:
-    if type(source) is dict or isinstance(source, Mapping):
+    if isinstance(source, Mapping):
         return source.get(name)
     return getattr(source, name, None)

@@ -188,3 +188,7 @@ class Timeline:
     pauses: int
     overdue: int
     done: int
+    stalls: int = 0
+    """Agents let in because nothing moved."""
+    reported_tokens: float | None = None
+    """KV pool that the engine reported last [tokens]."""

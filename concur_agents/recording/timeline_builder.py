@@ -54,6 +54,10 @@ class TimelineBuilder:
         """Pauses so far."""
         self.overdue = 0
         """Agents let in as overdue so far."""
+        self.stalls = 0
+        """Agents let in because nothing moved so far."""
+        self.reported_tokens: float | None = None
+        """KV pool that the engine reported last [tokens]."""
         self.done = 0
         """Agents that have left so far, without nested ones."""
         for who in header.agents:
@@ -108,6 +112,8 @@ class TimelineBuilder:
             calls=self._calls,
             pauses=self.pauses,
             overdue=self.overdue,
+            stalls=self.stalls,
+            reported_tokens=self.reported_tokens,
             done=self.done,
         )
 
@@ -194,6 +200,8 @@ class TimelineBuilder:
         view, reading = tick.view, line.options.get("reading")
         rates = self._rates.tick(line.now, tick.snapshot)
         self.overdue = view.overdue_total
+        self.stalls = view.stalls_total
+        self.reported_tokens = view.reported_tokens
         shadow = (tick.shadow or {}).get("limit", {})
         sample = TimelinePoint(
             at_s=line.now,

@@ -7,7 +7,6 @@ dropped without leaving can be collected, and then leaves.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,11 +19,18 @@ from concur_agents import _moved
 from concur_agents._text import shown_id
 from concur_agents.errors import ConfigError
 from concur_agents.probes.usage import read_usage
+from concur_agents.runtime import generators
 from concur_agents.runtime.checks import read_seconds
 from concur_agents.runtime.context import current
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
-from concur_agents.runtime.waiter import CallWaiter, LoopWaiter, ThreadWaiter, Waiter
+from concur_agents.runtime.waiter import (
+    CallWaiter,
+    LoopWaiter,
+    ThreadWaiter,
+    Waiter,
+    asyncio_loop,
+)
 from concur_agents.runtime.waiting import wait, wait_sync
 
 if TYPE_CHECKING:
@@ -97,6 +103,8 @@ class Agent:
         self._timeout_s = timeout_s
         self._entered = False
         self._token: Token[Any] | None = None
+        self.block: tuple[int, int] | None = None
+        """The async generator and the task that entered it; None: no async generator did."""
         self.outer = outer
         """The agent this one was opened in, whichever governor that belongs to."""
 
@@ -142,9 +150,10 @@ class Agent:
         """Takes a place and waits for it. For adapters whose agent is no block; see `close`.
 
         Raises:
+            GateError: no asyncio loop runs here.
             TimeoutError: it was not let in within `timeout_s`.
         """
-        loop = asyncio.get_running_loop()
+        loop = asyncio_loop()
         ticket = self._enter(lambda: LoopWaiter(loop))
         if ticket.waiter is not None:
             await wait(self._monitor, ticket, self._timeout_s)
@@ -202,6 +211,7 @@ class Agent:
 
     async def __aenter__(self) -> Self:
         await self.open()
+        generators.hold(self)
         self._token = current.set(weakref.ref(self))
         return self
 
@@ -227,6 +237,7 @@ class Agent:
         try:
             self.close()
         finally:
+            generators.release(self)
             token, self._token = self._token, None
             if token is not None:
                 # ValueError: closed from another context, as generators are by the collector
@@ -388,4 +399,4 @@ def current_agent() -> Agent | None:
 def innermost() -> Agent | None:
     """The agent whose block this code runs in; it may have left since."""
     ref: weakref.ref[Agent] | None = current.get()
-    return None if ref is None else ref()
+    return generators.find(None if ref is None else ref())

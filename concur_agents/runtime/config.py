@@ -16,6 +16,7 @@ from typing import Any
 from concur_agents import _moved
 from concur_agents.core import Law, make_law
 from concur_agents.errors import ConfigError
+from concur_agents.probes.connection import read_headers
 
 PREFIX = "CONCUR_"
 
@@ -57,6 +58,19 @@ def _routes(text: str) -> tuple[str, ...]:
     return paths
 
 
+def _headers(text: str) -> str:
+    try:
+        read_headers(text)
+    except ConfigError as error:
+        raise ValueError(f"it cannot be used: {error}") from None
+    return text
+
+
+def _verify(text: str) -> bool | str:
+    lower = text.lower()
+    return lower == "true" if lower in ("true", "false") else text
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option of a governor."""
@@ -94,6 +108,19 @@ OPTIONS: tuple[Option, ...] = (
         fallback="OPENAI_BASE_URL",
     ),
     Option("api_key", str, None, "Bearer token for its metrics page.", secret=True),
+    Option(
+        "metrics_headers",
+        _headers,
+        None,
+        "Further headers for its metrics page, as name=value,name=value.",
+        secret=True,
+    ),
+    Option(
+        "metrics_verify",
+        _verify,
+        True,
+        "File of the CA that signed its certificate; 'false': any certificate.",
+    ),
     Option("law", str, None, "Name of the law; `concur laws` lists them."),
     Option("law_options", str, None, "Options of that law, as name=value,name=value."),
     Option("limit", _cap, None, "A fixed cap, in place of a law.", kind="agents"),
@@ -264,17 +291,21 @@ def governor_options(found: Mapping[str, Setting]) -> dict[str, Any]:
     if options.value is not None:
         keywords["law"] = _law(law.value, options.value, law.source, options.source)
     if keywords["url"] is None:
-        keywords["api_key"] = None
+        keywords |= {"api_key": None, "metrics_headers": None, "metrics_verify": True}
     return keywords
 
 
 def environment(found: Mapping[str, Setting]) -> dict[str, str]:
     """Settings as variables for another process; what is a default or not set is left out."""
     return {
-        setting.option.variable: str(setting.value)
+        setting.option.variable: _as_text(setting.value)
         for setting in found.values()
         if setting.source != "default" and setting.value is not None
     }
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

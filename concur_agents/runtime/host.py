@@ -43,6 +43,7 @@ from concur_agents.runtime.weakly import weakly
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
+    from concur_agents.probes.connection import Headers, Verify
 
 logger = logging.getLogger("concur_agents")
 
@@ -62,6 +63,8 @@ class Host(Reads):
         limit: float | None = None,
         probe: Probe | None = None,
         api_key: str | None = None,
+        metrics_headers: Headers | None = None,
+        metrics_verify: Verify = True,
         poll_interval_s: float = 1.0,
         max_wait_s: float | None = None,
         max_open: int | None = None,
@@ -88,6 +91,11 @@ class Host(Reads):
             raise ConfigError("give either a url or a probe, not both: each says what to read")
         if api_key is not None and url is None:
             raise ConfigError("api_key is sent to the url, and there is none: give the url too")
+        if url is None and (metrics_headers is not None or metrics_verify is not True):
+            raise ConfigError(
+                "metrics_headers and metrics_verify are for the url, and there is none: give the "
+                "url too, or HttpProbe(url, headers=..., verify=...) as probe"
+            )
         has_endpoint = url is not None or probe is not None
         self._law = choose_law(law, limit, has_endpoint=has_endpoint)
         self._shadow_law = None
@@ -101,6 +109,8 @@ class Host(Reads):
             url,
             probe,
             api_key=api_key,
+            headers=metrics_headers,
+            verify=metrics_verify,
             interval_s=poll_interval_s,
             background=background,
             clock=clock,

@@ -20,11 +20,16 @@ from concur_agents.runtime.poll_thread import Backoff
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
+    from concur_agents.probes.connection import Headers, Verify
 
 logger = logging.getLogger("concur_agents")
 
 READING_S = 10.0
 """Longest reading [s] of a probe that has no `timeout_s` of its own; with one: twice that."""
+
+
+_MOST_HANGING = 4
+"""So many checks may hang, each with its thread, because a name server cannot be interrupted."""
 
 
 class _Pending(Enum):
@@ -44,6 +49,8 @@ class EnginePoller:
         url: the endpoint, for a probe of its own; None: there is none, or a probe was given.
         probe: reads the engine in place of one made from `url`.
         api_key: sent to the endpoint as a bearer token.
+        headers: sent to the endpoint.
+        verify: how its certificate is checked; see `HttpProbe`.
         interval_s: time [s] between readings.
         background: readings run in a thread of their own, and a random time is added to the rest
             after a failure. False: readings run in the calling thread (simulated time).
@@ -56,6 +63,8 @@ class EnginePoller:
         probe: Probe | None,
         *,
         api_key: str | None,
+        headers: Headers | None = None,
+        verify: Verify = True,
         interval_s: float,
         background: bool,
         clock: Callable[[], float],
@@ -66,6 +75,7 @@ class EnginePoller:
         self.owns_probe = url is not None
         self.background = background
         self._api_key = api_key
+        self._headers, self._verify = headers, verify
         self._clock = clock
         self._interval_s = interval_s
         self.probe = self._make_probe() if self.owns_probe else probe
@@ -79,6 +89,7 @@ class EnginePoller:
         self.error: str | None = None
         self.sighted_s: float | None = None  # last good reading, or first attempt
         self._attempt: Attempt | None = None
+        self._checks: list[Attempt] = []
         self._backoff = Backoff(self._interval_s, jitter=self.background)
 
     def after_fork(self) -> None:
@@ -126,7 +137,11 @@ class EnginePoller:
         if not self.background:
             return self._read()
         longest_s = self._longest_s()
+        self._checks = [each for each in self._checks if not each.over]
+        if len(self._checks) >= _MOST_HANGING:
+            raise self._too_long(longest_s)
         attempt = Attempt(self._read, lambda: None, due_s=0.0)
+        self._checks.append(attempt)
         attempt.join(longest_s)
         if attempt.error is not None:
             raise attempt.error
@@ -263,4 +278,10 @@ class EnginePoller:
         from concur_agents.probes import HttpProbe
 
         assert self._url is not None
-        return HttpProbe(self._url, api_key=self._api_key, clock=self._clock)
+        return HttpProbe(
+            self._url,
+            api_key=self._api_key,
+            headers=self._headers,
+            verify=self._verify,
+            clock=self._clock,
+        )

@@ -1,5 +1,6 @@
-"""Which agents are here, where each stands, and what the regulator is told of it.
+"""Which agents are here, which of their callers wait, and what the regulator hears of them.
 
+Where an agent stands, the regulator says; nothing here keeps it a second time.
 Nothing here is thread-safe or waits: a `Monitor` keeps the sessions and calls them under its lock.
 Every method is one decision: it books what happened, asks the regulator, and returns the agents
 that the regulator has let in. `admit` then passes that on: it grants their tickets, which the
@@ -31,8 +32,8 @@ class Sessions:
 
     Args:
         regulator: decides who may run.
-        dispatcher: is told what happens.
-        max_wait_s: a wait beyond this [s] is told as `overdue`; None: there is no bound.
+        dispatcher: gets the events.
+        max_wait_s: a wait beyond this [s] is also an event `overdue`; None: there is no bound.
         make_regulator: makes another one with the same options, which waits for no first reading.
         former: the sessions of the process that this one was forked from, if it was.
     """

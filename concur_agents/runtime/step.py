@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.checks import check_chain, check_tokens, read_seconds
 from concur_agents.runtime.session import End, Session, Ticket
-from concur_agents.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter, running_loop
+from concur_agents.runtime.waiter import (
+    LoopWaiter,
+    ThreadWaiter,
+    Waiter,
+    asyncio_loop,
+    running_loop,
+)
 from concur_agents.runtime.waiting import check_expelled, wait, wait_sync
 
 if TYPE_CHECKING:
@@ -107,7 +113,7 @@ class Step:
 
     async def begin(self) -> None:
         """Waits for the turn. `async with` does this."""
-        loop = asyncio.get_running_loop()
+        loop = asyncio_loop()
         ticket = self._begin(lambda: LoopWaiter(loop))
         if ticket is not None and ticket.waiter is not None:
             await wait(self._monitor, ticket)
@@ -132,8 +138,7 @@ class Step:
             ticket.around = _innermost(None)
             self._token = _call.set(ticket)
 
-    @contextmanager
-    def around_tries(self, then: Callable[[], object] | None = None) -> Iterator[None]:
+    def around_tries(self, then: Callable[[], object] | None = None) -> Tries:
         """A block in which a client makes one call, with all its tries.
 
         The first try asks for the turn, because it knows the prompt; later tries are parts of the
@@ -142,6 +147,9 @@ class Step:
         Args:
             then: called when the step has ended.
         """
+        return Tries(self, then)
+
+    def _enter_tries(self, then: Callable[[], object] | None) -> None:
         check_expelled(self._session)
         outer = _innermost(self._session, self._source)
         if outer is not None:
@@ -151,14 +159,11 @@ class Step:
             self._ticket.left_to_first_part = True
             self._ticket.then = then
             self.enclose()
+
+    def _leave_tries(self, *, failed: bool) -> None:
         try:
-            yield
-        except BaseException:
-            self.end()
-            raise
-        else:
             ticket = self._ticket
-            if ticket is not None and not self._is_part and ticket.parts:
+            if not failed and ticket is not None and not self._is_part and ticket.parts:
                 self._ticket = None
                 ticket.ends_with_parts = True
             else:
@@ -259,6 +264,22 @@ class Step:
     def __exit__(self, *_: object) -> None:
         self.end()
         self._leave_block()
+
+
+class Tries:
+    """A block around the tries of a call. Made by `Step.around_tries`."""
+
+    __slots__ = ("_step", "_then")
+
+    def __init__(self, step: Step, then: Callable[[], object] | None) -> None:
+        self._step = step
+        self._then = then
+
+    def __enter__(self) -> None:
+        self._step._enter_tries(self._then)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._step._leave_tries(failed=kind is not None)
 
 
 def _innermost(session: Session | None, source: str = "") -> Ticket | None:

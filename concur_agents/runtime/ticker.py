@@ -178,18 +178,21 @@ class Ticker:
             )
 
     def _compare_pools(self, reading: Reading | None) -> None:
-        """Warns once where the engine's own usage contradicts the pool that it reports."""
+        """Warns once where calls and hits prove that the pool is larger than it is reported."""
         if self._pool_warned or reading is None or reading.capacity_tokens is None:
             return
         view = self._monitor.look(self._monitor.sessions.regulator.view)
-        if view.capacity_tokens is not None and view.capacity_tokens > 2 * reading.capacity_tokens:
+        reported, used = reading.capacity_tokens, view.capacity_tokens
+        if used is not None and used > reported:
             self._pool_warned = True
             logger.warning(
-                "the engine reports a pool of %.0f tokens, but its usage while calls run implies "
-                "%.0f: the larger is used (hybrid models count blocks in another unit)",
-                reading.capacity_tokens,
-                view.capacity_tokens,
-                extra=told("pool_contradicted", reported_tokens=reading.capacity_tokens),
+                "the engine reports a pool of %.0f tokens, but calls and cache hits prove that it "
+                "is larger: %.0f is used from here on, and more if more is proven. Hybrid models "
+                "count blocks in another unit, and a host tier is often not counted (logged once; "
+                "`snapshot()` has both numbers)",
+                reported,
+                used,
+                extra=told("pool_contradicted", reported_tokens=reported, capacity_tokens=used),
             )
 
     def _let_in_by_time(self) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
+
+from concur_agents.errors import GateError
 
 _LONGEST_S = threading.TIMEOUT_MAX
 
@@ -97,6 +100,35 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def asyncio_loop() -> asyncio.AbstractEventLoop:
+    """The asyncio loop that runs here.
+
+    Raises:
+        GateError: none does.
+    """
+    loop = running_loop()
+    if loop is None:
+        raise GateError(
+            f"`async with` needs asyncio, and {foreign_loop() or 'no event loop'} runs here: run "
+            "the agent with plain `with` in a thread, as with `trio.to_thread.run_sync`"
+        )
+    return loop
+
+
+def foreign_loop() -> str | None:
+    """The library of an event loop other than asyncio's that runs in this thread; None: none.
+
+    Libraries that are not loaded run nothing, so none is imported for this.
+    """
+    trio, sniffio = sys.modules.get("trio"), sys.modules.get("sniffio")
+    with suppress(Exception):  # because an old version may have no such function
+        if trio is not None and trio.lowlevel.in_trio_run():
+            return "trio"
+    # Its thread-local and not its context variable, which `bind` carries into other threads.
+    name = getattr(getattr(sniffio, "thread_local", None), "name", None)
+    return name if isinstance(name, str) and name != "asyncio" else None
 
 
 def is_thread_needed() -> bool:

@@ -11,7 +11,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from concur_agents.errors import GateError
-from concur_agents.runtime.waiter import LoopWaiter, ThreadWaiter, is_thread_needed, running_loop
+from concur_agents.runtime.waiter import (
+    LoopWaiter,
+    ThreadWaiter,
+    foreign_loop,
+    is_thread_needed,
+    running_loop,
+)
 
 if TYPE_CHECKING:
     from concur_agents.runtime.monitor import Monitor
@@ -58,6 +64,14 @@ def wait_sync(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None) 
         TimeoutError: the bound has passed.
     """
     assert isinstance(ticket.waiter, ThreadWaiter)
+    if library := foreign_loop():
+        monitor.withdraw(ticket)
+        raise GateError(
+            f"agent {ticket.session.shown!r} has to wait for its turn, but {library} runs an event "
+            "loop in this thread and a synchronous wait would stop everything on it. `async with` "
+            f"needs asyncio: under {library} move the synchronous agent to a thread, as with "
+            "`trio.to_thread.run_sync`"
+        )
     if running_loop() is not None:
         monitor.withdraw(ticket)
         raise GateError(

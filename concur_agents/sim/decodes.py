@@ -62,6 +62,11 @@ class Decodes:
             if end_tick == sequence.end_tick:
                 yield sequence
 
+    @property
+    def blocks_next(self) -> int:
+        """Blocks that the next step takes."""
+        return self._block_at[self.tick % self._block_size]
+
     def blocks_for(self, steps: int) -> int:
         """Blocks that the next `steps` steps take."""
         rounds, rest = divmod(steps, self._block_size)

@@ -78,27 +78,11 @@ class Engine:
         Raises:
             ValueError: its id is in use, it is empty, or it can never fit.
         """
-        prompt_tokens = request.prompt_tokens
-        total = prompt_tokens + request.output.tokens
         if request.id in self._sequences:
             raise ValueError(f"request id {request.id!r} is in use")
-        if prompt_tokens < 1 or request.output.tokens < 1:
-            raise ValueError(
-                f"need at least 1 prompt and 1 output token, "
-                f"got {prompt_tokens} and {request.output.tokens}"
-            )
-        if total > self.profile.max_model_len:
-            raise ValueError(
-                f"request of {total} tokens is longer than "
-                f"max_model_len {self.profile.max_model_len}"
-            )
-        if total > self.profile.capacity_tokens:
-            raise ValueError(
-                f"request of {total} tokens can never fit into a pool of "
-                f"{self.profile.capacity_tokens} tokens"
-            )
+        request.check(self.profile)
         self._order += 1
-        sequence = Sequence(request, prompt_tokens)
+        sequence = Sequence(request)
         self._sequences[request.id] = sequence
         ready_s = max(request.at_s, self._now_s) + self.profile.request_overhead_s
         heapq.heappush(self._arrivals, (ready_s, self._order, sequence))
@@ -211,7 +195,7 @@ class Engine:
         for sequence in unfinished:
             request = sequence.request
             request.cached_tokens = request.scheduled_s = request.first_token_s = None
-            self._sequences[request.id] = fresh = Sequence(request, sequence.prompt_tokens)
+            self._sequences[request.id] = fresh = Sequence(request)
             self._order += 1
             heapq.heappush(
                 self._arrivals, (self._now_s + self.profile.request_overhead_s, self._order, fresh)
@@ -251,7 +235,7 @@ class Engine:
     def _compose(self, events: list[Event]) -> _Step | None:
         """Decide what runs in the step that starts now; None: just the decodes, see `_stretch`."""
         preempted = False
-        while self._decodes.blocks_for(1) > self.cache.free_blocks:
+        while self._decodes.blocks_next > self.cache.free_blocks:
             self._preempt(events)
             preempted = True
         if (
@@ -261,7 +245,7 @@ class Engine:
             and self._decodes.count
         ):
             return None
-        self.cache.take(self._decodes.blocks_for(1))
+        self.cache.take(self._decodes.blocks_next)
         step = _Step(
             budget=self.profile.max_batched_tokens - self._decodes.count,
             end=self._after(1),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from concur_agents.sim.cache import Holding, Run
+from concur_agents.sim.profile import Profile
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,28 @@ class Request:
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return sum(run.tokens for run in self.prompt)
+
+    def check(self, profile: Profile) -> None:
+        """Refuse what an engine of that profile cannot compute.
+
+        Raises:
+            ValueError: it is empty, or can never fit.
+        """
+        total = self.prompt_tokens + self.output.tokens
+        if self.prompt_tokens < 1 or self.output.tokens < 1:
+            raise ValueError(
+                f"need at least 1 prompt and 1 output token, "
+                f"got {self.prompt_tokens} and {self.output.tokens}"
+            )
+        if total > profile.max_model_len:
+            raise ValueError(
+                f"request of {total} tokens is longer than max_model_len {profile.max_model_len}"
+            )
+        if total > profile.capacity_tokens:
+            raise ValueError(
+                f"request of {total} tokens can never fit into a pool of "
+                f"{profile.capacity_tokens} tokens"
+            )
 
 
 class Event(NamedTuple):
@@ -55,11 +78,11 @@ class Sequence:
         "runs",
     )
 
-    def __init__(self, request: Request, prompt_tokens: int) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
         self.runs = (*request.prompt, request.output)
-        self.prompt_tokens = prompt_tokens
-        self.known = prompt_tokens
+        self.prompt_tokens = request.prompt_tokens
+        self.known = self.prompt_tokens
         """Tokens to prefill: the prompt, and what was generated before a preemption."""
         self.generated = 0
         """Output tokens, as of the last time it joined or left the decodes."""

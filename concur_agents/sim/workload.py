@@ -237,17 +237,16 @@ def _split(plans: list[AgentPlan], cuts: _Cuts) -> list[AgentPlan]:
             pieces[Run(key, end)] = tuple(Run((key, a), b - a) for a, b in pairwise(bounds))
     out = []
     for plan in plans:
-        steps = tuple(
-            dataclasses.replace(step, prompt=_in_pieces(step.prompt, pieces)) for step in plan.steps
-        )
+        steps = tuple(_in_pieces(step, pieces) for step in plan.steps)
         out.append(dataclasses.replace(plan, steps=steps))
     return out
 
 
-def _in_pieces(prompt: Prompt, pieces: Mapping[Run, Prompt]) -> Prompt:
-    if not any(run in pieces for run in prompt):
-        return prompt
-    return tuple(piece for run in prompt for piece in pieces.get(run, (run,)))
+def _in_pieces(step: PlanStep, pieces: Mapping[Run, Prompt]) -> PlanStep:
+    if pieces.keys().isdisjoint(step.prompt):
+        return step
+    prompt = tuple(piece for run in step.prompt for piece in pieces.get(run, (run,)))
+    return dataclasses.replace(step, prompt=prompt)
 
 
 _IDS = 150_999  # token ids that the published measurements drew from

@@ -1,6 +1,9 @@
 """LangChain models inside agents wait for their turn, by hook, client, limiter or middleware."""
 
 import asyncio
+import base64
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ pytest.importorskip("langchain_openai")
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 
 import concur_agents as ca
@@ -270,3 +274,72 @@ async def test_the_middleware_makes_each_model_call_one_step(
             reply = await asyncio.to_thread(agent.invoke, given)
     assert reply["messages"][-1].content
     assert [step.usage for step in steps] == [USED]
+
+
+ENGLISH = "The agent reads a file, runs the tests and looks at what has failed. "
+IMAGE = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 400).decode()
+
+
+def counted(endpoint: Any) -> Callable[[Any], Any]:
+    """A model that counts a token for 4.5 bytes of text, and 1,000 for an image."""
+
+    def answer(request: Any) -> Any:
+        body = json.loads(request.content)
+        text = json.dumps([body["messages"], body.get("tools")], ensure_ascii=False)
+        tokens = len(text.replace(IMAGE, "").encode()) / 4.5 + 1000 * text.count(IMAGE)
+        message = {"role": "assistant", "content": ENGLISH}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        usage = {"prompt_tokens": round(tokens), "completion_tokens": 20, "total_tokens": 0}
+        reply = {"id": "c", "object": "chat.completion", "created": 0, "model": "m"}
+        return endpoint.library.Response(200, json={**reply, "choices": choices, "usage": usage})
+
+    return answer
+
+
+def edit(path: str, text: str) -> str:
+    """Changes a file."""
+    return path + text
+
+
+edit.__doc__ = ENGLISH * 40
+
+
+@pytest.mark.parametrize("by", ["hook", "client", "middleware"])
+async def test_prompts_are_estimated_within_a_factor_of_two(
+    by: str, gov: Governor, endpoint: Any
+) -> None:
+    endpoint.transport()
+    endpoint.answer = counted(endpoint)
+    said: list[list[int]] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "step_began":
+            said.append([event.prompt_tokens or 0])
+        elif event.kind == "step_ended" and event.usage is not None:
+            said[-1].append(event.usage.prompt_tokens)
+
+    gov.on_event(note)
+    model = chat_model(gov if by == "client" else None, endpoint)
+    if by == "middleware":
+        agents = pytest.importorskip("langchain.agents")
+        agent = agents.create_agent(
+            model, tools=[edit], system_prompt=ENGLISH * 10, middleware=[gov.middleware()]
+        )
+        invoke = agent.ainvoke
+    else:
+        invoke = model.bind_tools([edit]).ainvoke
+    messages: list[Any] = [] if by == "middleware" else [SystemMessage(ENGLISH * 10)]
+    async with gov.agent("a"):
+        for turn in range(6):
+            content: Any = ENGLISH * (10 + 40 * (turn % 3))
+            if turn % 2:
+                content = [
+                    {"type": "text", "text": content},
+                    {"type": "image_url", "image_url": {"url": IMAGE}},
+                ]
+            messages.append(HumanMessage(content))
+            reply = await invoke({"messages": messages} if by == "middleware" else messages)
+            messages.append(reply["messages"][-1] if by == "middleware" else reply)
+    assert len(said) == 6
+    for estimate, tokens in said:
+        assert tokens / 2 <= estimate <= tokens * 2, said

@@ -164,6 +164,66 @@ async def test_nested_agents_at_limit_one_finish(route: str, server: EmbeddedSer
         assert len(await asyncio.gather(child(), child(), child())) == 3
 
 
+ENGLISH = "The agent reads a file, runs the tests and looks at what has failed. "
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "edit",
+        "description": ENGLISH * 60,
+        "parameters": {"type": "object", "properties": {"path": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("tools", [[], [TOOL]], ids=["plain", "tools"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("route", ROUTES)
+async def test_prompts_are_estimated_within_a_factor_of_two_of_what_the_engine_counts(
+    route: str, kind: str, tools: list[Any], gov: Governor, server: EmbeddedServer
+) -> None:
+    said: list[tuple[int, int]] = []
+    began: list[int] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "step_began":
+            began.append(event.prompt_tokens or 0)
+        elif event.kind == "step_ended" and event.usage is not None:
+            said.append((began[-1], event.usage.prompt_tokens))
+
+    gov.on_event(note)
+    messages: list[Any] = [{"role": "system", "content": ENGLISH * 20}]
+    asked = {"tools": tools} if tools else {}
+
+    def turns() -> Iterator[dict[str, Any]]:
+        for turn in range(5):
+            messages.append({"role": "user", "content": ENGLISH * (10 + 40 * (turn % 3))})
+            yield {**options(server, route), **asked, "messages": list(messages)}
+
+    def take(answer: Any) -> None:
+        message = answer.choices[0].message
+        messages.append(message)  # as an object, with its tool calls
+        messages.extend(
+            {"role": "tool", "tool_call_id": call.id, "content": ENGLISH * 5}
+            for call in message.tool_calls or ()
+        )
+
+    if kind == "async":
+        async with gov.agent("a"):
+            for ask in turns():
+                take(await litellm.acompletion(**ask))
+    else:
+
+        def run() -> None:
+            with gov.agent("a"):
+                for ask in turns():
+                    take(litellm.completion(**ask))
+
+        await asyncio.to_thread(run)
+    assert len(said) == 5
+    for estimate, tokens in said:
+        assert tokens / 2 <= estimate <= tokens * 2, said
+
+
 class TestMiniSweAgent:
     """mini-swe-agent: synchronous, through litellm, many in threads."""
 

@@ -30,7 +30,7 @@ def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> No
                     model=facts["model"], prompt="a b c", max_tokens=3
                 )
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()  # or a failure would wait for it for ever
     assert facts["capacity_tokens"] == reading.capacity_tokens == 500 * 16
@@ -53,7 +53,7 @@ def test_in_words_it_says_where_it_listens_and_how_it_ends() -> None:
             assert process.stdout is not None
             line = process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert "http://127.0.0.1:" in line

@@ -48,6 +48,15 @@ def test_the_limit_stays_through_weight_updates_every_3_s(sizes_told):
     assert view.pauses_total == 0
 
 
+def test_a_long_system_prompt_hides_no_weight_update():
+    """It stays cached while an agent is in a call, so no context misses whole."""
+    gate = Watched(Regulator(make_law("working_set")))
+    plans = synthetic(24, 14, tools=Uniform(0.5, 2.5), shared=8_000, first=(1_000, 3_000))
+    result = simulate(plans, PROFILE, gate, record_series=False, faults=[CacheEmptied(3.0)])
+    assert gate.regulator.view(result.makespan_s).pauses_total == 0
+    assert gate.least_tokens == pytest.approx(0.95 * POOL, rel=0.01)
+
+
 def test_another_tenant_is_still_noticed():
     """It holds 60 % of the pool: nothing is emptied, and what does not fit any more is evicted."""
     tenant = SecondTenant(tuple(steady(12, 20_000, steps=200, tools=Constant(0.5))), from_s=5.0)

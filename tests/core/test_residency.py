@@ -189,3 +189,62 @@ def test_another_tenants_share_is_noticed_and_given_back():
             kept = min(10_000.0, max(0.0, pool - distance))
             residency.observe(distance, 10_000.0, kept)
         assert residency.learned_tokens == pytest.approx(pool, rel=0.2)
+
+
+def near_misses(residency, times):
+    """A context survived 90,000 tokens; then near ones miss, each used and back at these times."""
+    residency.observe(90_000.0, 10_000.0, 10_000.0, used_s=0.0, back_s=1.0)
+    return [
+        residency.observe(10_000.0, 10_000.0, 0.0, used_s=used_s, back_s=back_s)
+        for used_s, back_s in times
+    ]
+
+
+def test_near_misses_at_once_are_a_cache_that_was_emptied():
+    """All had been used before the first of them came back: one moment explains them."""
+    residency = Residency()
+    assert near_misses(residency, [(2.0, 5.0), (3.0, 5.1), (4.0, 5.2)]) == [False, False, True]
+    assert residency.generation == 1
+    assert residency.learned_tokens is None
+
+
+def test_near_misses_one_after_the_other_are_contexts_that_were_rewritten():
+    residency = Residency()
+    assert not any(near_misses(residency, [(2.0, 5.0), (6.0, 7.0), (8.0, 9.0), (10.0, 11.0)]))
+
+
+def test_an_older_context_that_has_survived_shows_that_nothing_was_emptied():
+    residency = Residency()
+    assert not any(near_misses(residency, [(2.0, 5.0), (3.0, 5.1)]))
+    residency.observe(50_000.0, 10_000.0, 10_000.0, used_s=1.0, back_s=5.2)
+    assert not residency.observe(10_000.0, 10_000.0, 0.0, used_s=4.0, back_s=5.3)
+
+
+def test_far_misses_beside_near_ones_take_back_what_they_taught():
+    """The first to come back are the last in the list, as often as not."""
+    residency = Residency()
+    residency.observe(90_000.0, 10_000.0, 10_000.0, used_s=0.0, back_s=1.0)
+    residency.observe(60_000.0, 10_000.0, 0.0, used_s=2.0, back_s=5.0)
+    assert residency.learned_tokens == 60_000
+    residency.observe(10_000.0, 10_000.0, 0.0, used_s=3.0, back_s=5.1)
+    assert residency.observe(10_000.0, 10_000.0, 0.0, used_s=4.0, back_s=5.2)
+    assert residency.learned_tokens is None
+
+
+def test_far_misses_alone_are_a_smaller_pool_however_many_at_once():
+    residency = Residency()
+    residency.observe(90_000.0, 10_000.0, 10_000.0, used_s=0.0, back_s=1.0)
+    for n in range(12):
+        assert not residency.observe(60_000.0, 10_000.0, 0.0, used_s=2.0, back_s=5.0 + n / 10)
+    assert residency.learned_tokens == 60_000
+
+
+def test_with_room_in_a_reported_pool_any_miss_within_it_was_no_eviction():
+    residency = Residency(capacity_tokens=400_000.0, sure_tokens=380_000.0)
+    residency.observe(90_000.0, 10_000.0, 10_000.0)
+    residency.observe(300_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens is None
+    residency.observe(380_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens == 380_000, "beyond it is one"
+    residency.observe(200_000.0, 10_000.0, 0.0)
+    assert residency.learned_tokens < 380_000, "and then only half of it is sure"

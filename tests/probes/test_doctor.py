@@ -412,3 +412,10 @@ def test_the_command_leaves_with_the_exit_code_of_its_verdict(
         assert json.loads(out)["flags"] == ["--enable-prompt-tokens-details"]
     else:
         assert "Verdict:" in out
+
+
+def test_a_vllm_that_serves_more_than_its_page_reports_counts_in_another_unit() -> None:
+    models = VLLM_MODELS.replace('"max_model_len":4096', '"max_model_len":131072')
+    found = texts(examine(vllm(pages={"/v1/models": models})), "warning")
+    assert "9,600 tokens" in found
+    assert "131,072" in found

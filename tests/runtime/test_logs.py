@@ -74,6 +74,7 @@ def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog)
         ):
             await asyncio.sleep(25)
             assert gov.snapshot().capacity_tokens > 400_000
+            assert gov.snapshot().reported_tokens == 16_000
 
     run(main())
     lines = [line for line in caplog.messages if "reports a pool of 16000 tokens" in line]

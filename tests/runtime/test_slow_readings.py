@@ -99,6 +99,79 @@ def test_a_check_ends_within_twice_the_timeout(drip):
         assert time.monotonic() - began_s < 2 * TIMEOUT_S + 0.5
 
 
+@pytest.fixture
+def dead_dns(monkeypatch):
+    """A name server that says nothing for a minute: nothing can interrupt who asks it."""
+    ended = threading.Event()
+
+    def getaddrinfo(*args, **options):
+        ended.wait(60)
+        raise socket.gaierror("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield
+    ended.set()
+    wait_until(lambda: not readings_under_way())
+
+
+def test_a_name_server_that_hangs_ends_no_clock(dead_dns):
+    """Blindness comes in time, the reading is abandoned, and its thread stays the only one."""
+    probe = HttpProbe("http://engine.example:8000", timeout_s=TIMEOUT_S)
+    gov = ca.Governor(
+        probe=probe, poll_interval_s=0.05, blind_after_s=0.2, blind_agents=1, law="cache_aimd"
+    )
+    most = 0
+    with gov, gov.agent("a"):
+        began_s = time.monotonic()
+        wait_until(lambda: gov.snapshot().reason == "blind")
+        assert time.monotonic() - began_s < 0.2 + 2 * TIMEOUT_S
+        wait_until(lambda: gov.snapshot().poll_failures_total >= 1)
+        assert time.monotonic() - began_s < 4 * TIMEOUT_S
+        while gov.snapshot().poll_failures_total < 3:
+            most = max(most, len(readings_under_way()))
+            assert time.monotonic() - began_s < 20
+            time.sleep(0.01)
+        closing_s = time.monotonic()
+    assert most == 1
+    assert time.monotonic() - closing_s < 5
+
+
+def test_agents_that_time_lets_in_are_let_in_while_a_name_server_hangs(dead_dns):
+    gov = ca.Governor("http://engine.example:8000", limit=1, max_wait_s=0.1, poll_interval_s=0.05)
+    ended = threading.Event()
+
+    def hog():
+        with gov.agent("hog") as agent:
+            while not ended.is_set():
+                with agent.step():
+                    time.sleep(0.005)
+
+    thread = threading.Thread(target=hog, daemon=True)
+    with gov:
+        thread.start()
+        wait_until(lambda: gov.snapshot().active == 1)
+        with gov.agent("late") as late:
+            assert late.stats.queued_s < 5
+        ended.set()
+        thread.join(20)
+
+
+def test_the_first_agents_do_not_wait_for_a_name_server(dead_dns):
+    """Until the first reading one agent runs alone, and that ends by time."""
+    with ca.Governor("http://engine.example:8000") as gov:
+        began_s = time.monotonic()
+        with gov.agent("a"), gov.agent("b", detached=True):
+            assert time.monotonic() - began_s < 5
+
+
+def test_checks_that_hang_do_not_pile_up(dead_dns):
+    gov = ca.Governor(probe=HttpProbe("http://engine.example:8000", timeout_s=0.05))
+    for _ in range(20):
+        with pytest.raises(ca.ProbeError, match="no complete answer"):
+            gov.check()
+    assert len(readings_under_way()) <= 4
+
+
 class HangingProbe:
     """An engine whose answers come when the test says so."""
 

@@ -122,13 +122,13 @@ def test_a_stream_says_the_same_and_tells_usage_only_when_asked(
 
 
 def test_a_stream_is_paced_by_the_engine() -> None:
-    """200 tokens at 7 ms each, twice as fast as real: chunks every 50 ms over 0.7 s."""
-    with EmbeddedServer(H100, time_scale=2) as server, connect(server) as client:
+    """200 tokens at 7 ms each: chunks every 50 ms over 1.4 s, fewer on a busy machine."""
+    with EmbeddedServer(H100, time_scale=1) as server, connect(server) as client:
         options: dict[str, Any] = {"max_tokens": 200, "extra_body": {"ignore_eos": True}}
         stream = chat(client, user("hi"), stream=True, **options)
         at = [time.monotonic() for chunk in stream if chunk.choices[0].delta.content]
     assert len(at) >= 5
-    assert at[-1] - at[0] > 0.4
+    assert at[-1] - at[0] > 0.8
 
 
 def test_limits_on_the_length_of_a_reply_are_kept(client: openai.OpenAI) -> None:
@@ -416,7 +416,7 @@ def test_a_time_scale_divides_the_waiting() -> None:
             return time.monotonic() - start
 
     assert seconds(1.0) >= 0.66  # 20,000 tokens of prefill
-    assert seconds(20.0) < 0.5
+    assert any(seconds(20.0) < 0.5 for _ in range(5))  # some may find the machine busy
 
 
 # --- who is there --------------------------------------------------------------------------------
@@ -456,8 +456,9 @@ async def test_a_client_that_goes_away_frees_the_engine(stream: bool) -> None:
     with EmbeddedServer(H100, time_scale=0.1) as server:
         async with httpx.AsyncClient(base_url=server.url) as http:
             body = {"messages": [user(text_of_tokens(8000))], "stream": stream}
+            late = httpx.Timeout(30, read=0.5)
             with pytest.raises(httpx.ReadTimeout):
-                await http.post("/v1/chat/completions", json=body, timeout=0.5)
+                await http.post("/v1/chat/completions", json=body, timeout=late)
             while not server.stats.aborted:
                 await asyncio.sleep(0.02)
             assert (server.stats.calls, server.stats.in_flight) == (1, 0)
