@@ -6,6 +6,7 @@ parses the imports and holds that.  Everything that a host, a simulator or a jud
 
 from __future__ import annotations
 
+from concur_agents.core.fleet import Fleet
 from concur_agents.core.laws import law_formulas, law_names, make_law
 from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.order import ORDERS, Order
@@ -32,6 +33,7 @@ __all__ = [
     "AgentView",
     "Chain",
     "Decision",
+    "Fleet",
     "Law",
     "LawState",
     "Limit",

@@ -59,12 +59,12 @@ class Admission:
 
     # -- moves, one for each arrow between states ----------------------------------------------
 
-    def wait(self, account: Account, now: float) -> None:
-        """`account`, so far outside or just taken out, waits for its turn."""
+    def wait(self, account: Account, now: float, since_s: float | None = None) -> None:
+        """`account`, so far outside or just taken out, waits for its turn, since `since_s`."""
         arrives = account.state is State.QUEUED and not account.admitted_ever
         before = None if arrives else account.state
         account.state = State.PAUSED if account.has_context else State.QUEUED
-        account.waiting_since_s = now
+        account.waiting_since_s = now if since_s is None else since_s
         self.suspended -= before is State.SUSPENDED
         self.paused += account.has_context
         self.queue.push(account)
@@ -182,6 +182,15 @@ class Admission:
             return True
         distance = self.claims.reasoning_tokens + residency.distance(entry)
         return distance + 0.5 * entry.tokens <= pool
+
+    def would_admit(self, newcomer: Account, now: float) -> bool:
+        """Whether `newcomer` would be let in now, if no agent waits."""
+        if not self.may_open:
+            return False
+        if self.active < self.least:
+            return True
+        no_end = self.max_wait_s is None or not self.active or self.limit.tokens == math.inf
+        return (no_end or self._may_rotate(newcomer)) and self._has_room(newcomer, False, now)
 
     def next_wake(self, now: float) -> float | None:
         """Earliest instant at which passing time alone could let an agent in [s]."""

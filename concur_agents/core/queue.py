@@ -39,10 +39,15 @@ class Queue:
         return len(self._by_wait)
 
     def push(self, account: Account) -> None:
-        """`account` waits from `account.waiting_since_s` on; pushes come in order of that time."""
+        """`account` waits, since `account.waiting_since_s`."""
         if account.admitted_ever:
             self._open_by_wait[account] = None
         self._insert(account, next(self._ties))
+        since_s = account.waiting_since_s
+        others = itertools.islice(reversed(self._by_wait), 1, None)
+        younger = list(itertools.takewhile(lambda who: who.waiting_since_s > since_s, others))
+        for who in reversed(younger):  # there are some only if it has waited elsewhere
+            self._by_wait.move_to_end(who)
 
     def remove(self, account: Account) -> None:
         """`account` no longer waits."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from concur_agents.core.family import Account
 from concur_agents.core.machine import Machine
 from concur_agents.core.types import AgentId, AgentView, Limit, State, View
 from concur_agents.core.why import Reason
@@ -30,6 +32,34 @@ class Reads(Machine):
         if self._admission.alone_until_s is not None:
             return "first_reading"
         return "blind" if self._is_blind else self.state.reason
+
+    def would_admit(self, now: float, prompt_tokens: int | None = None) -> bool:
+        """Whether a new agent would be let in at once if it came now."""
+        if len(self._admission.queue):
+            return False  # those that wait here go first, and do not fit
+        newcomer = Account("", self._arrivals, expected_prompt=prompt_tokens)
+        return self._admission.would_admit(newcomer, now)
+
+    @property
+    def footprint_tokens(self) -> float:
+        """What its agents hold, those that are paused as well [tokens]."""
+        return self._sizes.footprint_tokens
+
+    @property
+    def final_tokens(self) -> float:
+        """What an agent is expected to hold when it leaves [tokens]; 0: not known."""
+        return self._sizes.final_mean
+
+    @property
+    def pool_tokens(self) -> float | None:
+        """What it may hold [tokens]; None: that is not known."""
+        tokens = self._admission.limit.tokens
+        return self._sizes.residency.capacity_tokens if tokens == math.inf else tokens
+
+    @property
+    def open_agents(self) -> int:
+        """Agents that have been let in and have not left."""
+        return self._admission.open_agents
 
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""

@@ -53,6 +53,7 @@ class Regulator(Reads):
         prompt_tokens: int | None = None,
         parent: AgentId | None = None,
         priority: int = 0,
+        waiting_since_s: float | None = None,
     ) -> Decision:
         """`agent` asks to start.  In the list: it has its place; absent: it is queued.
 
@@ -60,6 +61,7 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
+            waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:
             ValueError: `agent` is already here, or `parent` is not.
@@ -80,7 +82,7 @@ class Regulator(Reads):
             account.parent.children += 1
             return self._fill(now, agent)
         account.waiters[agent] = 0  # it waits to start, with no call yet
-        self._admission.wait(account, now)
+        self._admission.wait(account, now, waiting_since_s)
         return self._fill(now)
 
     def begin_step(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from concur_agents.core.why import Reason
@@ -59,11 +59,11 @@ class Reading:
             raise ValueError(f"kv_usage must be a share between 0 and 1, got {self.kv_usage}")
         if self.capacity_tokens is not None and not self.capacity_tokens > 0:
             raise ValueError(f"capacity_tokens must be above 0, got {self.capacity_tokens}")
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            most = _MOST_TOKENS if field.name == "capacity_tokens" else _MOST_COUNTED
+        for each in fields(self)[1:]:
+            value = getattr(self, each.name)
+            most = _MOST_TOKENS if each.name == "capacity_tokens" else _MOST_COUNTED
             if value is not None and not 0 <= value <= most:
-                object.__setattr__(self, field.name, None)
+                object.__setattr__(self, each.name, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ class Limit:
     """Beyond this many open agents (admitted once, not done), those come before new ones."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if not value >= 0:
-                raise ValueError(f"limit on {field.name} must be at least 0, got {value}")
+                raise ValueError(f"limit on {each.name} must be at least 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +233,8 @@ class View:
     longest_wait_s: float
     reported_tokens: float | None = None
     """KV pool that is reported [tokens]; `capacity_tokens` is larger if hits prove more."""
+    pools: Mapping[str, View] = field(default_factory=dict)
+    """Of a fleet: each of its pools.  The rest are sums then, or means where a sum says nothing."""
 
 
 class AgentView(NamedTuple):

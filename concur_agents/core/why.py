@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Cause = Literal[
-    "absent", "active", "suspended", "max_open", "first_reading", "agents", "tokens", "next"
+    "absent",
+    "active",
+    "suspended",
+    "max_open",
+    "first_reading",
+    "agents",
+    "tokens",
+    "next",
+    "pools",
 ]
 
 
@@ -54,6 +62,8 @@ class Reason:
                 )
             case "next":
                 return "about to be let in"
+            case "pools":
+                return f"{self.count:.0f} agents wait for a place in one of {self.most:.0f} pools"
 
     def __str__(self) -> str:
         parts = [self.numbers]

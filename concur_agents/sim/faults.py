@@ -14,6 +14,7 @@ __all__ = [
     "EngineRestart",
     "Fault",
     "MetricsLost",
+    "ReplicaDies",
     "SecondTenant",
 ]
 
@@ -44,6 +45,17 @@ class EngineRestart:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaDies:
+    """One engine of a fleet is gone for a while: calls in flight fail, as do those sent meanwhile,
+    and clients send them again after a second.
+    """
+
+    replica: int
+    at_s: float
+    to_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class CacheEmptied:
     """Every so often the engine forgets what no running request holds, as at a weight update."""
 
@@ -62,4 +74,12 @@ class SecondTenant:
     to_s: float = math.inf
 
 
-Fault = MetricsLost | CapacityHidden | CachedHidden | EngineRestart | CacheEmptied | SecondTenant
+Fault = (
+    MetricsLost
+    | CapacityHidden
+    | CachedHidden
+    | EngineRestart
+    | ReplicaDies
+    | CacheEmptied
+    | SecondTenant
+)

@@ -24,6 +24,7 @@ from typing import Any
 from concur_agents import _moved
 from concur_agents.core import Reading, Usage
 from concur_agents.errors import ConcurError, ConfigError
+from concur_agents.sim.counters import EngineCounters
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.faults import (
     CachedHidden,
@@ -110,7 +111,7 @@ def simulate(
     for fault in faults:
         if isinstance(fault, SecondTenant):
             check_plans(fault.plans, profile)
-    simulation = _Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults)
+    simulation = Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults)
     return simulation.run(horizon_s)
 
 
@@ -136,7 +137,7 @@ def check_plans(plans: Sequence[AgentPlan], profile: Profile) -> None:
             )
 
 
-class _Agent:
+class SimulatedAgent:
     """One governed agent on its way."""
 
     __slots__ = ("calls", "gate_s", "k", "pauses", "plan", "start_s", "waits_to_start")
@@ -160,7 +161,7 @@ class _Agent:
         return not math.isnan(self.gate_s) and self.start_s is None
 
 
-class _Simulation:
+class Simulation:
     """The state of one run."""
 
     def __init__(
@@ -177,8 +178,8 @@ class _Simulation:
         self.profile = profile
         self.gate = gate
         self.seed = seed
-        self.engine = Engine(profile)
-        self.agents = {plan.id: _Agent(plan) for plan in plans}
+        self.engine = self._make_engine()
+        self.agents = {plan.id: SimulatedAgent(plan) for plan in plans}
         self.unfinished = len(plans)
         self.now = 0.0
         self.preemptions = 0
@@ -219,6 +220,10 @@ class _Simulation:
                 for plan in fault.plans:
                     from_s = fault.from_s + plan.arrive_s
                     self._at(from_s, partial(self._tenant_call, plan, 0, fault.to_s))
+
+    def _make_engine(self) -> Any:
+        """One engine; a fleet has several behind the same calls."""
+        return Engine(self.profile)
 
     def run(self, horizon_s: float) -> Result:
         gate, engine = self.gate, self.engine
@@ -264,13 +269,13 @@ class _Simulation:
         self._planned += 1
         heapq.heappush(self._heap, (at_s, self._planned, do))
 
-    def _arrive(self, agent: _Agent) -> None:
+    def _arrive(self, agent: SimulatedAgent) -> None:
         agent.gate_s = self.now
         agent.waits_to_start = True
         self._count(waiting=1)
         self._let_in(self.gate.arrive(agent.plan.id, self.now, agent.step.prompt_tokens))
 
-    def _stand_at_boundary(self, agent: _Agent) -> None:
+    def _stand_at_boundary(self, agent: SimulatedAgent) -> None:
         agent.gate_s = self.now
         agent.start_s = None
         self._count(active=-1, waiting=1)
@@ -295,13 +300,16 @@ class _Simulation:
                 continue
             self._count(active=1, waiting=-1)
             agent.start_s = self.now
-            self._send(f"{agent.plan.id}/{agent.k}", agent.step, partial(self._end_call, agent))
+            self._call(agent)
+
+    def _call(self, agent: SimulatedAgent) -> None:
+        self._send(f"{agent.plan.id}/{agent.k}", agent.step, partial(self._end_call, agent))
 
     def _send(self, name: str, step: PlanStep, then: Callable[[Request], None]) -> None:
         self._on_finish[name] = then
         self.engine.submit(Request(name, step.prompt, step.output, self.now))
 
-    def _end_call(self, agent: _Agent, request: Request) -> None:
+    def _end_call(self, agent: SimulatedAgent, request: Request) -> None:
         step = agent.step
         cached = request.cached_tokens or 0
         assert agent.start_s is not None
@@ -343,10 +351,13 @@ class _Simulation:
                 f"{self._waiting} agents wait, nothing runs"
             )
         lost = any(fault.from_s <= self.now < fault.to_s for fault in self._lost)
-        self._let_in(self.gate.tick(None if lost else self._reading(), self.now))
+        self._tick(lost)
 
-    def _reading(self) -> Reading:
-        at = self.engine.counters()
+    def _tick(self, lost: bool) -> None:
+        reading = None if lost else self._reading(self.engine.counters())
+        self._let_in(self.gate.tick(reading, self.now))
+
+    def _reading(self, at: EngineCounters) -> Reading:
         return Reading(
             at_s=self.now,
             kv_usage=at.kv_usage,
@@ -366,7 +377,7 @@ class _Simulation:
     def _sample(self) -> None:
         at, last = self.engine.counters(), self._sampled
         if at.steps_total < last.steps_total:  # it has restarted: counters began at 0 again
-            last = Engine(self.profile).counters()
+            last = self._make_engine().counters()
         queries = at.query_tokens_total - last.query_tokens_total
         hits = at.hit_tokens_total - last.hit_tokens_total
         self._samples.append(
@@ -412,7 +423,7 @@ class _Simulation:
         )
 
 
-def _row(agent: _Agent) -> AgentRow:
+def _row(agent: SimulatedAgent) -> AgentRow:
     plan, calls = agent.plan, tuple(agent.calls)
     start_s = calls[0].start_s if calls else math.inf if agent.start_s is None else agent.start_s
     finish_s = calls[-1].end_s if len(calls) == len(plan.steps) else math.inf
