@@ -137,11 +137,10 @@ class Admission:
                 head = self._next()
             if head is None:
                 break
-            if self.active >= self.least and not stalled:
-                room = self._room_to_enter(head, overdue is not None)
-                if self.active >= self.places or not self.claims.fits(room, now):
-                    self.bound = True
-                    break
+            is_bound = self.active >= self.least and not stalled
+            if is_bound and not self._has_room(head, overdue is not None, now):
+                self.bound = True
+                break
             self.overdue_total += overdue is not None
             self.stalls_total += stalled
             self._admit(head, now)
@@ -291,6 +290,10 @@ class Admission:
         if not self.active or self.limit.tokens == math.inf or self._may_rotate(head):
             return head
         return self.queue.head(new_allowed=False)
+
+    def _has_room(self, account: Account, overdue: bool, now: float) -> bool:
+        room = self._room_to_enter(account, overdue)
+        return self.active < self.places and self.claims.fits(room, now)
 
     def _room_to_enter(self, account: Account, overdue: bool) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens].
