@@ -10,7 +10,7 @@ Rules, each with its test:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from concur_agents.core.family import Account
 from concur_agents.core.order import Order
@@ -196,11 +196,7 @@ class Admission:
         if not len(self.queue):
             return None
         wakes: list[float] = []
-        if self.max_wait_s is not None:
-            # Both, for an overdue newcomer may have to wait on while a paused agent may not.
-            oldest = (self.queue.oldest(), self.queue.oldest(admitted_ever=True))
-            dues = [who.waiting_since_s + self.max_wait_s for who in oldest if who is not None]
-            wakes.extend(due for due in dues if due > now)
+        wakes.extend(due_s for _, due_s in self._dues() if due_s > now)
         if self.active < self.places:
             overdue = self._overdue(now)
             head = overdue or self._next()
@@ -215,19 +211,22 @@ class Admission:
 
     def why(self, account: Account, now: float) -> Reason:
         """What binds `account`, which waits.  O(1)."""
-        reason = Reason(agent=account.agent, state=account.state.value, cause="next")
+        agent, state = account.agent, account.state.value
         if not account.admitted_ever and self.max_open and self.open_agents >= self.max_open:
             count, most = float(self.open_agents), float(self.max_open)
-            return replace(reason, cause="max_open", count=count, most=most)
+            return Reason(agent=agent, state=state, cause="max_open", count=count, most=most)
         if self.alone_until_s is not None:
-            return replace(reason, cause="first_reading", most=max(0.0, self.alone_until_s - now))
+            left_s = max(0.0, self.alone_until_s - now)
+            return Reason(agent=agent, state=state, cause="first_reading", most=left_s)
         if self.active >= self.places:
-            return replace(reason, cause="agents", count=float(self.active), most=self.places)
+            count, most = float(self.active), self.places
+            return Reason(agent=agent, state=state, cause="agents", count=count, most=most)
         limit = self._bound_on(account)
         if limit == math.inf:
-            return reason
-        return replace(
-            reason,
+            return Reason(agent=agent, state=state, cause="next")
+        return Reason(
+            agent=agent,
+            state=state,
             cause="tokens",
             pressure_tokens=self.pressure(now),
             need_tokens=self.sizes.need(account),
@@ -293,9 +292,8 @@ class Admission:
         return self.queue.head(new_allowed=False)
 
     def _has_room(self, account: Account, overdue: bool, now: float) -> bool:
-        return self.active < self.places and self.claims.fits(
-            self._room_to_enter(account, overdue), now
-        )
+        room = self._room_to_enter(account, overdue)
+        return self.active < self.places and self.claims.fits(room, now)
 
     def _room_to_enter(self, account: Account, overdue: bool) -> float:
         """Most that the claims of all others may sum up to for `account` to be let in [tokens].
@@ -316,17 +314,18 @@ class Admission:
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""
-        oldest = self.queue.oldest()
-        if oldest is None or not self._is_due(oldest, now):
-            return None
-        if oldest.admitted_ever or (self.may_open and self._may_rotate(oldest)):
-            return oldest
-        oldest = self.queue.oldest(admitted_ever=True)
-        return oldest if oldest is not None and self._is_due(oldest, now) else None
+        for who, due_s in self._dues():
+            if due_s <= now and (who.admitted_ever or (self.may_open and self._may_rotate(who))):
+                return who
+        return None
 
-    def _is_due(self, account: Account, now: float) -> bool:
-        # The very sum that `next_wake` answers: `now - waiting_since_s` may round to just less.
-        return self.max_wait_s is not None and account.waiting_since_s + self.max_wait_s <= now
+    def _dues(self) -> list[tuple[Account, float]]:
+        """Who waits longest, of all and of the open ones, and when each is overdue [s]."""
+        most_s = self.max_wait_s
+        if most_s is None:
+            return []
+        both = (self.queue.oldest(), self.queue.oldest(admitted_ever=True))
+        return [(who, who.waiting_since_s + most_s) for who in both if who is not None]
 
     def _may_rotate(self, newcomer: Account) -> bool:
         """Whether opening one more agent keeps the cost of rotating all open ones small.

@@ -119,6 +119,16 @@ class Machine:
             sizes.residency.touch(root.lru_entry, held)
         self._settle_suspension(root)
 
+    def _undo(self, who: Account, now: float) -> None:
+        """The only call of `who` and its family has never been sent: as if it had not begun."""
+        root = who.root
+        who.calls = root.in_flight = 0
+        root.expected_prompt = root.distance = None
+        held = self._sizes.held(root) if root.has_context else root.need
+        self._admission.end(root, held, now, undo=True)
+        self._sizes.residency.restore(root.lru_entry)
+        self._settle_suspension(root)
+
     def _pass_time(self, now: float) -> None:
         """What every call begins with."""
         admission, meter = self._admission, self._meter

@@ -5,9 +5,8 @@ A reasoning agent claims what its call needs.  An acting agent's claim fades:
     claim(idle) = footprint x exp(-idle / (footprint x hold_s_per_token))
 
 `hold_s_per_token` changes at run time, so fading is measured on a clock of its own,
-`theta += dt / hold_s_per_token` [tokens], on which every claim fades as exp(-d_theta / footprint).
-Claims of about the same footprint (a quarter of an octave, so the rate is right within 9 %) share
-one fading sum, as load averages do: some 15 sums per decade of context length.
+`theta += dt / hold_s_per_token` [tokens].  Claims of about the same footprint (a quarter of an
+octave, so the rate is right within 9 %) share one fading sum: some 15 per decade of size.
 
 Each sum stands at the theta of its last change, so questions change nothing.  No sum goes back in
 time: threads may call with a `now` slightly older than the last, and no claim grows by itself.

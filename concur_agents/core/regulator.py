@@ -156,15 +156,14 @@ class Regulator(Reads):
             ValueError: it has no step to end.
         """
         who = self._accounts[agent]
-        if self._gives_up(who, now):
-            return self._fill(now)
-        who.root.has_sent = True
-        if overloaded:
-            self._meter.refused(retry_after_s)
-        elif usage is not None and usage.is_plausible:
-            self._meter.ended(usage, now - who.begun_s)
-            self._sizes.end(who, usage)
-        self._end(who, 1, now)
+        if not self._gives_up(who, now):
+            who.root.has_sent = True
+            if overloaded:
+                self._meter.refused(retry_after_s)
+            elif usage is not None and usage.is_plausible:
+                self._meter.ended(usage, now - who.begun_s)
+                self._sizes.end(who, usage)
+            self._end(who, 1, now)
         return self._fill(now)
 
     def retry_step(
@@ -194,18 +193,11 @@ class Regulator(Reads):
             ValueError: it has no step to withdraw.
         """
         who = self._accounts[agent]
-        if self._gives_up(who, now):
-            return self._fill(now)
-        root = who.root
-        if root.in_flight > 1 or root.has_sent:
-            self._end(who, 1, now)
-            return self._fill(now)
-        who.calls = root.in_flight = 0
-        root.expected_prompt = root.distance = None
-        held = self._sizes.held(root) if root.has_context else root.need
-        self._admission.end(root, held, now, undo=True)
-        self._sizes.residency.restore(root.lru_entry)
-        self._settle_suspension(root)
+        if not self._gives_up(who, now):
+            if who.root.in_flight > 1 or who.root.has_sent:
+                self._end(who, 1, now)
+            else:
+                self._undo(who, now)
         return self._fill(now)
 
     def suspend(self, agent: AgentId, now: float) -> Decision:

@@ -128,7 +128,7 @@ class Residency:
         used_s: float = math.inf,  # when it was last in a call; infinity: unknown
         back_s: float = 0.0,  # when it came back
     ) -> bool:
-        """An agent came back.  Whether the cache was emptied: then all is forgotten."""
+        """An agent came back.  True: the cache was emptied, so all is forgotten."""
         share = reused / reusable
         if reused >= reusable:  # else what was left may be a shared prefix
             own = max(reusable, own_share * (distance + reusable))

@@ -153,11 +153,12 @@ class Sizes:
 
     def close(self, account: Account) -> None:
         """`account` is gone for good."""
-        if account.has_context and account.parent is None:
-            self.peak_forecast.finals.append(account.footprint)
         self.share(account, ())
         account.lru_entry.left = True
-        self._set_footprint(account, 0.0)
+        if account.has_context:
+            if account.parent is None:
+                self.peak_forecast.finals.append(account.footprint)
+            self._set_footprint(account, 0.0)
 
     def _credit(self, who: Account) -> None:
         """Count `who` towards the prefix that newcomers find cached, if its prompt holds as much.
