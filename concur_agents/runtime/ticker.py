@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from concur_agents._outside import is_from_outside
 from concur_agents._text import shown_id
 from concur_agents.runtime.events import told
-from concur_agents.runtime.interruptions import is_from_outside
 from concur_agents.runtime.poller import PENDING
 from concur_agents.runtime.sessions import explained
 
