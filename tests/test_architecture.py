@@ -32,7 +32,7 @@ PURE = {
 ALWAYS = {"openai", "httpx", "tenacity", "prometheus_client"}
 """What is installed with the package; anything else is an extra."""
 
-LEAVES = {"errors", "_version", "_extras", "_access", "_moved", "_text"}
+LEAVES = {"errors", "_version", "_extras", "_access", "_moved", "_outside", "_text"}
 """Small files that import nothing of ours but each other."""
 
 LAYERS = (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from concur_agents._outside import finishing, is_from_handler
 from concur_agents.adapters import heartbeat, prompts
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.probes.usage import read_usage
@@ -66,6 +67,7 @@ class Call:
         """
         self._step.enclose()
 
+    @finishing
     def end(
         self, usage: object = None, *, overloaded: bool = False, retry_after_s: float = 0.0
     ) -> None:
@@ -78,7 +80,6 @@ class Call:
         """
         if self.over:
             return
-        self.over = True
         used = read_usage(usage)
         if used is not None and self._prompt is not None:
             prompts.learn(self.agent, self._prompt, used)
@@ -87,7 +88,9 @@ class Call:
         self._step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
         if self._is_owner:
             self.agent.close()
+        self.over = True
 
+    @finishing
     def withdraw(self) -> None:
         """Nothing was sent: the adapter only wanted to pass the gate. As `end` otherwise."""
         if not self.over:
@@ -147,7 +150,9 @@ def _prepare(governor: Governing, what: str, read: Callable[[], Prompt | None]) 
         prompt = read()
         if prompt is not None:
             prompts.estimate(agent, prompt)
-    except Exception:
+    except Exception as error:
+        if is_from_handler(error):
+            raise
         prompt = None  # because a failed estimate must not fail the call
     return Call(agent, prompt, is_owner=is_owner)
 

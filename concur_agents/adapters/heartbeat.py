@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from concur_agents._outside import is_from_handler
+
 INTERVAL_S = 0.25
 """Time [s] between heartbeats: idle timeouts are whole seconds, and a heartbeat costs little."""
 
@@ -41,7 +43,9 @@ class during_wait:  # noqa: N801  (reads as what it is: a block)
             return
         try:
             self._beat = langgraph.get_runtime().heartbeat
-        except Exception:  # RuntimeError or KeyError: this is no node
+        except Exception as error:  # RuntimeError or KeyError: this is no node
+            if is_from_handler(error):
+                raise
             return
         self._loop = asyncio.get_running_loop()
         self._handle = self._loop.call_later(INTERVAL_S, self._send)

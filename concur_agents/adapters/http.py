@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import openai
 
+from concur_agents._outside import is_from_handler
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
@@ -246,7 +247,9 @@ def _passing(kind: type[ConcurError]) -> type[ConcurError]:
 def _body(request: Any) -> bytes:
     try:
         return cast("bytes", request.content)
-    except Exception:  # the body is produced while it is sent
+    except Exception as error:  # the body is produced while it is sent
+        if is_from_handler(error):
+            raise
         return b""
 
 

@@ -19,9 +19,11 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from concur_agents._outside import finishing, is_from_outside
 from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.agent import Agent
 from concur_agents.runtime.host import Host
+from concur_agents.runtime.waiter import ThreadWaiter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,7 +62,9 @@ class GovernedExecutor(ThreadPoolExecutor):
         super().__init__(max_workers or _UNBOUNDED, thread_name_prefix, initializer, initargs)
         self._governor = governor
         self._most_tasks = max_workers
-        self._changed = threading.Condition(threading.RLock())
+        # No Condition: an exception of a signal handler can leave one locked for good.
+        self._lock = threading.RLock()
+        self._idle_waiters: deque[ThreadWaiter] = deque()  # those who wait until no task is left
         self._backlog: deque[_Task] = deque()  # beyond max_workers: not arrived yet
         self._tasks: set[_Task] = set()  # arrived and not over
         self._ready: deque[_Task] = deque()  # let in, and not in a thread yet
@@ -78,7 +82,16 @@ class GovernedExecutor(ThreadPoolExecutor):
             BrokenExecutor: the initializer has failed.
         """
         task = _Task(self, lambda: fn(*args, **kwargs))
-        with self._changed:
+        try:
+            self._submit(task)
+        except BaseException as error:  # refused; or an exception from outside
+            if task.fail(error):
+                self.over(task)
+            raise
+        return task.future
+
+    def _submit(self, task: _Task) -> None:
+        with self._lock:
             if self._broken_by is not None:
                 raise self._broken_by
             if self._shut or _exit.has_begun:
@@ -86,14 +99,13 @@ class GovernedExecutor(ThreadPoolExecutor):
                 raise ClosedError(f"{what}: cannot schedule new futures after shutdown")
             if self._most_tasks is not None and len(self._tasks) >= self._most_tasks:
                 self._backlog.append(task)
-                return task.future
+                return
             self._tasks.add(task)
         self._launch(task)
-        return task.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no new tasks; otherwise as `ThreadPoolExecutor.shutdown`."""
-        with self._changed:
+        with self._lock:
             self._shut = True
             unwanted = [*self._backlog, *self._tasks] if cancel_futures else []
             is_over = not self._tasks and not self._backlog
@@ -108,8 +120,13 @@ class GovernedExecutor(ThreadPoolExecutor):
 
     def wait_for_tasks(self) -> None:
         """Returns when no task runs or waits."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._tasks and not self._backlog)
+        while True:
+            with self._lock:
+                if not self._tasks and not self._backlog:
+                    return
+                waiter = ThreadWaiter()
+                self._idle_waiters.append(waiter)
+            waiter.wait()
 
     def let_in(self, task: _Task) -> None:
         """A task that had to wait has been let in."""
@@ -117,6 +134,10 @@ class GovernedExecutor(ThreadPoolExecutor):
         let_in.append(task)
         if len(let_in) > 1:  # a task that fails lets in the next one: one by one, and not nested
             return
+        self._start_all(let_in)
+
+    @finishing
+    def _start_all(self, let_in: deque[_Task]) -> None:
         while let_in:
             if not self.start(let_in[0]):
                 self.over(let_in[0])
@@ -124,9 +145,10 @@ class GovernedExecutor(ThreadPoolExecutor):
 
     def start(self, task: _Task) -> bool:
         """A task has its place and gets a thread; False: there is none, and the task has failed."""
-        with self._changed:
+        with self._lock:
             error: RuntimeError | None = self._broken_by
-            if error is None:
+            if error is None and not task.is_ready:  # or an exception from outside cut this off
+                task.is_ready = True
                 self._ready.append(task)
         here = self._here
         if error is None and here.is_ending and not here.has_more:
@@ -139,7 +161,7 @@ class GovernedExecutor(ThreadPoolExecutor):
                 error = caught
             else:
                 return True
-            with self._changed:
+            with self._lock:
                 if task not in self._ready or (
                     self._working and not isinstance(error, BrokenExecutor)
                 ):
@@ -156,7 +178,7 @@ class GovernedExecutor(ThreadPoolExecutor):
 
     def claim(self, task: _Task) -> bool:
         """Whether a task may run: its thread or a cancelling one asks, and the first gets a yes."""
-        with self._changed:
+        with self._lock:
             if task.is_claimed:
                 return False
             task.is_claimed = True
@@ -167,12 +189,17 @@ class GovernedExecutor(ThreadPoolExecutor):
     def _launch(self, task: _Task) -> None:
         """A task arrives; if it fails at that, so does the next one, and so on."""
         following: _Task | None = task
-        while following is not None and not following.arrive(self._governor):
-            following = self._next_after(following)
+        try:
+            while following is not None and not following.arrive(self._governor):
+                following = self._next_after(following)
+        except BaseException as error:  # from outside
+            if following is not None and following.fail(error):
+                self.over(following)
+            raise
 
     def _next_after(self, task: _Task) -> _Task | None:
         following = None
-        with self._changed:
+        with self._lock:
             self._tasks.discard(task)
             while self._backlog and len(self._tasks) < (self._most_tasks or 0):
                 candidate = self._backlog.popleft()
@@ -182,17 +209,18 @@ class GovernedExecutor(ThreadPoolExecutor):
                     break
             is_over = not self._tasks and not self._backlog
             frees_threads = self._shut and is_over and self._broken_by is None
-            self._changed.notify_all()
+            while is_over and self._idle_waiters:
+                self._idle_waiters.popleft().wake()
         if frees_threads:
             super().shutdown(wait=False)
         return following
 
     def _work(self) -> None:
         """Runs in a thread: the tasks that are ready, and those that their ends let in."""
-        with self._changed:
+        with self._lock:
             self._working += 1
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._ready:
                     self._working -= 1
                     return
@@ -215,7 +243,7 @@ class GovernedExecutor(ThreadPoolExecutor):
         error = None if work.cancelled() else work.exception()
         if not isinstance(error, BrokenExecutor):
             return
-        with self._changed:
+        with self._lock:
             self._broken_by = error
             waiting = [*self._backlog, *self._tasks]
             self._backlog.clear()
@@ -244,6 +272,7 @@ class _Task:
         self._call: Callable[[], Any] | None = call
         self._context: Context | None = copy_context()
         self._agent: Agent | None = None
+        self.is_ready = False
         self.is_claimed = False
         self.future: _Cancellable = _Cancellable(self)
 
@@ -256,6 +285,8 @@ class _Task:
         try:
             is_in = agent.arrive(lambda: executor.let_in(self))
         except BaseException as error:
+            if is_from_outside(error):
+                raise
             self.fail(error)
             return False
         if self._context is None:  # cancelled before it had an agent to withdraw
@@ -281,13 +312,14 @@ class _Task:
         self._leave()
         self._executor.over(self)
 
-    def fail(self, error: BaseException) -> None:
-        """The task could not begin."""
+    def fail(self, error: BaseException) -> bool:
+        """The task could not begin; False: it has begun, or was cancelled."""
         future = self.future
-        is_ours = self._executor.claim(self)
+        if not self._executor.claim(self):
+            return False
         self._leave()
-        if is_ours:
-            future.set_exception(error)
+        future.set_exception(error)
+        return True
 
     def _end(self, settle: Callable[[Any], None], what: Any) -> None:
         self._leave()

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from concur_agents._outside import is_from_handler
 from concur_agents.errors import JournalError
 from concur_agents.recording import scrub
 from concur_agents.runtime.session import AgentStats
@@ -141,6 +142,8 @@ class Journal:
             # A line that is nested too deep for the parser would close the whole journal.
             json.loads("[" * _MARGIN + text + "]" * _MARGIN)
         except Exception as caught:  # because `dump` is the user's own
+            if is_from_handler(caught):
+                raise
             if not self._complained:
                 self._complained = True
                 logger.error(
@@ -293,7 +296,9 @@ class Journal:
 def _text_of(error: BaseException) -> str:
     try:
         text = repr(error)
-    except Exception:  # because the error may be the user's own
+    except Exception as caught:  # because the error may be the user's own
+        if is_from_handler(caught):
+            raise
         text = type(error).__name__
     return scrub(text, LONGEST_ERROR)
 

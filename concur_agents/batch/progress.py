@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+from concur_agents._outside import is_from_handler
+
 logger = logging.getLogger("concur_agents")
 
 REPORT_EVERY_S = 0.5
@@ -89,7 +91,9 @@ async def report(reporter: Reporter, progress: Callable[[], Progress]) -> None:
         finally:
             reporter.update(progress())
             reporter.close()
-    except Exception:  # because the reporter may be the user's own
+    except Exception as error:  # because the reporter may be the user's own
+        if is_from_handler(error):
+            raise
         logger.exception("the reporter failed, and the progress is no longer shown")
 
 

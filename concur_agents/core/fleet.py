@@ -100,12 +100,14 @@ class Fleet:
         parent: AgentId | None = None,
         priority: int = 0,
         group: str | None = None,
+        pool: str | None = None,
     ) -> Decision:
         """As `Regulator.arrive`.
 
         Args:
             group: agents of one group, as the samples of one prompt, go to one pool while it has
                 room.
+            pool: it goes to this one, because its context is there; None: to whichever has room.
         """
         if agent in self._members:
             raise ValueError(f"agent {agent!r} is already here: ids must be unique until it leaves")
@@ -117,6 +119,8 @@ class Fleet:
         if parent is None:
             member.family[agent], member.asks_place = member, True
             self._wait(member, now)
+            if pool is not None:
+                self._place(member, self._pool(pool), now)
             return self._settle(now)
         member.parent = root = self._members[parent].root
         root.family[agent] = member
@@ -354,6 +358,27 @@ class Fleet:
             due_s = oldest.since_s + self._max_wait_s
             wakes.append(due_s if due_s > now else None)
         return min((wake for wake in wakes if wake is not None), default=None)
+
+    def memory_of(self, agent: AgentId) -> tuple[Usage | None, int | None]:
+        """As `Regulator.memory_of`."""
+        member = self._members.get(agent)
+        if member is None or member.root.pool is None:
+            return None, None if member is None else member.prompt_tokens
+        return member.root.pool.regulator.memory_of(agent)
+
+    def take_over(self, old: Fleet, now: float) -> None:
+        """As `Regulator.take_over`, for each pool."""
+        self.law = old.law
+        self._done_total, self._moved_total = old._done_total, old._moved_total
+        formers = {former.name: former for former in old.pools}
+        for pool in self.pools:
+            former = formers.get(pool.name)
+            if former is None:  # it was removed
+                pool.is_leaving = True
+                continue
+            pool.regulator.take_over(former.regulator, now)
+            pool.is_down, pool.is_leaving = former.is_down, former.is_leaving
+            pool.failing_since_s, pool.answered_s = former.failing_since_s, former.answered_s
 
     def pool_of(self, agent: AgentId) -> str | None:
         """Where `agent` sends its calls; None: it is not here, or has no pool yet."""

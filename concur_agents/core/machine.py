@@ -14,7 +14,7 @@ from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.meter import Meter
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.sizes import Sizes
-from concur_agents.core.types import AgentId, Decision, Snapshot, State
+from concur_agents.core.types import AgentId, Decision, Snapshot, State, Usage
 
 STALL_S = 5.0  # least time without a call until a stall is assumed, if an open agent waits
 NEW_STALL_S = 60.0  # the same if all who wait are new
@@ -74,6 +74,39 @@ class Machine:
         self._enforce(start_s)
         self._arrivals = self._done_total = self._pauses_total = 0
         self._heard_s = start_s
+
+    # -- after a call that an exception of a signal handler cut off halfway -------------------
+
+    def memory_of(self, agent: AgentId) -> tuple[Usage | None, int | None]:
+        """What `agent` holds, as its last step reported it (None: no context); the prompt that it
+        announced [tokens].
+        """
+        who = self._accounts.get(agent)
+        if who is None:
+            return None, None
+        expected = None if who.expected_prompt is None else int(who.expected_prompt)
+        if not who.has_context:
+            return None, expected
+        prompt = int(who.last_prompt)  # perhaps changed when `footprint` was not yet
+        return Usage(prompt, max(0, int(who.footprint) - prompt)), expected
+
+    def take_over(self, old: Machine, now: float) -> None:
+        """Goes on in place of `old`: with its law's state, its totals, and what it has learned.
+
+        The agents are here already; nothing of `old` that depends on where they stand is used.
+        """
+        self.law, self.state, self.last_snapshot = old.law, old.state, old.last_snapshot
+        self._meter, self._is_blind = old._meter, old._is_blind
+        self._done_total, self._pauses_total = old._done_total, old._pauses_total
+        for name in ("alone_until_s", "overdue_total", "stalls_total", "least"):
+            setattr(self._admission, name, getattr(old._admission, name))
+        for name in ("price", "first_prompt", "output", "growth"):
+            setattr(self._sizes, name, getattr(old._sizes, name))
+        for name in ("capacity_tokens", "learned_tokens", "proven_tokens", "held_tokens"):
+            setattr(self._sizes.residency, name, getattr(old._sizes.residency, name))
+        self._enforce(now)
+
+    # -- inside ------------------------------------------------------------------------------
 
     def _own_account(self, agent: AgentId) -> Account:
         who = self._accounts[agent]

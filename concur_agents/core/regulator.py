@@ -54,6 +54,7 @@ class Regulator(Reads):
         parent: AgentId | None = None,
         priority: int = 0,
         group: str | None = None,
+        pool: str | None = None,
         waiting_since_s: float | None = None,
     ) -> Decision:
         """`agent` asks to start.  In the list: it has its place; absent: it is queued.
@@ -62,7 +63,7 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
-            group: for a `Fleet`; to one pool it means nothing.
+            group, pool: for a `Fleet`; here there is one pool.
             waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
+from concur_agents._outside import is_from_handler
 from concur_agents.core import Usage
 
 
@@ -191,7 +192,7 @@ _DEEPEST = 3  # places in one another: an event, its message, its usage
 
 
 def read_usage(source: object) -> Usage | None:
-    """The usage that an object reports; None: it reports none. Raises nothing, whatever it gets.
+    """The usage that an object reports; None: it reports none. Whatever it gets, it does not raise.
 
     Args:
         source: a `Usage`; a usage object of one of the `DIALECTS`; the answer or the stream event
@@ -206,7 +207,9 @@ def read_usage(source: object) -> Usage | None:
         if type(source) is Usage and _is_exact(source):  # read before, as adapters do
             return source
         return _read(source, _DEEPEST)
-    except Exception:  # because objects of others may raise at any attribute
+    except Exception as error:  # because objects of others may raise at any attribute
+        if is_from_handler(error):
+            raise
         return None
 
 
@@ -225,8 +228,9 @@ def generated_tokens(source: object) -> int | None:
                 found = [_count(holder, path) for path in paths.completion]
                 if any(count is not None for count in found):
                     return sum(count or 0 for count in found)
-    except Exception:  # as above
-        return None
+    except Exception as error:  # as above
+        if is_from_handler(error):
+            raise
     return None
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from concur_agents import _moved
+from concur_agents._outside import finishing
 from concur_agents._text import shown_id
 from concur_agents.errors import ConfigError
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.checks import read_seconds
-from concur_agents.runtime.context import current
+from concur_agents.runtime.context import current, restore
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
 from concur_agents.runtime.waiter import (
@@ -34,7 +35,7 @@ from concur_agents.runtime.waiter import (
 from concur_agents.runtime.waiting import wait, wait_sync
 
 if TYPE_CHECKING:
-    from concur_agents.core import Chain
+    from concur_agents.core import Chain, Usage
     from concur_agents.probes import Probe
     from concur_agents.runtime.monitor import Monitor
 
@@ -162,7 +163,11 @@ class Agent:
         loop = asyncio_loop()
         ticket = self._enter(lambda: LoopWaiter(loop))
         if ticket.waiter is not None:
-            await wait(self._monitor, ticket, self._timeout_s)
+            try:
+                await wait(ticket, self._timeout_s)
+            except BaseException:  # also when it was let in in this very tick
+                self.close()
+                raise
 
     def open_sync(self) -> None:
         """As `open`, in a thread.
@@ -174,7 +179,11 @@ class Agent:
         self._session.thread = threading.get_ident()
         ticket = self._enter(ThreadWaiter)
         if ticket.waiter is not None:
-            wait_sync(self._monitor, ticket, self._timeout_s)
+            try:
+                wait_sync(self._monitor, ticket, self._timeout_s)
+            except BaseException:  # also Ctrl-C
+                self.close()
+                raise
 
     def arrive(self, let_in: Callable[[], object]) -> bool:
         """Takes a place without waiting for it. For hosts with a queue of their own.
@@ -189,10 +198,12 @@ class Agent:
         ticket = self._enter(lambda: CallWaiter(let_in))
         return ticket.waiter is None
 
+    @finishing
     def close(self) -> None:
         """Leaves: the place goes to the next. Never blocks; calling it again does nothing."""
         self._monitor.leave(self._session)
 
+    @finishing
     def expel(self) -> None:
         """Cancels what cannot be cancelled otherwise: an agent in a thread.
 
@@ -217,9 +228,12 @@ class Agent:
 
     async def __aenter__(self) -> Self:
         await self.open()
-        generators.hold(self)
-        self._token = current.set(weakref.ref(self))
-        return self
+        try:
+            generators.hold(self)
+        except BaseException:  # from outside
+            self.close()
+            raise
+        return self._enter_block()
 
     async def __aexit__(
         self,
@@ -227,37 +241,44 @@ class Agent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.__exit__(kind, error, trace)
+        self._leave_block()
 
     def __enter__(self) -> Self:
         self.open_sync()
         generators.hold(self)
-        self._token = current.set(weakref.ref(self))
-        return self
+        return self._enter_block()
 
+    @finishing
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._leave_block()
+
+    def _enter_block(self) -> Self:
+        outer = current.get()
         try:
+            self._token = current.set(weakref.ref(self))
+        except BaseException:  # from outside, perhaps before the token was kept
+            current.set(outer)
             self.close()
-        finally:
-            generators.release(self)
-            token, self._token = self._token, None
-            if token is not None:
-                # ValueError: closed from another context, as generators are by the collector
-                with suppress(ValueError):
-                    current.reset(token)
+            raise
+        return self
+
+    @finishing
+    def _leave_block(self) -> None:
+        self.close()
+        generators.release(self)
+        token = self._token
+        if token is not None:
+            restore(current, token)
+            self._token = None
 
     def __del__(self) -> None:
         if getattr(self, "_entered", False) and not self.left:
-            try:
-                self.close()
-            except BaseException:  # from outside: Python prints and drops what is raised in here
-                self.close()
-                raise
+            self.close()
 
     # Its steps
 
@@ -283,10 +304,7 @@ class Agent:
         A gate inside an open call of this agent is part of that call, except that a second gate of
         the same `source` begins a new call: the caller has gone on, as after an abandoned stream.
         """
-        step = self._make_step(prompt_tokens, prefix, source=source)
-        await step.begin()
-        step.enclose()
-        return step
+        return await self._make_step(prompt_tokens, prefix, source=source).__aenter__()
 
     def gate_sync(
         self,
@@ -300,10 +318,7 @@ class Agent:
         Raises:
             GateError: it would have to wait, and an event loop runs in this thread.
         """
-        step = self._make_step(prompt_tokens, prefix, source=source)
-        step.begin_sync()
-        step.enclose()
-        return step
+        return self._make_step(prompt_tokens, prefix, source=source).__enter__()
 
     def done(
         self,
@@ -322,28 +337,40 @@ class Agent:
             overloaded: the endpoint refused it for lack of capacity (429, 503).
             retry_after_s: how long the endpoint asked to wait [s].
         """
-        told = read_usage(usage)
-        if told is None and usage is not None:
-            self._monitor.meet_unread_usage(usage)
-        if step is None:
-            end = End(told, overloaded, read_seconds(retry_after_s))
-            self._monitor.end_any(self._session, caller(), end)
+        if step is not None:
+            self._end_step(step, usage, overloaded, retry_after_s)
             return
+        end = End(self._read(usage), overloaded, read_seconds(retry_after_s))
+        self._monitor.end_any(self._session, caller(), end)
+
+    @finishing
+    def _end_step(self, step: Step, usage: object, overloaded: bool, retry_after_s: float) -> None:
+        told = self._read(usage)
         if told is not None:
             step.usage = told
         step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
 
+    def _read(self, usage: object) -> Usage | None:
+        told = read_usage(usage)
+        if told is None and usage is not None:
+            self._monitor.meet_unread_usage(usage)
+        return told
+
     async def checkpoint(self) -> None:
         """An explicit boundary, for clients that are not governed: waits for the turn, no more."""
         step = self._make_step(None, None)
-        await step.begin()
-        step.withdraw()
+        try:
+            await step.begin()
+        finally:
+            step.withdraw()
 
     def checkpoint_sync(self) -> None:
         """As `checkpoint`, in a thread."""
         step = self._make_step(None, None)
-        step.begin_sync()
-        step.withdraw()
+        try:
+            step.begin_sync()
+        finally:
+            step.withdraw()
 
     # What is not a step
 
@@ -386,7 +413,7 @@ class Agent:
         try:
             self._monitor.enter(ticket, make_waiter, self._prompt_tokens)
         except BaseException:  # refused; or Ctrl-C, wherever that struck
-            self._monitor.leave(self._session)
+            self.close()
             raise
         return ticket
 

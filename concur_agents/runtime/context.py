@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar, Token, copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
+
+from concur_agents._outside import is_from_handler
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +25,17 @@ Weak, because an exception of a signal handler can end a `with` block before the
 `__exit__` runs. The agent is then dropped without leaving: it leaves when it is collected, which a
 reference in here would prevent.
 """
+
+
+def restore(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Sets a variable as it was, if this is still possible."""
+    try:
+        variable.reset(token)
+    except (ValueError, RuntimeError) as error:
+        # ValueError: left in another context, as generators are by the collector. RuntimeError:
+        # done before, and then cut off by an exception from outside.
+        if is_from_handler(error):
+            raise
 
 
 def bind(fn: Callable[P, R]) -> Callable[P, R]:

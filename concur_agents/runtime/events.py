@@ -8,14 +8,13 @@ watcher delays the thread that delivers, so it should hand its work on.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from concur_agents._outside import is_from_outside
 from concur_agents.core import Limit, Reading, Usage
-from concur_agents.runtime.interruptions import is_from_outside
 
 logger = logging.getLogger("concur_agents")
 
@@ -86,7 +85,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self._watchers: tuple[Watcher, ...] = ()
         self._line: deque[Event] = deque()
-        self._delivering = threading.Lock()
+        self._delivering: dict[str, object] = {}  # "by": the delivery that is under way
         self._complained: set[int] = set()
 
     @property
@@ -109,12 +108,18 @@ class Dispatcher:
 
     def deliver(self) -> None:
         """Hands out what is in line. If another thread is at it, it hands out ours as well."""
-        while self._line and self._delivering.acquire(blocking=False):
-            try:
+        # No lock: an exception from outside right after `acquire` would leave it locked for good.
+        delivery = object()
+        delivering = self._delivering
+        try:
+            while self._line and delivering.setdefault("by", delivery) is delivery:
                 while self._line:
                     self._hand_out(self._line.popleft())
-            finally:
-                self._delivering.release()
+                del delivering["by"]
+        except BaseException:
+            if delivering.get("by") is delivery:
+                del delivering["by"]
+            raise
 
     def _hand_out(self, event: Event) -> None:
         for watcher in self._watchers:

@@ -1,55 +1,18 @@
-"""Exceptions from outside: raised by a signal handler, or by Ctrl-C, in the middle of a decision.
+"""A decision that an exception from outside cut off halfway: the regulator is made anew.
 
-They are no bug of ours and pass to the caller unchanged. What they leave is a half-made decision:
-`rebuilt` makes the regulator anew from what is known of the agents.
+The sessions say where each agent stands; `rebuilt` puts the same agents there again.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from concur_agents.core import Law, Regulator, Usage, make_law
+from concur_agents.core import Law, Regulator, make_law
 
 if TYPE_CHECKING:
     from concur_agents.runtime.session import Session
-
-
-def is_from_outside(error: BaseException) -> bool:
-    """Whether an exception was raised into our code, and not by it or by what it calls.
-
-    To be asked where it is caught. A law or a probe of the user's that raises is not outside.
-    """
-    if not isinstance(error, Exception):
-        return True  # KeyboardInterrupt, SystemExit, ...: we call nothing that raises them
-    former: FrameType | None = None
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        if former is not None and _holds(frame, former):
-            return True
-        former, trace = frame, trace.tb_next
-    # PyThreadState_SetAsyncExc leaves no frame of its own. Our code raises no types of others.
-    where = "" if former is None else former.f_globals.get("__name__", "")
-    return _is_known(where) and not _is_known(type(error).__module__)
-
-
-def _is_known(module: str) -> bool:
-    package = module.partition(".")[0]
-    if package.startswith("namedtuple_"):  # the module of what makes a named tuple
-        return True
-    return package == "concur_agents" or package in sys.stdlib_module_names
-
-
-def _holds(frame: FrameType, caller: FrameType) -> bool:
-    """Whether `frame` is that of a signal handler: it is given the frame that it interrupts."""
-    for value in frame.f_locals.values():
-        if value is caller or (isinstance(value, tuple) and any(v is caller for v in value)):
-            return True
-    return False
 
 
 def rebuilt(
@@ -80,13 +43,18 @@ def rebuilt(
     # Without a limit first, because those that are in stay in.
     new = make(make_law("fixed", agents=math.inf))
     for session in inside:
-        new.arrive(session.id, now, parent=parent_of(session), priority=session.priority)
-        account = old._accounts.get(session.id)
-        if account is not None and account.has_context:
+        new.arrive(
+            session.id,
+            now,
+            parent=parent_of(session),
+            priority=session.priority,
+            group=session.group,
+            pool=None if parent_of(session) else old.pool_of(session.id),
+        )
+        context, _ = old.memory_of(session.id)
+        if context is not None:
             new.begin_step(session.id, now)
-            prompt = int(account.last_prompt)  # perhaps changed when `footprint` was not yet
-            output = max(0, int(account.footprint) - prompt)
-            new.end_step(session.id, now, Usage(prompt, output))
+            new.end_step(session.id, now, context)
     for session in inside:
         has_gone = session.suspended or (session.asked and not session.calls)
         if has_gone and parent_of(session) is None:
@@ -94,34 +62,19 @@ def rebuilt(
     for session in inside:
         for ticket in session.calls.values():
             new.begin_step(session.id, now, prompt_tokens=ticket.prompt_tokens)
-    _inherit(new, old)
-    new._enforce(now)
+    new.take_over(old, now)
     let_in: list[str] = []
     for session in inside:
         for ticket in session.asked:
             let_in += new.begin_step(session.id, now, prompt_tokens=ticket.prompt_tokens)
     for session in agents:
         if session.entering is not None:
-            account = old._accounts.get(session.id)
-            expected = None if account is None else account.expected_prompt
             let_in += new.arrive(
                 session.id,
                 now,
-                prompt_tokens=None if expected is None else int(expected),
+                prompt_tokens=old.memory_of(session.id)[1],
                 parent=parent_of(session),
                 priority=session.priority,
+                group=session.group,
             )
     return new, let_in
-
-
-def _inherit(new: Regulator, old: Regulator) -> None:
-    """What does not depend on where single agents stand."""
-    new.law, new.state, new.last_snapshot = old.law, old.state, old.last_snapshot
-    new._meter, new._is_blind = old._meter, old._is_blind
-    new._done_total, new._pauses_total = old._done_total, old._pauses_total
-    for name in ("alone_until_s", "overdue_total", "stalls_total", "least"):
-        setattr(new._admission, name, getattr(old._admission, name))
-    for name in ("price", "first_prompt", "output", "growth"):
-        setattr(new._sizes, name, getattr(old._sizes, name))
-    for name in ("capacity_tokens", "learned_tokens", "proven_tokens", "held_tokens"):
-        setattr(new._sizes.residency, name, getattr(old._sizes.residency, name))

@@ -13,13 +13,12 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from concur_agents._outside import is_from_handler, is_from_outside
 from concur_agents._text import shown_id
 from concur_agents.errors import ConcurError
 from concur_agents.runtime.events import told
-from concur_agents.runtime.interruptions import is_from_outside
 
 if TYPE_CHECKING:
     from concur_agents.core import Chain
@@ -75,12 +74,13 @@ class Monitor:
         """Whether there has been any decision."""
         self._dispatcher = dispatcher
         self._fork_to_tell = forked
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # it knows its owner: see `_under_lock`
         self._holder = 0  # the thread that holds the lock, to notice finalisers striking inside it
         # Appending is one operation of C, so a finaliser may do it at any moment.
         self._deferred: deque[Callable[[float], Iterable[str]]] = deque()
-        self._is_halfway = False  # a decision has begun and not come to its end
+        self._is_cut_off = False  # a decision has begun and will not come to its end
         self._awake = False  # the ticker has been asked to begin
+        self._nudges = False  # the ticker has to be woken (or started)
         self._due_s = math.inf  # when the next beat is meant to be
 
     # What an agent's handles ask for
@@ -105,11 +105,11 @@ class Monitor:
 
     def withdraw(self, ticket: Ticket) -> None:
         """The wait for this ticket was cancelled, perhaps after the grant."""
-        self.decide(lambda now: self.sessions.withdraw(ticket, now), again=True)
+        self.decide(lambda now: self.sessions.withdraw(ticket, now))
 
     def end(self, ticket: Ticket, end: End) -> None:
         """A call is over."""
-        self.decide(lambda now: self.sessions.end(ticket, end, now), again=True)
+        self.decide(lambda now: self.sessions.end(ticket, end, now))
 
     def retry(self, ticket: Ticket, end: End) -> None:
         """A try of a call was refused, or another try begins; the call goes on."""
@@ -121,19 +121,19 @@ class Monitor:
 
     def leave(self, session: Session) -> None:
         """Its life is over, wherever it stood."""
-        self.decide(lambda now: self.sessions.leave(session, now), again=True)
+        self.decide(lambda now: self.sessions.leave(session, now))
 
     def expel(self, session: Session) -> None:
         """What waits in this family is woken to find that it is over."""
-        self.decide(lambda now: self.sessions.expel(session, now), again=True)
+        self.decide(lambda now: self.sessions.expel(session, now))
 
     def suspend(self, session: Session) -> None:
         """Its place is free for a while."""
-        self.decide(lambda now: self.sessions.suspend(session, now), again=True)
+        self.decide(lambda now: self.sessions.suspend(session, now))
 
     def resume(self, session: Session) -> None:
         """It asks for its place again."""
-        self.decide(lambda now: self.sessions.resume(session, now), again=True)
+        self.decide(lambda now: self.sessions.resume(session, now))
 
     def tool_began(self, session: Session, name: str) -> float:
         """A tool begins to run; returns when [s]."""
@@ -166,8 +166,11 @@ class Monitor:
         self.unread_usages_total += 1
         if self.unread_usages_total == 1:
             text = f"an object of type {type(usage).__name__}"
-            with suppress(Exception):  # because an object of others may not even have a repr
+            try:
                 text = f"{usage!r:.200}"
+            except Exception as error:  # an object of others may not even have a repr
+                if is_from_handler(error):
+                    raise
             logger.warning(
                 "no token counts in %s: this usage counts as not reported. Record the `usage` of "
                 "an answer, a dictionary with prompt_tokens and completion_tokens, or a Usage "
@@ -177,103 +180,120 @@ class Monitor:
 
     # The lock
 
-    def decide(self, act: Callable[[float], Iterable[str]], *, again: bool = False) -> None:
+    def decide(self, act: Callable[[float], Iterable[str]]) -> None:
         """Runs `act(now)` under the lock, then acts on what came of it.
 
         Its `ConcurError`s go to the caller, and so do exceptions from outside, as of a signal
-        handler; the decision that these cut off is then put in order. Anything else is a bug.
+        handler; the decision that these cut off is put in order first, and is perhaps not made.
+        Anything else is a bug.
 
         Args:
             act: returns the agents that the regulator has let in. It neither waits nor calls code
                 of others.
-            again: run `act` again if it is cut off; it must bear that.
         """
-        me = threading.get_ident()
-        if self._holder == me:
+        if self._holder == threading.get_ident():
             # A finaliser struck while this thread held the lock; it is done before the release.
             self._deferred.append(act)
             return
         try:
-            with self._lock:
-                self._holder = me  # before any call, for at a call the collector may strike
-                try:
-                    nudge = self._decide_now(act, again)
-                finally:
-                    self._holder = 0
-        except BaseException:  # a `ConcurError`, or an exception from outside
+            self._under_lock(lambda now: self._decide_now(act, now))
+            self._carry_out()
             self._catch_up()
+        except BaseException:  # a `ConcurError`, or an exception from outside
+            if act is not _nothing:  # or the next decision does what is left to be done
+                self.decide(_nothing)
             raise
-        to_wake = self.sessions.tickets.to_wake
-        while to_wake:
-            # Taken out last: if an exception from outside strikes, the next decision wakes it.
-            with suppress(IndexError, ValueError):  # another thread was faster
-                ticket = to_wake[0]
-                is_alive = ticket.waiter is None or ticket.waiter.wake()
-                to_wake.remove(ticket)
-                if not is_alive:  # its event loop is closed, it will never take its turn
-                    self.withdraw(ticket)
-        if nudge:
-            self._nudge()
-        if self.sessions.bug is not None:
-            self._complain(self.sessions.bug)
-        self._dispatcher.deliver()
-        self._catch_up()
 
     def look(self, look: Callable[[float], T]) -> T:
         """Reads something under the lock, without changing anything."""
-        me = threading.get_ident()
-        if self._holder == me:
+        if self._holder == threading.get_ident():
             return look(self.clock())
-        if self._is_halfway:
+        if self._is_cut_off:
             self._catch_up()
         try:
-            with self._lock:
-                self._holder = me
-                try:
-                    return look(self.clock())
-                finally:
-                    self._holder = 0
+            return self._under_lock(look)
         finally:
             self._catch_up()
 
-    def _decide_now(self, act: Callable[[float], Iterable[str]], again: bool) -> bool:
-        """The part under the lock; returns whether a beat is due earlier than thought."""
+    def _under_lock(self, do: Callable[[float], T]) -> T:
+        """Runs `do(now)` under the lock, and releases it whatever strikes, at whatever point."""
+        me = threading.get_ident()
+        lock = self._lock
+        is_known_held = False
+        try:
+            lock.acquire()
+            self._holder, is_known_held = me, True
+            return do(self.clock())
+        finally:
+            # No calls before the release, because a signal handler may raise after each of them.
+            if self._holder == me:
+                self._holder = 0
+            if is_known_held:
+                lock.release()
+            else:  # cut off while it waited for the lock, or just after it got it
+                try:  # noqa: SIM105
+                    lock.release()
+                except RuntimeError:
+                    pass
+
+    def _decide_now(self, act: Callable[[float], Iterable[str]], now: float) -> None:
+        """The part under the lock."""
         sessions = self.sessions
-        now = self.clock()
         try:
             self.used = True
-            if self._is_halfway:
+            if self._is_cut_off:
                 sessions.recover(now)
-            self._is_halfway = True
+                self._is_cut_off = False
             sessions.admit(act(now), now)
             while self._deferred:
                 self._do_deferred(now)
-            is_due = self._is_due_earlier(now)
-            self._is_halfway = False
-            return is_due
+            if self._is_due_earlier(now):
+                self._nudges = True
         except BaseException as error:
+            self._is_cut_off = True  # before any call, for a second exception may strike there
             if is_from_outside(error):
-                if again:
-                    self._deferred.append(act)
                 raise
-            self._is_halfway = False
-            if isinstance(error, Exception) and not isinstance(error, ConcurError):
-                sessions.fail(error, now)
-                return False
-            raise
+            self._is_cut_off = False
+            if not isinstance(error, Exception) or isinstance(error, ConcurError):
+                raise
+            sessions.fail(error, now)
+
+    def _carry_out(self) -> None:
+        """Acts on what was decided; the next decision repeats what is cut off here."""
+        to_wake = self.sessions.tickets.to_wake
+        while to_wake:
+            try:
+                ticket = to_wake[0]
+                is_alive = ticket.waiter is None or ticket.waiter.wake()
+                to_wake.remove(ticket)  # last, see above
+            except (IndexError, ValueError) as error:  # another thread was faster
+                if is_from_handler(error):
+                    raise
+                continue
+            if not is_alive:  # its event loop is closed, it will never take its turn
+                self.withdraw(ticket)
+        if self._nudges:
+            self._nudges = False
+            try:
+                self._nudge()
+            except BaseException:
+                self._nudges = True
+                raise
+        if self.sessions.bug is not None:
+            self._complain(self.sessions.bug)
+        self._dispatcher.deliver()
 
     def _do_deferred(self, now: float) -> None:
-        """The first of what was left to be done."""
+        """The first of what was left to be done; if it is cut off, it stays in line."""
         try:
             self.sessions.admit(self._deferred[0](now), now)
+        except ConcurError:  # that one's caller is gone
+            pass
         except BaseException as error:
-            if is_from_outside(error):
-                raise  # it stays in line, and is done again
-            self._deferred.popleft()
-            if not isinstance(error, ConcurError):  # that one's caller is gone
-                raise
-        else:
-            self._deferred.popleft()
+            if not is_from_outside(error):
+                self._deferred.popleft()
+            raise
+        self._deferred.popleft()
 
     def _complain(self, bug: Exception) -> None:
         if not self.sessions.bug_told:
@@ -287,8 +307,8 @@ class Monitor:
 
     def _catch_up(self) -> None:
         """Does what finalisers and exceptions left to be done that struck inside a decision."""
-        if self._deferred or self._is_halfway:
-            self.decide(lambda _: ())
+        if self._deferred or self._is_cut_off:
+            self.decide(_nothing)
 
     # When to beat
 
@@ -314,3 +334,8 @@ class Monitor:
             return False
         self._due_s = wake_s
         return True
+
+
+def _nothing(_: float) -> tuple[()]:
+    """A decision in which nothing happens, beside what is left to be done."""
+    return ()

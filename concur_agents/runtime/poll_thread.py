@@ -33,10 +33,15 @@ class PollThread:
         self._mailbox = mailbox = queue.SimpleQueue[bool]()
         self._beat = weakref.WeakMethod(beat, lambda _: mailbox.put(False))
         self._end = end
-        # Agents that come at once nudge at once. Who gets this starts the thread, and keeps it.
-        self._begun = threading.Lock()
-        self.thread: threading.Thread | None = None
+        # Agents that come at once nudge at once. The first of them starts the thread. No lock: an
+        # exception of a signal handler right after `acquire` would leave it locked for good.
+        self._first: dict[str, threading.Thread] = {}
+        self._running: dict[str, threading.Thread] = {}
+
+    @property
+    def thread(self) -> threading.Thread | None:
         """The thread; None: it has not been needed yet."""
+        return self._running.get("is") or self._first.get("is")
 
     def nudge(self) -> None:
         """Something is due, for the first time or earlier than thought.
@@ -44,27 +49,32 @@ class PollThread:
         Raises:
             RuntimeError: there can be no more threads; the next nudge tries again.
         """
-        if not self._begun.acquire(blocking=False):
+        if self.thread is not None:
             self._mailbox.put(True)
             return
         thread = threading.Thread(
             target=_run,
-            args=(self._beat, self._mailbox, self._end),
+            args=(self._beat, self._mailbox, self._end, self._running),
             name="concur-poller",
             daemon=True,
         )
         try:
-            thread.start()
-        finally:
-            if thread.ident is None:
-                self._begun.release()
-        self.thread = thread
+            if self._first.setdefault("is", thread) is thread:
+                thread.start()
+            else:
+                self._mailbox.put(True)
+        except BaseException:  # perhaps it runs, if a signal handler raised: see `_run`
+            if self._first.get("is") is thread:
+                del self._first["is"]
+            raise
 
     def stop(self, timeout_s: float = 0.0) -> None:
         """Ends the thread, and waits so long for it."""
         self._mailbox.put(False)
         thread = self.thread
-        if timeout_s > 0 and thread is not None and thread is not threading.current_thread():
+        if timeout_s <= 0 or thread is None or thread is threading.current_thread():
+            return
+        if thread.is_alive():  # not while another thread is about to start it
             thread.join(timeout_s)
 
 
@@ -72,7 +82,12 @@ def _run(
     ref: weakref.WeakMethod[Callable[[], float | None]],
     mailbox: queue.SimpleQueue[bool],
     end: Callable[[], object],
+    running: dict[str, threading.Thread],
 ) -> None:
+    me = threading.current_thread()
+    if running.setdefault("is", me) is not me:
+        mailbox.put(True)  # because a nudge has started this thread
+        return
     going_on = True
     while going_on:
         beat = ref()

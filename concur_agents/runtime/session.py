@@ -97,7 +97,7 @@ class Ticket:
         self.waiter: Waiter | None = None
         self.around: Ticket | None = None  # the call that was open where this one began
         self.left_to_first_part = False  # the first part asks for the turn, as it knows the prompt
-        self.parts = 0  # parts in flight
+        self.parts: set[object] = set()  # parts in flight
         self.tried = False  # a part has ended
         self.ends_with_parts = False  # its block was left while a part was in flight
         self.usage: Usage | None = None  # what the latest part has used

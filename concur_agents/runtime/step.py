@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
+from concur_agents._outside import finishing
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.checks import check_chain, check_tokens, read_seconds
+from concur_agents.runtime.context import restore
 from concur_agents.runtime.session import End, Session, Ticket
 from concur_agents.runtime.waiter import (
     LoopWaiter,
@@ -42,6 +43,7 @@ class Step:
     """
 
     __slots__ = (
+        "_asks",
         "_is_part",
         "_monitor",
         "_prefix",
@@ -71,6 +73,7 @@ class Step:
         self._source = source
         self._ticket: Ticket | None = None
         self._is_part = False  # the ticket is that of an outer step
+        self._asks = False  # it has asked for the turn of that ticket
         self._token: Token[Ticket | None] | None = None
         self.usage: Usage | None = None
         """What was recorded for it."""
@@ -114,9 +117,13 @@ class Step:
     async def begin(self) -> None:
         """Waits for the turn. `async with` does this."""
         loop = asyncio_loop()
-        ticket = self._begin(lambda: LoopWaiter(loop))
-        if ticket is not None and ticket.waiter is not None:
-            await wait(self._monitor, ticket)
+        try:
+            ticket = self._begin(lambda: LoopWaiter(loop))
+            if ticket is not None and ticket.waiter is not None:
+                await wait(ticket)
+        except BaseException:  # also when the turn was granted in this very tick
+            self._give_up()
+            raise
 
     def begin_sync(self) -> None:
         """Waits for the turn. Plain `with` does this.
@@ -124,9 +131,13 @@ class Step:
         Raises:
             GateError: it would have to wait, and an event loop runs in this thread.
         """
-        ticket = self._begin(ThreadWaiter)
-        if ticket is not None and ticket.waiter is not None:
-            wait_sync(self._monitor, ticket)
+        try:
+            ticket = self._begin(ThreadWaiter)
+            if ticket is not None and ticket.waiter is not None:
+                wait_sync(self._monitor, ticket)
+        except BaseException:  # also Ctrl-C
+            self._give_up()
+            raise
 
     def enclose(self) -> None:
         """From here on, and until it ends, this step has the later ones of this context as parts.
@@ -158,7 +169,7 @@ class Step:
             self._ticket = self._make_ticket()
             self._ticket.left_to_first_part = True
             self._ticket.then = then
-            self.enclose()
+            self._enter_block()
 
     def _leave_tries(self, *, failed: bool) -> None:
         try:
@@ -171,14 +182,17 @@ class Step:
         finally:
             self._leave_block()
 
+    @finishing
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
         self.finish()
 
+    @finishing
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
         """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
         self._finish(End(self.usage, overloaded, read_seconds(retry_after_s)))
 
+    @finishing
     def withdraw(self) -> None:
         """The call was not sent after all: neither a step nor a failure. As `end` otherwise."""
         self._finish(End(sent=False))
@@ -195,12 +209,20 @@ class Step:
                 return None
             ticket.granted, ticket.waiter = False, None  # an earlier try may have been turned away
             ticket.prompt_tokens = self._prompt_tokens
-        try:
-            self._monitor.begin(ticket, make_waiter, self._prefix)
-        except BaseException:  # refused; or an exception from outside, wherever that struck
-            self._monitor.withdraw(ticket)
-            raise
+        self._asks = True
+        self._monitor.begin(ticket, make_waiter, self._prefix)
         return ticket
+
+    @finishing
+    def _give_up(self) -> None:
+        """It has not begun: it was refused, or its wait was cancelled."""
+        ticket = self._ticket
+        if ticket is not None:
+            if self._is_part:
+                ticket.parts.discard(self)
+            if self._asks:
+                self._monitor.withdraw(ticket)
+            self._ticket = None
 
     def _make_ticket(self) -> Ticket:
         return Ticket(
@@ -212,19 +234,21 @@ class Step:
 
     def _join(self, outer: Ticket) -> None:
         self._ticket, self._is_part = outer, True
-        outer.parts += 1
+        outer.parts.add(self)
         if outer.tried:
             outer.tried = False
             self.again()
 
     def _finish(self, end: End) -> None:
-        ticket, self._ticket = self._ticket, None
+        # An exception from outside may cut this off anywhere, and it is then done again.
+        ticket = self._ticket
         if ticket is None:
             return
         if not self._is_part:
             self._close(ticket, end)
+            self._ticket = None
             return
-        ticket.parts -= 1
+        ticket.parts.discard(self)
         if end.sent:
             ticket.tried = True
         if end.usage is not None:
@@ -233,35 +257,47 @@ class Step:
             self._monitor.retry(ticket, end)
         if ticket.ends_with_parts and not ticket.parts:
             self._close(ticket, End())
+        self._ticket = None
 
     def _close(self, ticket: Ticket, end: End) -> None:
         ticket.left_to_first_part = False
         self._monitor.end(ticket, end)
-        then, ticket.then = ticket.then, None
+        then = ticket.then
         if then is not None:
             then()
+            ticket.then = None
 
     def _leave_block(self) -> None:
-        token, self._token = self._token, None
+        token = self._token
         if token is not None:
-            with suppress(ValueError):  # left in another context, as generators may be
-                _call.reset(token)
+            restore(_call, token)
+            self._token = None
 
     async def __aenter__(self) -> Self:
         await self.begin()
-        self.enclose()
-        return self
+        return self._enter_block()
 
     def __enter__(self) -> Self:
         self.begin_sync()
-        self.enclose()
+        return self._enter_block()
+
+    def _enter_block(self) -> Self:
+        try:
+            self.enclose()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.end()
-        self._leave_block()
+        self._leave()
 
+    @finishing
     def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    @finishing
+    def _leave(self) -> None:
         self.end()
         self._leave_block()
 
@@ -278,6 +314,7 @@ class Tries:
     def __enter__(self) -> None:
         self._step._enter_tries(self._then)
 
+    @finishing
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._step._leave_tries(failed=kind is not None)
 
@@ -332,9 +369,11 @@ class Suspension(_Block):
 
     __slots__ = ()
 
+    @finishing
     def _start(self) -> None:
         self._monitor.suspend(self._session)
 
+    @finishing
     def _stop(self) -> None:
         self._monitor.resume(self._session)
 

@@ -11,9 +11,9 @@ import math
 import threading
 from typing import TYPE_CHECKING
 
+from concur_agents._outside import is_from_outside
 from concur_agents._text import shown_id
 from concur_agents.runtime.events import told
-from concur_agents.runtime.interruptions import is_from_outside
 from concur_agents.runtime.sessions import explained
 
 if TYPE_CHECKING:

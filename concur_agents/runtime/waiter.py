@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
+from concur_agents._outside import is_from_handler
 from concur_agents.errors import GateError
 
 _LONGEST_S = threading.TIMEOUT_MAX
@@ -47,7 +48,9 @@ class LoopWaiter:
             return True
         try:
             self._loop.call_soon_threadsafe(self._finish)
-        except RuntimeError:  # closed: the coroutine will never run again
+        except RuntimeError as error:  # closed: the coroutine will never run again
+            if is_from_handler(error):
+                raise
             return False
         return True
 
@@ -75,8 +78,11 @@ class ThreadWaiter:
 
     def wake(self) -> bool:
         """Ends the wait; from any thread, never blocks."""
-        with suppress(RuntimeError):  # awake already
+        try:
             self._asleep.release()
+        except RuntimeError as error:  # awake already
+            if is_from_handler(error):
+                raise
         return True
 
 
@@ -98,7 +104,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     """The event loop that runs in this thread right now, if any."""
     try:
         return asyncio.get_running_loop()
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_from_handler(error):
+            raise
         return None
 
 
@@ -123,7 +131,7 @@ def foreign_loop() -> str | None:
     Libraries that are not loaded run nothing, so none is imported for this.
     """
     trio, sniffio = sys.modules.get("trio"), sys.modules.get("sniffio")
-    with suppress(Exception):  # because an old version may have no such function
+    with contextlib.suppress(Exception):  # because an old version may have no such function
         if trio is not None and trio.lowlevel.in_trio_run():
             return "trio"
     # Its thread-local and not its context variable, which `bind` carries into other threads.

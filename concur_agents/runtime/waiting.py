@@ -1,7 +1,7 @@
 """Waiting for a ticket: on an event loop, or in a thread.
 
-A wait ends when the ticket is granted, or by the exception that cancels it; the ticket is then
-withdrawn, also when it was granted in that very tick.
+A wait ends when the ticket is granted, or by the exception that cancels it. The caller then
+withdraws the ticket, also when it was granted in that very tick.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+from concur_agents._outside import is_from_handler
 from concur_agents.errors import GateError
 from concur_agents.runtime.waiter import (
     LoopWaiter,
@@ -27,11 +28,10 @@ _LOOK_S, _NEXT_LOOK_S = 0.5, 0.05
 """A waiting thread checks this often whether others need it, and more often once they did."""
 
 
-async def wait(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None) -> None:
+async def wait(ticket: Ticket, timeout_s: float | None = None) -> None:
     """Waits on the running loop until `ticket` is granted.
 
     Args:
-        monitor: grants it.
         ticket: has a `LoopWaiter`.
         timeout_s: bound on the wait at the entry [s]; None: no bound.
 
@@ -42,12 +42,10 @@ async def wait(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None)
     try:
         async with asyncio.timeout(timeout_s):
             await ticket.waiter.wait()
-    except TimeoutError:
-        monitor.withdraw(ticket)
+    except TimeoutError as error:
+        if is_from_handler(error):
+            raise
         raise _timed_out(ticket.session, timeout_s or 0.0) from None
-    except BaseException:  # also when the turn was granted in this very tick
-        monitor.withdraw(ticket)
-        raise
     check_expelled(ticket.session)
 
 
@@ -73,18 +71,13 @@ def wait_sync(monitor: Monitor, ticket: Ticket, timeout_s: float | None = None) 
             "`trio.to_thread.run_sync`"
         )
     if running_loop() is not None:
-        monitor.withdraw(ticket)
         raise GateError(
             f"agent {ticket.session.shown!r} has to wait for its turn, but an event loop runs "
             "in this thread and a synchronous wait would stop everything on it: use `async with` "
             "and async clients here, or move the synchronous agent to a thread with "
             "`asyncio.to_thread`"
         )
-    try:
-        _sleep(monitor, ticket, ticket.waiter, timeout_s)
-    except BaseException:  # Ctrl-C
-        monitor.withdraw(ticket)
-        raise
+    _sleep(monitor, ticket, ticket.waiter, timeout_s)
     check_expelled(ticket.session)
 
 

@@ -6,18 +6,23 @@ Python raises them in the middle of whatever a thread does, a decision of the go
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
 import concur_agents as ca
+from concur_agents._outside import is_from_outside
 from concur_agents.core import make_law
-from concur_agents.runtime.interruptions import is_from_outside
 from concur_agents.testing import assert_idle
+
+# These tests take over the timer that pytest-timeout uses by default.
+pytestmark = pytest.mark.timeout(120, method="thread")
 
 PACKAGE = str(Path(ca.__file__).parent)
 
@@ -121,6 +126,97 @@ def test_agents_in_other_threads_go_on_while_signals_strike():
         assert_governs(gov, 2)
 
 
+def interrupt(thread, kind):
+    """What `stopit`, notebook kernels and other time-outs do."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", [AlarmError, TimeoutError, KeyboardInterrupt])
+def test_exceptions_raised_into_threads_break_nothing(kind):
+    """Threads in decisions and in waits, each struck once in an agent's life at most."""
+    over = threading.Event()
+    with ca.Governor(limit=2) as gov:
+        done, met, struck = [], [], {}
+
+        def work(name):
+            number = 0
+            while not over.is_set():
+                number += 1
+                try:
+                    struck[name] = False
+                    live(gov, f"{name}.{number}")
+                    while struck[name]:  # it strikes here at the latest
+                        time.sleep(0)
+                    struck[name] = True
+                    done.append(name)
+                except kind as error:
+                    met.append(type(error))
+
+        names = [f"t{number}" for number in range(4)]
+        threads = {n: threading.Thread(target=work, args=(n,), daemon=True) for n in names}
+        for thread in threads.values():
+            thread.start()
+        deadline = time.monotonic() + 60
+        while len(met) < 200:
+            assert time.monotonic() < deadline, (gov, len(met))
+            for name, thread in threads.items():
+                if struck.get(name) is False:
+                    struck[name] = True
+                    interrupt(thread, kind)
+            time.sleep(0.001)
+        finished = len(done)
+        while len(done) < finished + 20:  # no place was lost, and no thread hangs
+            assert time.monotonic() < deadline, gov
+            time.sleep(0.01)
+        over.set()
+        for thread in threads.values():
+            thread.join(20)
+            assert not thread.is_alive()
+        assert set(met) == {kind}
+        assert_governs(gov, 2)
+
+
+def test_an_exception_of_a_handler_is_not_lost_where_usage_is_read():
+    """Whatever a usage raises counts as not reported; a time-out that struck there was lost."""
+
+    class Slow:
+        @property
+        def prompt_tokens(self):
+            signal.raise_signal(signal.SIGALRM)
+
+    with ca.Governor(limit=1) as gov, alarms(AlarmError, every_s=10) as arm:
+        with gov.agent("a") as agent, agent.step() as step:
+            arm(True)
+            with pytest.raises(AlarmError):
+                step.record(Slow())
+            step.record(None)
+        assert gov.snapshot().unread_usages_total == 0
+
+
+def test_an_exception_that_struck_a_decision_is_freed_at_once():
+    """What it was asked kept it, with all that its frames hold, until the collector came."""
+    gov = ca.Governor(limit=1)
+
+    def cut_off():
+        try:
+            gov._monitor.decide(lambda _: signal.raise_signal(signal.SIGALRM))
+        except AlarmError as error:
+            return weakref.ref(error)
+
+    def ring(_number, _frame):
+        raise AlarmError("the user's time-out")
+
+    former = signal.signal(signal.SIGALRM, ring)
+    gc.disable()
+    try:
+        assert cut_off()() is None
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGALRM, former)
+    assert_governs(gov, 1)
+
+
 def test_a_law_that_raises_is_not_taken_for_an_exception_from_outside():
     def decide():
         raise LookupError("a bug")
@@ -141,7 +237,7 @@ def test_a_rebuilt_governor_knows_its_agents_their_sizes_and_its_law():
             other.suspended(),
         ):
             before = gov.agents(), gov.snapshot()
-            gov._monitor._is_halfway = True
+            gov._monitor._is_cut_off = True
             after = gov.agents(), gov.snapshot()
             assert [(v.agent, v.parent, v.state) for v in after[0]] == [
                 (v.agent, v.parent, v.state) for v in before[0]
