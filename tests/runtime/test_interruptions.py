@@ -146,9 +146,8 @@ def test_exceptions_raised_into_threads_break_nothing(kind):
                 try:
                     struck[name] = False
                     live(gov, f"{name}.{number}")
-                    while struck[name]:  # it strikes here at the latest
-                        time.sleep(0)
                     struck[name] = True
+                    time.sleep(0)  # it strikes here at the latest
                     done.append(name)
                 except kind as error:
                     met.append(type(error))
@@ -158,7 +157,7 @@ def test_exceptions_raised_into_threads_break_nothing(kind):
         for thread in threads.values():
             thread.start()
         deadline = time.monotonic() + 60
-        while len(met) < 200:
+        while len(met) < 20:  # the threads leave this one little time
             assert time.monotonic() < deadline, (gov, len(met))
             for name, thread in threads.items():
                 if struck.get(name) is False:
