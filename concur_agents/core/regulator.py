@@ -63,7 +63,7 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
-            group, pool: for a `Fleet`; here there is one pool.
+            group, pool: for a `Fleet`, as in other methods; here there is one pool.
             waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:
@@ -269,11 +269,7 @@ class Regulator(Reads):
         return self._fill(now)
 
     def tick(self, reading: Reading | None, now: float, pool: str | None = None) -> Decision:
-        """A poll came back (None: it failed).  The law decides here, and only here.
-
-        Args:
-            pool: for a `Fleet`; here there is one.
-        """
+        """A poll came back (None: it failed).  The law decides here, and only here."""
         self._pass_time(now)
         admission, meter, sizes = self._admission, self._meter, self._sizes
         if reading is not None:
