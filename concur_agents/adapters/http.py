@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache, partial, wraps
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import openai
 
@@ -78,7 +78,8 @@ def http_client(
 def govern(governor: Governing, client: C) -> C:
     """A governed view of an HTTP client: same type, same connections, same settings.
 
-    Closing either closes both. A view of this governor is returned unchanged.
+    Closing either closes both. A view of this governor is returned unchanged, and a client that
+    several others share has one view, so that they share that too.
     """
     mine = getattr(client, "_concur_inner", None)
     if mine is not None:
@@ -89,6 +90,11 @@ def govern(governor: Governing, client: C) -> C:
     library = http_library(client)
     if library is None:
         raise ConfigError(f"{client!r} is not a client of httpx or httpx2")
+    is_patched = "send" in vars(client)
+    key = (id(client), id(governor))
+    shared = None if is_patched else _views.get(key)
+    if shared is not None:
+        return cast("C", shared)
     mixin: Any = _AsyncSend if hasattr(client, "aclose") else _SyncSend
     members: dict[str, Any] = {
         "__module__": base.__module__,
@@ -104,12 +110,18 @@ def govern(governor: Governing, client: C) -> C:
         "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
     }
-    if "send" in vars(client):  # a patch of others; a property goes before it
+    if is_patched:  # by others; a property goes before the patch
         governed_send = members["send"]
         members["send"] = property(lambda self: MethodType(governed_send, self))
     view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
     view.__dict__ = client.__dict__
+    if not is_patched:
+        _views[key] = view
     return view
+
+
+_views: WeakValueDictionary[tuple[int, int], Any] = WeakValueDictionary()
+"""(id of an HTTP client, id of a governor) -> its view, which keeps both alive."""
 
 
 def _as_signed(send: Any, base_send: Any) -> Any:

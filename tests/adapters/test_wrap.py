@@ -267,3 +267,11 @@ class TestGraphs:
             ours, theirs = getattr(wrapped, name), getattr(graph, name)
             assert inspect.signature(ours) == inspect.signature(theirs)
             assert inspect.isasyncgenfunction(ours) == inspect.isasyncgenfunction(theirs)
+
+
+def test_clients_that_share_an_http_client_share_its_governed_view(endpoint: Any) -> None:
+    with Governor(limit=2) as governor, Governor(limit=2) as other:
+        inner = endpoint.http("sync")
+        one, two = (openai.OpenAI(base_url=URL, api_key="-", http_client=inner) for _ in range(2))
+        assert governor.wrap(one)._client is governor.wrap(two)._client
+        assert other.wrap(one)._client is not governor.wrap(two)._client
