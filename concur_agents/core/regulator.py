@@ -63,7 +63,8 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
-            group, pool: for a `Fleet`, as in other methods; here there is one pool.
+            group: for a `Fleet`, as `pool` is in all methods: there is one pool here.
+            pool: see `group`.
             waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:

@@ -152,7 +152,7 @@ def test_exceptions_raised_into_threads_break_nothing(kind):
                 except kind as error:
                     met.append(type(error))
 
-        # Because a strike that reaches a thread at its birth leaves `Thread.start` waiting for ever.
+        # Because a strike that meets a thread at its birth leaves `Thread.start` waiting for ever.
         gov._nudge()
         names = [f"t{number}" for number in range(4)]
         threads = {n: threading.Thread(target=work, args=(n,), daemon=True) for n in names}

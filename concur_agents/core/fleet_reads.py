@@ -1,0 +1,170 @@
+"""Questions to a fleet: they change nothing, however often they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from concur_agents.core.fleet_machine import FleetMachine
+from concur_agents.core.laws.law import LawState
+from concur_agents.core.types import (
+    AgentId,
+    AgentView,
+    Limit,
+    Snapshot,
+    State,
+    View,
+)
+from concur_agents.core.why import Reason
+
+
+class FleetReads(FleetMachine):
+    """How things stand, and why."""
+
+    @property
+    def state(self) -> LawState:
+        """What the law has decided for the pool that was ticked last."""
+        return self._ticked.regulator.state
+
+    @property
+    def last_snapshot(self) -> Snapshot | None:
+        """What it has decided from; None: it has not yet."""
+        return self._ticked.regulator.last_snapshot
+
+    def next_wake(self, now: float) -> float | None:
+        """When to call `advance` if nothing else happens before [s]; None: no need."""
+        wakes = [pool.regulator.next_wake(now) for pool in self.pools]
+        oldest = self._line.oldest()
+        if oldest is not None and self._max_wait_s is not None:
+            due_s = oldest.since_s + self._max_wait_s
+            wakes.append(due_s if due_s > now else None)
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    def pool_of(self, agent: AgentId) -> str | None:
+        """Where `agent` sends its calls; None: it is not here, or has no pool yet."""
+        member = self._members.get(agent)
+        pool = None if member is None else member.root.pool
+        return None if pool is None else pool.name
+
+    def agent_state(self, agent: AgentId) -> str | None:
+        """A value of `State`: where its family stands; None: not here."""
+        member = self._members.get(agent)
+        if member is None or member.root.state is None:
+            return None
+        return member.root.state.value
+
+    def view(self, now: float) -> View:
+        """How things stand: sums over the pools, and each of them."""
+        views = {pool.name: pool.regulator.view(now) for pool in self.pools}
+        oldest = self._line.oldest()
+        in_line_s = 0.0 if oldest is None else now - oldest.since_s
+        return replace(
+            _sum_of(list(views.values())),
+            at_s=now,
+            queued=sum(view.queued for view in views.values()) + len(self._line),
+            done_total=self._done_total,
+            reason=self.reason,
+            longest_wait_s=max([*(view.longest_wait_s for view in views.values()), in_line_s]),
+            pools=views,
+        )
+
+    @property
+    def limit(self) -> Limit:
+        """The pools' limits, summed up."""
+        return _sum_of_limits([pool.regulator.limit for pool in self.pools])
+
+    @property
+    def reason(self) -> str:
+        """Codes of the decisions in force, those of equal pools once."""
+        reasons = ["down" if pool.is_down else pool.regulator.reason for pool in self.pools]
+        return ",".join(dict.fromkeys(reasons))
+
+    def ids(self) -> list[AgentId]:
+        """All agents that are here, in order of arrival."""
+        return list(self._members)
+
+    def waiting(self, first: int | None = None) -> list[AgentId]:
+        """The agents that wait, longest first; with `first` no more than that many."""
+        agents = [member.agent for member in self._line.waiting(first)]
+        for pool in self.pools:
+            agents += pool.regulator.waiting(first)
+        agents.sort(key=lambda agent: (self._members.get(agent) or self._departed[agent]).since_s)
+        return agents[:first]
+
+    def agents(self, only: Iterable[AgentId] | None = None) -> list[AgentView]:
+        """The agents that are here, in order of arrival, or those of `only` that are."""
+        views: list[AgentView] = []
+        for agent in self._members if only is None else only:
+            member = self._members.get(agent)
+            if member is None:
+                continue
+            pool, parent = member.root.pool, member.parent
+            if pool is not None:
+                views += pool.regulator.agents([agent])
+                continue
+            state = member.root.state or State.QUEUED
+            up = None if parent is None else parent.agent
+            views.append(AgentView(agent, up, state.value, member.root.since_s, 0.0, 0.0, 0))
+        return views
+
+    def explain(self, agent: AgentId, now: float) -> Reason:
+        """Why `agent` stands where it stands."""
+        member = self._members.get(agent)
+        if member is None:
+            return Reason(agent=agent, cause="absent")
+        pool = member.root.pool
+        return self._why(member) if pool is None else pool.regulator.explain(agent, now)
+
+    def why(self, agent: AgentId, now: float) -> Reason | None:
+        """What keeps `agent` waiting at this instant; None: it does not wait."""
+        member = self._members.get(agent)
+        if member is None:
+            return None
+        pool = member.root.pool
+        if pool is not None:
+            return pool.regulator.why(agent, now)
+        return None if member.root.is_suspended else self._why(member)
+
+    def __repr__(self) -> str:
+        pools = "; ".join(f"{pool.name}: {pool.regulator!r}" for pool in self.pools)
+        return f"<Fleet {self.law.name}: {pools}; {len(self._line)} without a pool>"
+
+
+def _sum_of(views: Sequence[View]) -> View:
+    """Several pools as one: sums, and means where a sum says nothing."""
+    sums = {
+        name: sum(getattr(view, name) for view in views)
+        for name in (
+            "active", "reasoning", "acting", "paused", "queued", "suspended", "done_total",
+            "pressure_tokens", "footprint_tokens", "pauses_total", "overdue_total", "stalls_total",
+        )
+    }  # fmt: skip
+    return replace(
+        views[0],
+        **sums,
+        capacity_tokens=_sum([view.capacity_tokens for view in views]),
+        reported_tokens=_sum([view.reported_tokens for view in views]),
+        limit=_sum_of_limits([view.limit for view in views]),
+        hit_rate=_mean([view.hit_rate for view in views]),
+        hit_deficit=_mean([view.hit_deficit for view in views]),
+    )
+
+
+def _sum_of_limits(limits: Sequence[Limit]) -> Limit:
+    return Limit(
+        agents=sum(limit.agents for limit in limits),
+        tokens=sum(limit.tokens for limit in limits),
+        hold_s_per_token=max(limit.hold_s_per_token for limit in limits),
+        enter_tokens=sum(limit.enter_tokens for limit in limits),
+        open_agents=sum(limit.open_agents for limit in limits),
+    )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

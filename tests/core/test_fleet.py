@@ -1,0 +1,232 @@
+"""A fleet, story by story: who goes where, who waits, and what happens when a pool is lost."""
+
+import pytest
+
+from concur_agents.core import Fleet, Reading, State, Usage, make_law
+
+CALL = Usage(1_000, 100)
+
+
+def fleet_of(*pools, agents=2, **options):
+    """Pools that each take so many agents."""
+    return Fleet(make_law("fixed", agents=agents), pools, **options)
+
+
+def page(now, tokens=100_000):
+    return Reading(at_s=now, capacity_tokens=tokens, kv_usage=0.1)
+
+
+def fail(fleet, pool, first_s, for_s=6):
+    """The pool's page fails once a second."""
+    answers = []
+    for second in range(for_s + 1):
+        answers += fleet.tick(None, first_s + second, pool)
+    return answers
+
+
+def enter(fleet, *agents, now=0.0, **options):
+    return [name for agent in agents for name in fleet.arrive(agent, now, **options)]
+
+
+def test_agents_are_spread_evenly():
+    fleet = fleet_of("a", "b")
+    assert enter(fleet, "1", "2", "3", "4") == ["1", "2", "3", "4"]
+    assert [fleet.pool_of(agent) for agent in "1234"] == ["a", "b", "a", "b"]
+
+
+def test_one_agent_waits_in_each_pool_and_the_rest_in_one_line():
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2", "3", "4", "5")
+    assert [fleet.pool_of(agent) for agent in "12345"] == ["a", "b", "a", "b", None]
+    assert fleet.agent_state("5") == "queued"
+    view = fleet.view(0.0)
+    assert (view.active, view.queued) == (2, 3)
+    assert view.pools["a"].queued == 1
+    assert str(fleet.explain("5", 0.0)) == (
+        "5: queued: 1 agents wait for a place in one of 2 pools"
+    )
+
+
+def test_who_waits_goes_to_whichever_pool_has_room_first():
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2", "3")
+    assert fleet.pool_of("3") == "a"
+    assert fleet.leave("2", 1.0) == ["3"], "called back from where it waited"
+    assert fleet.pool_of("3") == "b"
+
+
+def test_an_agent_stays_in_its_pool():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    for second in range(5):
+        assert fleet.begin_step("2", second, prompt_tokens=1_000) == ["2"]
+        fleet.end_step("2", second + 0.5, CALL)
+    assert fleet.pool_of("2") == "b"
+
+
+def test_children_share_the_pool_of_their_parent():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    assert fleet.arrive("2.child", 1.0, parent="2") == ["2.child"]
+    assert fleet.pool_of("2.child") == "b"
+
+
+def test_a_group_goes_together_while_there_is_room():
+    fleet = fleet_of("a", "b", agents=3)
+    enter(fleet, "x")
+    enter(fleet, "1", "2", "3", "4", group="g")
+    assert fleet.pool_of("x") == "a"
+    assert [fleet.pool_of(agent) for agent in "1234"] == ["b", "b", "b", "a"]
+
+
+def test_pools_are_filled_in_proportion_to_their_size():
+    fleet = Fleet(make_law("working_set"), ["small", "large"])
+    fleet.tick(page(0.0, 100_000), 0.0, "small")
+    fleet.tick(page(0.0, 200_000), 0.0, "large")
+    enter(fleet, *map(str, range(9)), prompt_tokens=1_000)
+    pools = [fleet.pool_of(str(agent)) for agent in range(9)]
+    assert pools.count("large") == 6
+
+
+def test_the_first_pool_to_be_read_does_not_take_the_whole_batch():
+    fleet = Fleet(make_law("working_set"), ["a", "b"], first_reading_s=1.0)
+    assert enter(fleet, *map(str, range(10)), prompt_tokens=1_000) == ["0", "1"]
+    assert fleet.tick(page(0.1), 0.1, "a") == ["2"]
+    assert len(fleet.tick(page(0.2), 0.2, "b")) == 7
+    pools = [fleet.pool_of(str(agent)) for agent in range(10)]
+    assert pools.count("a") == 5
+
+
+def test_a_pool_without_a_page_holds_up_the_others_for_a_second():
+    fleet = Fleet(make_law("working_set"), ["a", "b"], first_reading_s=1.0)
+    enter(fleet, *map(str, range(10)), prompt_tokens=1_000)
+    fleet.tick(page(0.1), 0.1, "a")
+    assert fleet.next_wake(0.1) == 1.0
+    assert len(fleet.advance(1.0)) == 7
+
+
+def test_agents_of_a_dead_pool_move_at_their_next_boundary():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    fleet.begin_step("1", 0.0)
+    fail(fleet, "a", 1.0)
+    assert fleet.view(7.0).reason == "down,fixed"
+    assert fleet.pool_of("1") == "a", "its call is in flight"
+    fleet.end_step("1", 8.0, None)
+    decision = fleet.begin_step("1", 9.0)
+    assert decision == ["1"]
+    assert fleet.pool_of("1") == "b"
+    after = [move.after for move in decision.transitions if move.agent == "1"]
+    assert after == [State.PAUSED, State.ACTING, State.REASONING]
+
+
+def test_a_pool_whose_page_fails_but_whose_engine_answers_is_not_down():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    fleet.begin_step("1", 0.0)
+    fleet.tick(None, 1.0, "a")
+    fleet.end_step("1", 2.0, CALL)
+    fail(fleet, "a", 3.0)
+    fleet.begin_step("1", 10.0)
+    assert fleet.pool_of("1") == "a"
+
+
+def test_who_waits_in_a_dead_pool_is_let_in_elsewhere():
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2", "3")
+    assert fleet.pool_of("3") == "a"
+    fleet.leave("2", 0.5)
+    assert fleet.pool_of("3") == "b"
+    enter(fleet, "4", "5", now=1.0)
+    assert (fleet.pool_of("4"), fleet.pool_of("5")) == ("a", "b")
+    fail(fleet, "a", 2.0)
+    assert fleet.pool_of("4") == "b", "it came before 5"
+    assert fleet.leave("3", 10.0) == ["4"]
+    assert fleet.leave("4", 11.0) == ["5"]
+
+
+def test_a_dead_pool_that_answers_again_takes_agents_again():
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2")
+    fail(fleet, "a", 0.0)
+    enter(fleet, "3", now=7.0)
+    assert fleet.pool_of("3") == "b"
+    fleet.leave("1", 8.0)
+    assert fleet.tick(page(9.0), 9.0, "a") == ["3"]
+
+
+def test_if_all_pools_are_down_agents_stay_where_they_are():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    fail(fleet, "a", 0.0)
+    fail(fleet, "b", 0.0)
+    assert fleet.begin_step("1", 7.0) == ["1"]
+    assert fleet.pool_of("1") == "a"
+
+
+def test_a_removed_pool_empties_and_is_gone():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    fleet.remove_pool("a", 1.0)
+    assert fleet.begin_step("1", 2.0) == ["1"]
+    assert fleet.pool_of("1") == "b"
+    assert [pool.name for pool in fleet.pools] == ["b"]
+    with pytest.raises(ValueError, match="last one"):
+        fleet.remove_pool("b", 3.0)
+
+
+def test_an_added_pool_takes_who_waits():
+    fleet = fleet_of("a", agents=1)
+    enter(fleet, "1", "2", "3")
+    assert fleet.add_pool("b", 1.0) == ["2"]
+    assert fleet.pool_of("2") == "b"
+
+
+def test_an_agent_past_max_wait_s_goes_first_whatever_its_priority():
+    fleet = fleet_of("a", agents=1, max_wait_s=10.0)
+    enter(fleet, "1")
+    enter(fleet, "low", now=0.0, priority=0)
+    enter(fleet, "old", now=1.0, priority=0)
+    enter(fleet, "high", now=2.0, priority=5)
+    assert fleet.leave("1", 3.0) == ["high"]
+    assert fleet.next_wake(3.0) == 10.0
+    enter(fleet, "higher", now=9.0, priority=9)
+    assert fleet.advance(11.0) == []
+    assert fleet.leave("high", 12.0) == ["low"]
+    assert fleet.leave("low", 13.0) == ["old"]
+    assert fleet.leave("old", 14.0) == ["higher"]
+
+
+def test_max_open_is_of_the_whole_fleet():
+    fleet = fleet_of("a", "b", max_open=2)
+    assert enter(fleet, "1", "2", "3") == ["1", "2"]
+    assert fleet.pool_of("3") is None
+    assert str(fleet.explain("3", 0.0)) == "3: queued: 2 of 2 agents open"
+    assert fleet.leave("1", 1.0) == ["3"]
+
+
+def test_a_flushed_pool_is_named_or_all_are_meant():
+    fleet = fleet_of("a", "b")
+    assert fleet.flushed(0.0, "a") == []
+    assert fleet.flushed(0.0) == []
+    with pytest.raises(KeyError, match="no pool 'c'"):
+        fleet.flushed(0.0, "c")
+
+
+def test_two_pools_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="unique"):
+        fleet_of("a", "a")
+    with pytest.raises(ValueError, match="at least one pool"):
+        fleet_of()
+
+
+def test_views_add_up():
+    fleet = Fleet(make_law("working_set"), ["a", "b"])
+    fleet.tick(page(0.0, 100_000), 0.0, "a")
+    fleet.tick(page(0.0, 300_000), 0.0, "b")
+    enter(fleet, "1", "2", prompt_tokens=1_000)
+    view = fleet.view(0.0)
+    assert view.capacity_tokens == 400_000
+    assert view.limit.tokens == pytest.approx(380_000)
+    assert view.active == view.pools["a"].active + view.pools["b"].active == 2
+    assert view.pressure_tokens == sum(pool.pressure_tokens for pool in view.pools.values())
