@@ -13,6 +13,7 @@ from concur_agents.core.types import (
     Decision,
     State,
     Transition,
+    Usage,
 )
 from concur_agents.core.why import Reason
 
