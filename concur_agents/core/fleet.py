@@ -386,6 +386,12 @@ class Fleet:
         pool = None if member is None else member.root.pool
         return None if pool is None else pool.name
 
+    def must_move(self, agent: AgentId) -> bool:
+        """Whether its pool takes no agents and another does: it moves at its next boundary."""
+        member = self._members.get(agent)
+        pool = None if member is None else member.root.pool
+        return pool is not None and not pool.takes_agents and pool not in self._takers
+
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""
         member = self._members.get(agent)
@@ -600,7 +606,7 @@ class Fleet:
     def _move_if_gone(self, root: Member, now: float) -> None:
         """`root`, at a boundary, leaves a pool that takes no agents for another that does."""
         pool = root.pool
-        if pool is None or pool.takes_agents or pool in self._takers:
+        if pool is None or not self.must_move(root.agent):
             return
         # A root that has left is there until its children are done: they stay with it.
         if root.agent in root.family and pool.regulator.agent_state(root.agent) != "reasoning":
