@@ -62,7 +62,7 @@ class Extras:
         if stream and path.endswith("/completions") and _asks_for_stream_alone(body, known):
             added["stream_options"] = {"include_usage": True}
         probe = agent.governor.probe
-        if (not added and probe is None) or _is_signed(request):
+        if (not added and probe is None) or is_signed(request):
             return _NOTHING
         if probe is not None:
             # For routers that keep an agent on its replica, and for the engine's log.
@@ -159,7 +159,7 @@ class Edit:
 _NOTHING = Edit(Extras(), None, "", {})
 
 
-def _is_signed(request: Any) -> bool:
+def is_signed(request: Any) -> bool:
     """Whether the request carries a signature of itself: AWS, RFC 9421, a digest of the body."""
     headers = {name.lower(): value for name, value in request.headers.raw}
     if not _DIGESTS.isdisjoint(headers) or b"signature" in b" ".join(headers):

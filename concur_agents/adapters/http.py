@@ -25,9 +25,10 @@ from concur_agents._outside import is_from_handler
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import Answer, usage_in
 from concur_agents.adapters.call import Call
-from concur_agents.adapters.extras import Extras
+from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.routes import is_llm_call, meet_unknown
+from concur_agents.adapters.routing import Route, Router, router_of
 from concur_agents.core import Usage
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.runtime.agent import Governing
@@ -109,6 +110,7 @@ def govern(governor: Governing, client: C) -> C:
         "_concur_tee": _tee(library),
         "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
+        "_concur_router": router_of(governor),
     }
     if is_patched:  # by others; a property goes before the patch
         governed_send = members["send"]
@@ -147,12 +149,15 @@ class _SyncSend:
     _concur_tee: Any
     _concur_noticing: Any
     _concur_extras: Extras
+    _concur_router: Router
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
+            agent = governor.current_agent()
+            self._concur_router.direct(self, agent, request, options, is_call=False)
             response = send(request, stream=stream, **options)
             return self._concur_noticing(governor, request, response)
         body = _body(request)
@@ -163,13 +168,16 @@ class _SyncSend:
         if call is None:
             return send(request, stream=stream, **options)
         try:
+            route = self._concur_router.direct(self, call.agent, request, options)
             edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = send(request, stream=stream, **options)
-            if edit.is_on_trial(response.status_code):
+            if refusals := _possible_refusals(edit, route, response.status_code):
                 response.read()
-                if edit.was_refused(response.content):
+                if any(each.was_refused(response.content) for each in refusals):
                     response.close()
                     response = send(request, stream=stream, **options)
+            if route is not None:
+                route.meet(governor, response.headers)
         except BaseException:
             call.end()
             raise
@@ -182,12 +190,15 @@ class _AsyncSend:
     _concur_tee: Any
     _concur_noticing: Any
     _concur_extras: Extras
+    _concur_router: Router
 
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         send: Any = vars(self).get("send") or super().send  # type: ignore[misc]
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
+            agent = governor.current_agent()
+            self._concur_router.direct(self, agent, request, options, is_call=False)
             response = await send(request, stream=stream, **options)
             return self._concur_noticing(governor, request, response)
         body = _body(request)
@@ -198,18 +209,31 @@ class _AsyncSend:
         if call is None:
             return await send(request, stream=stream, **options)
         try:
+            route = self._concur_router.direct(self, call.agent, request, options)
             edit = self._concur_extras.edit(request, path, body, call.agent, stream=stream)
             response = await send(request, stream=stream, **options)
-            if edit.is_on_trial(response.status_code):
+            if refusals := _possible_refusals(edit, route, response.status_code):
                 await response.aread()
-                if edit.was_refused(response.content):
+                if any(each.was_refused(response.content) for each in refusals):
                     await response.aclose()
                     response = await send(request, stream=stream, **options)
+            if route is not None:
+                route.meet(governor, response.headers)
         except BaseException:
             call.end()
             raise
         _watch(call, response, self._concur_tee, hide=edit.hides_usage)
         return response
+
+
+def _possible_refusals(edit: Edit, route: Route | None, status: int) -> list[Edit | Route]:
+    """Which of our changes to a request the endpoint may have refused."""
+    possible: list[Edit | Route] = []
+    if edit.is_on_trial(status):
+        possible.append(edit)
+    if route is not None and route.may_be_refused(status):
+        possible.append(route)
+    return possible
 
 
 def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> Any:

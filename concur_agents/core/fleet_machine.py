@@ -217,10 +217,13 @@ class FleetMachine:
             if waits and root.agent in root.family:
                 self._take_back(root, now)
 
+    def _is_gone(self, pool: Pool | None) -> bool:
+        return pool is not None and not pool.takes_agents and pool not in self._takers
+
     def _move_if_gone(self, root: Member, now: float) -> None:
         """`root`, at a boundary, leaves a pool that takes no agents for another that does."""
         pool = root.pool
-        if pool is None or pool.takes_agents or pool in self._takers:
+        if pool is None or not self._is_gone(pool):
             return
         # A root that has left is there until its children are done: they stay with it.
         if root.agent in root.family and pool.regulator.agent_state(root.agent) != "reasoning":

@@ -46,6 +46,11 @@ class FleetReads(FleetMachine):
         pool = None if member is None else member.root.pool
         return None if pool is None else pool.name
 
+    def must_move(self, agent: AgentId) -> bool:
+        """Whether its pool takes no agents and another does: it moves at its next boundary."""
+        member = self._members.get(agent)
+        return member is not None and self._is_gone(member.root.pool)
+
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""
         member = self._members.get(agent)

@@ -37,6 +37,10 @@ class Reads(Machine):
         """None: there is one pool.  For a `Fleet` it matters."""
         return None
 
+    def must_move(self, agent: AgentId) -> bool:
+        """False: there is one pool.  For a `Fleet` it matters."""
+        return False
+
     def would_admit(self, now: float, prompt_tokens: int | None = None) -> bool:
         """Whether a new agent would be let in at once if it came now."""
         if len(self._admission.queue):

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from concur_agents import _moved
 from concur_agents._outside import finishing
-from concur_agents._text import shown_id
+from concur_agents._text import shown_id, wire_id
 from concur_agents.errors import ConfigError
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.checks import read_seconds
 from concur_agents.runtime.context import current, restore
+from concur_agents.runtime.endpoints import RANK_HEADER
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
 from concur_agents.runtime.waiter import (
@@ -37,6 +38,7 @@ from concur_agents.runtime.waiting import wait, wait_sync
 if TYPE_CHECKING:
     from concur_agents.core import Chain, Usage
     from concur_agents.probes import Probe
+    from concur_agents.runtime.endpoints import Address
     from concur_agents.runtime.monitor import Monitor
 
 
@@ -49,9 +51,21 @@ class Governing(Protocol):
     routes: tuple[str, ...]
     """Further routes of LLM calls, beside those that are known."""
 
+    api_key: str | None
+    """The key of all its addresses; None: it was given none."""
+
     @property
     def probe(self) -> Probe | None:
         """What reads the engine; None: nothing is read."""
+        ...
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where each pool's calls go, by the names of the pools; empty: there is one pool."""
+        ...
+
+    def address_of(self, agent: str) -> Address | None:
+        """Where the calls of an agent go; None: there is one pool, or it has none yet."""
         ...
 
     def agent(
@@ -131,6 +145,29 @@ class Agent:
     def pool(self) -> str | None:
         """The pool it is in; None: the governor has one, or it has none yet."""
         return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(self.id))
+
+    @property
+    def base_url(self) -> str | None:
+        """The address of its pool, as it was given to the governor, for clients that are not ours.
+
+        None: the governor has one pool, or the agent has none yet. Ask for each call anew, because
+        an agent whose pool is down gets another one.
+        """
+        address = self._governor.address_of(self.id)
+        return None if address is None else address.url
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client that is not ours should send with each call, beside its own headers.
+
+        The agent's id, for routers that keep an agent on its replica; behind an address of several
+        ranks also the rank.
+        """
+        address = self._governor.address_of(self.id)
+        headers = {} if self._governor.probe is None else {"x-session-id": wire_id(self.id)}
+        if address is not None and address.rank is not None:
+            headers[RANK_HEADER] = str(address.rank)
+        return headers
 
     @property
     def left(self) -> bool:

@@ -149,6 +149,10 @@ class Monitor:
         """Where an agent stands; None: no such agent."""
         return self.look(lambda _: self.sessions.regulator.agent_state(agent))
 
+    def must_move(self, agent: str) -> bool:
+        """Whether the pool of an agent is gone, and its next boundary moves it to another."""
+        return self.look(lambda _: self.sessions.regulator.must_move(agent))
+
     def meet_starvation(self, agent: str) -> None:
         """A synchronous call passes, as its thread is needed by the agents it waits for."""
         if not self._warned_starvation:

@@ -204,8 +204,11 @@ class Step:
         if ticket is None:
             ticket = self._ticket = self._make_ticket()
         else:
+            is_retry = ticket.tried
             self._join(ticket)
-            if not ticket.left_to_first_part or ticket.open:
+            if is_retry and ticket.open and self._monitor.must_move(ticket.session.id):
+                self._monitor.withdraw(ticket)  # the call begins anew, and in another pool
+            elif not ticket.left_to_first_part or ticket.open:
                 return None
             ticket.granted, ticket.waiter = False, None  # an earlier try may have been turned away
             ticket.prompt_tokens = self._prompt_tokens

@@ -1,0 +1,370 @@
+"""Where a call goes: to the address of its agent's pool.
+
+A client is made for one address. Its request to any address of the governor is sent to the one that
+the agent is in: scheme, host, port and leading path change, the rest of the path and the query do
+not. A request to another address is not touched, and neither is a signed one.
+
+Keys stay with their host: what may be a secret is removed from a request that goes to another host
+than the client was made for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from concur_agents._text import printable
+from concur_agents.adapters.extras import is_signed
+from concur_agents.errors import ConfigError
+from concur_agents.probes.http import base_of
+from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.endpoints import RANK_HEADER, Address
+
+logger = logging.getLogger("concur_agents")
+
+WORKER_HEADER = "x-smg-routed-worker-id"
+"""In an answer through SGLang's gateway: the address that served it, with `@rank`."""
+
+_SECRET = re.compile(
+    r"(^|[-_.])(authorization|auth|api-?key|key|token|secret|password|credentials?|cookie)($|[-_.])"
+)
+_NO_SECRETS = frozenset(("idempotency-key", "x-idempotency-key", "x-smg-routing-key"))
+_PLACEHOLDERS = frozenset(
+    ("", "-", "x", "empty", "none", "null", "dummy", "fake", "unused", "no-key", "not-needed")
+)
+"""What people write where a client wants a key and the engine does not, in lower case."""
+
+_REFUSED = (400, 404, 422, 500)
+_OUT_OF_RANGE = b"out of range"
+
+
+class Base(NamedTuple):
+    """The part of an address that all requests to it have in common."""
+
+    scheme: str
+    host: str
+    port: int | None
+    """None: the usual one of the scheme."""
+    path: str
+    """Without a slash at its end, and without `/v1`."""
+    userinfo: str = ""
+
+    @property
+    def origin(self) -> tuple[str, str, int | None]:
+        """What connections are made to."""
+        return self.scheme, self.host, self.port
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.path}"
+
+
+class Target(NamedTuple):
+    """Where a request goes."""
+
+    base: Base
+    former: Base
+    """What `base` takes the place of; the same if nothing changes."""
+    rank: int | None
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the client's keys may go there: it is the same host, and no less private."""
+        is_downgrade = (self.former.scheme, self.base.scheme) == ("https", "http")
+        return self.base.host == self.former.host and not is_downgrade
+
+
+@dataclass(slots=True)
+class Route:
+    """One request that has been sent on its way to a pool."""
+
+    router: Router
+    target: Target
+    request: Any
+    is_pinned: bool = False
+
+    def may_be_refused(self, status: int) -> bool:
+        """Whether the endpoint may have refused the rank."""
+        return self.is_pinned and status in _REFUSED
+
+    def was_refused(self, answer: bytes) -> bool:
+        """Whether it did. Then the rank is no longer sent there, and the request goes out again."""
+        if not self.is_pinned or _OUT_OF_RANGE not in answer.lower():
+            return False
+        self.router.meet_refused_rank(self.target)
+        del self.request.headers[RANK_HEADER]
+        self.is_pinned = False
+        return True
+
+    def meet(self, governor: Governing, headers: Any) -> None:
+        """Looks at the headers of an answer: a router may have sent the request elsewhere."""
+        worker = headers.get(WORKER_HEADER)
+        if worker is None:
+            return
+        url, _, rank = worker.rpartition("@")
+        if not rank.isdecimal():
+            url, rank = worker, ""
+        served, target = base(url), self.target
+        known = {each.origin for each in _bases(governor.addresses.values())}
+        is_other = served is not None and served.origin in known - {target.base.origin}
+        if target.rank is not None and rank:
+            is_other = is_other or int(rank) != target.rank
+        if is_other:
+            self.router.say(
+                "served elsewhere",
+                "a call was sent to %s and was served by %s: the router between them does not keep "
+                "agents on their pools, whose prefixes are then computed again; give the "
+                "governor and the client the engines' own addresses (logged once)",
+                f"{target.base}{'' if target.rank is None else f', rank {target.rank}'}",
+                printable(worker, 200),
+            )
+
+
+class Router:
+    """Sends the requests of one governor's agents to their pools. Made by `router_of`."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._unpinned: set[Base] = set()  # they refuse ranks
+
+    def target(self, governor: Governing, agent: Agent, asked: Base) -> Target | None:
+        """Where a request of `agent` goes that was made for `asked`.
+
+        None: it stays as it is, because there is one pool, the agent has none yet, or `asked` is no
+        address of the governor's.
+        """
+        address = governor.address_of(agent.id)
+        if address is None:
+            return None
+        former, there = _innermost(asked, governor.addresses.values()), base(address.url)
+        if former is None or there is None:
+            return None
+        return Target(there, former, address.rank)
+
+    def meet_elsewhere(self, governor: Governing, agent: Agent, asked: Base) -> None:
+        """A call of an agent was not directed: that should be known if there are several pools."""
+        if governor.address_of(agent.id) is not None:
+            self.say(
+                "elsewhere",
+                "a call of an agent goes to %s, which is no address of this governor's, and so it "
+                "is not sent to the agent's pool: make the client for one of %s (logged once)",
+                str(asked._replace(path="")),
+                ", ".join(str(each) for each in _bases(governor.addresses.values())),
+            )
+
+    def direct(
+        self,
+        client: Any,
+        agent: Agent | None,
+        request: Any,
+        options: dict[str, Any],
+        *,
+        is_call: bool = True,
+    ) -> Route | None:
+        """Changes a request and the options of its `send` so that it goes to the agent's pool.
+
+        Args:
+            client: sends it; a governed view.
+            agent: makes it; None: no agent does.
+            request: of httpx or httpx2; changed in place, and as it was if it is sent again.
+            options: of `send`; changed in place.
+            is_call: of a model, and not such as a question for the list of models.
+
+        Returns:
+            None: it stays as it is.
+        """
+        _restore(request)
+        if agent is None:
+            return None
+        governor: Governing = client._concur_governor
+        asked = _base_of_request(request.url)
+        target = self.target(governor, agent, asked)
+        if target is None:
+            if is_call:
+                self.meet_elsewhere(governor, agent, asked)
+            return None
+        if is_signed(request):
+            self.say(
+                "signed",
+                "a signed request cannot be sent to the agent's pool, because its signature "
+                "holds for one address: it goes to %s (logged once)",
+                str(target.former),
+            )
+            return None
+        route = Route(self, target, request)
+        headers: dict[str, str | None] = {}
+        there, former, before = target.base, target.former, request.url
+        if there != former:
+            self._rewrite(request, target, headers)
+        if not target.keeps_keys:
+            self._lock_up(client, request, target, headers, options)
+        if target.rank is not None and there not in self._unpinned:
+            headers[RANK_HEADER] = str(target.rank)
+            route.is_pinned = True
+        request._concur_before = before, _set(request.headers, headers)
+        return route
+
+    def meet_refused_rank(self, target: Target) -> None:
+        """An address has refused a rank: from here on none is sent there."""
+        self._unpinned.add(target.base)
+        self.say(
+            f"rank {target.base}",
+            "%s refuses rank %s as out of range, so its calls are not pinned: has it fewer "
+            "data-parallel engines than `ranks=` says, or is it a router whose engines have one "
+            "each? (logged once)",
+            str(target.base),
+            str(target.rank),
+        )
+
+    def meet_lost_key(self, target: Target) -> None:
+        """The client's key stays behind."""
+        self.say(
+            "key",
+            "the client's key is for %s and is not sent to %s, which is another host. If one key "
+            "is good for all addresses, give it to the governor: Governor([...], api_key=...) "
+            "(logged once)",
+            target.former.host,
+            target.base.host,
+        )
+
+    def _rewrite(self, request: Any, target: Target, headers: dict[str, str | None]) -> None:
+        there, former = target.base, target.former
+        raw: bytes = request.url.raw_path
+        rest = raw[len(former.path.encode()) :]
+        userinfo = there.userinfo
+        if not userinfo and target.keeps_keys:
+            userinfo = request.url.userinfo.decode()
+        request.url = request.url.copy_with(
+            scheme=there.scheme,
+            host=there.host,
+            port=there.port,
+            userinfo=userinfo.encode(),
+            raw_path=(there.path.encode() + rest) or b"/",
+        )
+        headers["host"] = str(there).partition("://")[2].partition("/")[0]
+
+    def _lock_up(
+        self,
+        client: Any,
+        request: Any,
+        target: Target,
+        headers: dict[str, str | None],
+        options: dict[str, Any],
+    ) -> None:
+        """Removes what may be a secret; the governor's key takes its place, if it has one."""
+        key = client._concur_governor.api_key
+        auth = options.get("auth")
+        if type(auth).__name__ == "UseClientDefault" or "auth" not in options:
+            auth = vars(client).get("_auth")
+        lost = auth is not None
+        options["auth"] = None  # because httpx would add that of the client
+        for name in list(dict.fromkeys(request.headers)):
+            if is_secret(name):
+                lost = lost or not is_placeholder(request.headers[name])
+                headers[name] = None
+        query = _without_secrets(request.url.query)
+        if query != request.url.query:
+            lost = True
+            request.url = request.url.copy_with(query=query or None)
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        elif lost:
+            self.meet_lost_key(target)
+
+    def say(self, what: str, text: str, *values: str) -> None:
+        """Warns once of each `what`."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning(text, *values)
+
+
+_routers: WeakKeyDictionary[Governing, Router] = WeakKeyDictionary()
+
+
+def router_of(governor: Governing) -> Router:
+    """The governor's `Router`: what is said once is said once per governor."""
+    router = _routers.get(governor)
+    if router is None:
+        router = _routers[governor] = Router()
+    return router
+
+
+@lru_cache(maxsize=1024)
+def base(url: str) -> Base | None:
+    """What requests to an address have in common; None: it is no http(s) address."""
+    try:
+        parts = urlsplit(base_of(url))
+        userinfo, has, _ = urlsplit(url.strip()).netloc.rpartition("@")
+        port = parts.port
+    except (ConfigError, ValueError):
+        return None
+    if port == {"http": 80, "https": 443}.get(parts.scheme):
+        port = None
+    return Base(parts.scheme, parts.hostname or "", port, parts.path, userinfo if has else "")
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a header, or of a parameter, of this name may be one."""
+    name = name.lower()
+    return name not in _NO_SECRETS and _SECRET.search(name) is not None
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a key is none, but stands where a client wants one."""
+    return value.lower().removeprefix("bearer").strip() in _PLACEHOLDERS
+
+
+def _bases(addresses: Iterable[Address]) -> Iterator[Base]:
+    urls = dict.fromkeys(address.url for address in addresses)
+    return (found for found in map(base, urls) if found is not None)
+
+
+def _innermost(asked: Base, addresses: Iterable[Address]) -> Base | None:
+    """The address that a request belongs to: of several, the one with the longest path."""
+    path = f"{asked.path}/"
+    found = [
+        each
+        for each in _bases(addresses)
+        if each.origin == asked.origin and path.startswith(f"{each.path}/")
+    ]
+    return max(found, key=lambda each: len(each.path), default=None)
+
+
+def _without_secrets(query: bytes) -> bytes:
+    pairs = query.split(b"&")
+    kept = [pair for pair in pairs if not is_secret(pair.partition(b"=")[0].decode("latin-1"))]
+    return b"&".join(kept)
+
+
+def _base_of_request(url: Any) -> Base:
+    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
+    return Base(url.scheme, url.host, url.port, path)
+
+
+def _set(headers: Any, changes: dict[str, str | None]) -> dict[str, str | None]:
+    """Changes headers; returns how they were."""
+    before: dict[str, str | None] = {name: headers.get(name) for name in changes}
+    for name, value in changes.items():
+        if value is not None:
+            headers[name] = value
+        else:
+            with suppress(KeyError):
+                del headers[name]
+    return before
+
+
+def _restore(request: Any) -> None:
+    """A request that has been sent before, as it was before that."""
+    before = getattr(request, "_concur_before", None)
+    if before is not None:
+        request.url, headers = before
+        del request._concur_before
+        _set(request.headers, headers)
