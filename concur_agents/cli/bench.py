@@ -18,7 +18,7 @@ from concur_agents.cli.console import Console
 from concur_agents.cli.options import import_from_here
 from concur_agents.core import ORDERS, law_names
 from concur_agents.errors import ConfigError
-from concur_agents.lab.bench.arms import REFERENCES, LawArm
+from concur_agents.lab.bench.arms import LawArm
 from concur_agents.lab.bench.figures import Report
 from concur_agents.lab.bench.page import (
     cell,
@@ -29,7 +29,7 @@ from concur_agents.lab.bench.page import (
     verdict,
 )
 from concur_agents.lab.bench.scenario import Scenario, load_suite, select
-from concur_agents.lab.bench.suite import DEFAULT_ARMS, evaluate, law_arm
+from concur_agents.lab.bench.suite import ALL_REFERENCES, DEFAULT_ARMS, evaluate, law_arm
 
 
 def bench_command(
@@ -58,7 +58,8 @@ def bench_command(
     """Run a suite of scenarios under every arm, and hold the laws against their goals.
 
     Arms: ungoverned, best_fixed and best_request (the best caps, found by search), free_tier (a
-    bound), and laws by name. The same call gives the same numbers.
+    bound), and laws by name. With several replicas: round_robin, sticky, sum (one governor on the
+    sum), cap_per_replica, and laws. The same call gives the same numbers.
     """
     import_from_here()
     suite = load_suite(scenarios)
@@ -77,8 +78,8 @@ def bench_command(
         references: list[str] = []
     else:
         names = arms.split(",") if arms else [*DEFAULT_ARMS, *law]
-        references = [name for name in names if name in REFERENCES]
-        laws = [_law(name, parsed) for name in dict.fromkeys(names) if name not in REFERENCES]
+        references = [name for name in names if name in ALL_REFERENCES]
+        laws = [_law(name, parsed) for name in dict.fromkeys(names) if name not in ALL_REFERENCES]
     console = _console()
     began_s = time.monotonic()
     with _progress() as bar:
@@ -157,7 +158,7 @@ def _value(text: str) -> Any:
 
 def _law(name: str, settings: Mapping[str, Mapping[str, Any]]) -> LawArm:
     if name not in law_names() and ":" not in name:
-        names = ", ".join((*REFERENCES, *law_names()))
+        names = ", ".join((*ALL_REFERENCES, *law_names()))
         raise ConfigError(f"no arm {name!r}; there are {names}, or module:Class of a law")
     return law_arm(name, settings)
 
@@ -214,29 +215,32 @@ def _list(suite: Sequence[Scenario], as_json: bool) -> None:
 
 
 def _print_scenarios(console: Console, report: Report) -> None:
-    """Makespans, as multiples of the best fixed cap's speed."""
-    title = "times as fast as the best fixed cap (makespan \\[s], or agents per hour)"
-    table = Table(title=title, box=None)
-    table.add_column("scenario", no_wrap=True)
-    table.add_column("without limit")
-    for arm in report.arms:
-        table.add_column(arm, justify="right", no_wrap=True)
-    for scenario in report.scenarios:
-        cells = (cell(report, scenario, arm) for arm in report.arms)
-        table.add_row(scenario.name, report.regime(scenario) or "", *cells)
-    console.print(table)
+    """Makespans, as multiples of the best cap's speed."""
+    for scenarios, arms in report.tables():
+        cap = "fixed cap" if scenarios[0].replicas is None else "cap per replica"
+        title = f"times as fast as the best {cap} (makespan \\[s], or agents per hour)"
+        table = Table(title=title, box=None)
+        table.add_column("scenario", no_wrap=True)
+        table.add_column("without limit")
+        for arm in arms:
+            table.add_column(arm, justify="right", no_wrap=True)
+        for scenario in scenarios:
+            cells = (cell(report, scenario, arm) for arm in arms)
+            table.add_row(scenario.name, report.regime(scenario) or "", *cells)
+        console.print(table)
 
 
 def _print_finishes(console: Console, report: Report) -> None:
-    title = "time to finish, mean / nine in ten \\[s] / most agents open at once"
-    table = Table(title=title, box=None)
-    table.add_column("scenario", no_wrap=True)
-    for arm in report.arms:
-        table.add_column(arm, justify="right", no_wrap=True)
-    for scenario in report.scenarios:
-        cells = (finish_cell(report, scenario, arm) for arm in report.arms)
-        table.add_row(scenario.name, *cells)
-    console.print(table)
+    for scenarios, arms in report.tables():
+        title = "time to finish, mean / nine in ten \\[s] / most agents open at once"
+        table = Table(title=title, box=None)
+        table.add_column("scenario", no_wrap=True)
+        for arm in arms:
+            table.add_column(arm, justify="right", no_wrap=True)
+        for scenario in scenarios:
+            cells = (finish_cell(report, scenario, arm) for arm in arms)
+            table.add_row(scenario.name, *cells)
+        console.print(table)
 
 
 def _print_figures(console: Console, report: Report, arm: str) -> None:

@@ -20,6 +20,14 @@ class Metrics(StrEnum):
     sglang = "sglang"
 
 
+class RankHeader(StrEnum):
+    """What a header that asks for an engine does."""
+
+    honour = "honour"
+    refuse = "refuse"
+    ignore = "ignore"
+
+
 def serve_sim_command(
     profile: str = typer.Option("h100-qwen3-8b", help="Engine: a name, or a path of a .toml."),
     kv_blocks: int = typer.Option(0, min=0, help="Size of the KV pool; 0: the profile's."),
@@ -35,13 +43,20 @@ def serve_sim_command(
     metrics: Metrics = typer.Option(Metrics.vllm, help="Whose metric names to use."),
     model: str = typer.Option("", help="Name of the model; default: the profile's."),
     seed: int = typer.Option(0, help="Seed of the replies."),
+    engines: int = typer.Option(1, min=1, help="Data-parallel engines behind the port."),
+    rank_header: RankHeader = typer.Option(
+        RankHeader.honour, help="What X-data-parallel-rank does; refuse: all but rank 0."
+    ),
+    worker_header: bool = typer.Option(
+        False, "--worker-header", help="Answers name their engine: x-smg-routed-worker-id."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, once it listens."),
 ) -> None:
     """Serve the simulated engine on loopback: OpenAI API and /metrics, until Ctrl-C.
 
     On another address than 127.0.0.1 it asks for a token, which clients send as their API key.
-    With --json it prints one line with the keys url, profile, model, capacity_tokens and
-    time_scale (null: answers take no time).
+    With --json it prints one line with the keys url, profile, model, capacity_tokens (of each
+    engine), engines and time_scale (null: answers take no time).
     """
     engine = load_profile(profile)
     if kv_blocks:
@@ -55,11 +70,14 @@ def serve_sim_command(
                 "profile": engine.name,
                 "model": name,
                 "capacity_tokens": engine.capacity_tokens,
+                "engines": engines,
                 "time_scale": time_scale if math.isfinite(time_scale) else None,
             }
             print(json.dumps(facts), flush=True)
             return
         pool = f"{engine.capacity_tokens:,} tokens of KV cache"
+        if engines > 1:
+            pool = f"{engines} engines with {pool} each"
         say(f"{name} at {url}/v1 ({engine.name}, {pool}). Ctrl-C ends it.")
 
     serve(
@@ -72,4 +90,7 @@ def serve_sim_command(
         seed=seed,
         model=name,
         ready=announce,
+        engines=engines,
+        rank_header=rank_header.value,
+        worker_header=worker_header,
     )

@@ -7,6 +7,7 @@ engine, what ``/metrics`` says in ``pages``; ``answers`` sends what comes out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -29,7 +30,7 @@ from concur_agents.sim.answers import (
 )
 from concur_agents.sim.client_clock import ClientClock, WaitingDriver
 from concur_agents.sim.engine import Engine, Run
-from concur_agents.sim.pages import Kind, MetricsPage
+from concur_agents.sim.pages import Kind, MetricsPage, RankHeader, text_of
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.realtime import ClosingError, Driver, ServedCall, ServerStats
 from concur_agents.sim.shapes import finished_response, problem, tool_call, usage
@@ -52,7 +53,13 @@ __all__ = ["App", "ServerStats"]
 
 
 class App:
-    """The ASGI application of one engine."""
+    """The ASGI application of one engine, or of several data-parallel ones.
+
+    Args:
+        engines: how many there are; calls go to them in turn.
+        rank_header: what `X-data-parallel-rank` does, see `RankHeader`.
+        worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
+    """
 
     def __init__(
         self,
@@ -63,17 +70,27 @@ class App:
         model: DeterministicModel,
         name: str,
         clock: ClientClock | None = None,
+        engines: int = 1,
+        rank_header: RankHeader = "honour",
+        worker_header: bool = False,
     ) -> None:
         self.profile = profile
         self.name = name
-        self.engine = Engine(profile)
+        self.stats = ServerStats()
         page_scale = 1.0 if time_scale == math.inf else time_scale
-        self.page = MetricsPage(self.engine, metrics, page_scale, name)
-        self.driver = (
-            Driver(self.engine, time_scale, self.page)
-            if clock is None
-            else WaitingDriver(self.engine, self.page, clock)
-        )
+        self.drivers: list[Driver] = []
+        for rank in range(engines):
+            engine = Engine(profile)
+            of_many = rank if engines > 1 else None
+            page = MetricsPage(engine, metrics, page_scale, name, of_many)
+            self.drivers.append(
+                Driver(engine, time_scale, page, self.stats, rank)
+                if clock is None
+                else WaitingDriver(engine, page, clock, self.stats, rank)
+            )
+        self._turn = itertools.cycle(self.drivers)
+        self._rank_header = rank_header
+        self._worker_header = worker_header
         self._metrics = metrics
         self._model = model
         self._flat = FlatPrompts()
@@ -114,7 +131,11 @@ class App:
                         "model",
                         "model_not_found",
                     )
-                return await handle(http, body)
+                answer = await handle(http, body)
+                if self._worker_header and hasattr(http.state, "rank"):
+                    at = str(http.base_url).rstrip("/")
+                    answer.headers["x-smg-routed-worker-id"] = f"{at}@{http.state.rank}"
+                return answer
             except ValueError as error:
                 return _error(400, f"the body is not JSON: {error}", "BadRequestError")
             except BadRequestError as error:
@@ -131,8 +152,8 @@ class App:
         call = self._call(http, body, messages, ("max_completion_tokens", "max_tokens"))
         head = self._head("chatcmpl", call, "chat.completion")
         if body.get("stream"):
-            return EventStream(self.driver, call, chat_chunks(self.driver, call, head, body))
-        await answered(self.driver, call, http.receive)
+            return EventStream(call.driver, call, chat_chunks(call.driver, call, head, body))
+        await answered(call.driver, call, http.receive)
         message: dict[str, Any] = {"role": "assistant", "content": call.reply.text or None}
         if call.reply.calls:
             message["tool_calls"] = [tool_call(c) for c in call.reply.calls]
@@ -166,8 +187,8 @@ class App:
             self._flat.remember(data + flat_bytes(ids)[0], width, (*runs, output))
         head = self._head("cmpl", call, "text_completion")
         if body.get("stream"):
-            return EventStream(self.driver, call, completion_chunks(self.driver, call, head, body))
-        await answered(self.driver, call, http.receive)
+            return EventStream(call.driver, call, completion_chunks(call.driver, call, head, body))
+        await answered(call.driver, call, http.receive)
         choice = {
             "index": 0,
             "text": reply.text,
@@ -203,8 +224,8 @@ class App:
             "top_p": body.get("top_p"),
         }
         if body.get("stream"):
-            return EventStream(self.driver, call, response_events(self.driver, call, head))
-        await answered(self.driver, call, http.receive)
+            return EventStream(call.driver, call, response_events(call.driver, call, head))
+        await answered(call.driver, call, http.receive)
         return JSONResponse(finished_response(call, head))
 
     # -- the rest
@@ -238,7 +259,8 @@ class App:
         )
 
     async def _reset(self, http: HttpRequest) -> Response:
-        self.engine.reset_cache()
+        for driver in self.drivers:
+            driver.engine.reset_cache()
         return JSONResponse({"success": True})
 
     async def _health(self, http: HttpRequest) -> Response:
@@ -248,10 +270,11 @@ class App:
         return JSONResponse({"version": __version__, "engine": "concur-agents embedded engine"})
 
     async def _stats(self, http: HttpRequest) -> Response:
-        return JSONResponse(self.driver.stats.summary())
+        return JSONResponse(self.stats.summary())
 
     async def _metrics_page(self, http: HttpRequest) -> Response:
-        return Response(self.page.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        page = text_of([driver.page for driver in self.drivers])
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # -- from body to call
 
@@ -319,7 +342,30 @@ class App:
             or body.get("session_id")
             or body.get("user")
         )
-        return self.driver.send(prompt, reply.message.run, reply, agent)
+        driver = self._driver_for(http, body)
+        http.state.rank = driver.rank
+        return driver.send(prompt, reply.message.run, reply, agent)
+
+    def _driver_for(self, http: HttpRequest, body: dict[str, Any]) -> Driver:
+        """Of the engine that the client asks for, else of the next one."""
+        asked: Any = http.headers.get("x-data-parallel-rank")
+        if asked is None and self._metrics == "sglang":
+            asked = body.get("routed_dp_rank")
+        if asked is None or self._rank_header == "ignore":
+            return next(self._turn)
+        ranks = 1 if self._rank_header == "refuse" else len(self.drivers)
+        try:
+            rank = int(asked)
+        except (TypeError, ValueError):
+            raise BadRequestError(f"data_parallel_rank must be a number, got {asked!r}") from None
+        if rank not in range(ranks):
+            raise BadRequestError(f"data_parallel_rank {rank} is out of range [0, {ranks}).")
+        return self.drivers[rank]
+
+    def close(self) -> None:
+        """Give up all calls in flight."""
+        for driver in self.drivers:
+            driver.close()
 
     def _head(self, prefix: str, call: ServedCall, kind: str) -> dict[str, Any]:
         return {

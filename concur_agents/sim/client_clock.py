@@ -20,13 +20,13 @@ from contextlib import contextmanager
 
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.pages import MetricsPage
-from concur_agents.sim.realtime import Driver, ServedCall
+from concur_agents.sim.realtime import Driver, ServedCall, ServerStats
 
 __all__ = ["Alarm", "ClientClock", "WaitingDriver"]
 
 
 class ClientClock:
-    """Virtual time [s], 0 at the start; call it to read it. Give it to one `EmbeddedServer`."""
+    """Virtual time [s], 0 at the start; call it to read it. Give it to the `EmbeddedServer`s."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -34,7 +34,7 @@ class ClientClock:
         self._asleep = 0
         self._sleeps: list[tuple[float, int, int, asyncio.Future[None]]] = []  # a heap
         self._slept = 0
-        self._driver: WaitingDriver | None = None
+        self._drivers: list[WaitingDriver] = []
         self._changed = asyncio.Event()
         self.held: Callable[[], int] = lambda: 0
         """How many clients wait at a gate now."""
@@ -70,19 +70,19 @@ class ClientClock:
                 pass
 
     def attach(self, driver: WaitingDriver) -> None:
-        """The engine that runs by this clock."""
-        self._driver = driver
+        """One more engine runs by this clock."""
+        self._drivers.append(driver)
 
     def _is_quiet(self) -> bool:
         """Whether no client computes."""
-        calls = self._driver.stats.in_flight if self._driver is not None else 0
+        stats = {id(driver.stats): driver.stats for driver in self._drivers}
+        calls = sum(each.in_flight for each in stats.values())
         computing = self._clients - self._asleep - calls
         return computing <= 0 or (self.held() >= computing)
 
     def _go_on(self) -> bool:
         """Do the next thing. False: there is none."""
-        driver = self._driver
-        if driver is not None and driver.answer_one():
+        if any(driver.answer_one() for driver in self._drivers):
             return True
         while self._sleeps and self._sleeps[0][3].done():  # cancelled, or an alarm that has rung
             heapq.heappop(self._sleeps)
@@ -90,15 +90,16 @@ class ClientClock:
             self._asleep -= 1
             heapq.heappop(self._sleeps)[3].set_result(None)
             return True
-        engine_s = driver.engine.next_event_s() if driver is not None else None
+        engines_s = [driver.engine.next_event_s() for driver in self._drivers]
         next_s = min(
             self._sleeps[0][0] if self._sleeps else math.inf,
-            math.inf if engine_s is None else engine_s,
+            *(math.inf if engine_s is None else engine_s for engine_s in engines_s),
+            math.inf,
         )
         if next_s == math.inf:
             return False
         self._now_s = max(self._now_s, next_s)
-        if driver is not None:
+        for driver in self._drivers:
             driver.catch_up()
         return True
 
@@ -154,8 +155,15 @@ class Alarm:
 class WaitingDriver(Driver):
     """Runs the engine by a `ClientClock`."""
 
-    def __init__(self, engine: Engine, page: MetricsPage, clock: ClientClock) -> None:
-        super().__init__(engine, 1.0, page)
+    def __init__(
+        self,
+        engine: Engine,
+        page: MetricsPage,
+        clock: ClientClock,
+        stats: ServerStats | None = None,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(engine, 1.0, page, stats, rank)
         self._clock = clock
         self._ended: deque[Request] = deque()
         clock.attach(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,13 +21,19 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.profile import Profile
 
-__all__ = ["Kind", "MetricsPage"]
+__all__ = ["Kind", "MetricsPage", "RankHeader", "text_of"]
 
 Kind = Literal["vllm", "sglang"]
+RankHeader = Literal["honour", "refuse", "ignore"]
+"""What the server does about `X-data-parallel-rank` (with SGLang's page also `routed_dp_rank` in
+the body): it sends the call to that engine; it refuses all but 0, as an engine behind a router that
+passes the header on; or it does not look.
+"""
 
 _S = "1 2.5 5 7.5 10 20 40 80"
 _SHORT_S = f"0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 {_S} 160 640 2560"
@@ -60,6 +66,39 @@ class _Histogram:
         metric.add_metric(labels, buckets, self._sum)
 
 
+def text_of(pages: Sequence[MetricsPage]) -> bytes:
+    """Several data-parallel engines on one page, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(pages[0] if len(pages) == 1 else _Together(pages))
+    return generate_latest(registry)
+
+
+class _Together(Collector):
+    """The series of several pages; those with the same labels are of all engines, so they add."""
+
+    def __init__(self, pages: Sequence[MetricsPage]) -> None:
+        self._pages = pages
+
+    def collect(self) -> Iterator[Metric]:
+        metrics: dict[str, Metric] = {}
+        sums: dict[str, dict[Hashable, Sample]] = {}
+        for page in self._pages:
+            for metric in page.collect():
+                metrics.setdefault(metric.name, metric)
+                of_metric = sums.setdefault(metric.name, {})
+                for sample in metric.samples:
+                    key = sample.name, *sorted(sample.labels.items())
+                    before = of_metric.get(key)
+                    value = sample.value + (before.value if before is not None else 0.0)
+                    of_metric[key] = sample._replace(value=value)
+        for name, metric in metrics.items():
+            metric.samples = list(sums[name].values())
+            yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
 class MetricsPage(Collector):
     """The page of one engine. Tell it of every request that has finished.
 
@@ -68,10 +107,19 @@ class MetricsPage(Collector):
         kind: in whose words.
         time_scale: simulated seconds per second of the clients.
         model: the name that labels the series.
+        rank: of several data-parallel engines: which one; None: there is one.
     """
 
-    def __init__(self, engine: Engine, kind: Kind, time_scale: float, model: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        kind: Kind,
+        time_scale: float,
+        model: str,
+        rank: int | None = None,
+    ) -> None:
         self._engine = engine
+        self._rank = rank
         self._profile: Profile = engine.profile
         self._kind = kind
         self._time_scale = time_scale
@@ -84,8 +132,6 @@ class MetricsPage(Collector):
             _Histogram(_LONG_S) for _ in range(4)
         )
         self._prompt, self._output, self._computed = (_Histogram(_TOKENS) for _ in range(3))
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     def finished(self, request: Request, reason: str) -> None:
         """A request has ended: ``stop``, ``length`` or ``abort``, which adds to no histogram."""
@@ -111,7 +157,7 @@ class MetricsPage(Collector):
 
     def text(self) -> bytes:
         """The page, in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return text_of([self])
 
     def collect(self) -> Iterator[Metric]:
         """See ``prometheus_client``: everything on the page."""
@@ -126,7 +172,8 @@ class MetricsPage(Collector):
     def _vllm(self) -> Iterator[Metric]:
         at = self._engine.counters()
         profile = self._profile
-        labels = {"engine": "0", "model_name": self._model}
+        rank = str(self._rank or 0)
+        labels = {"engine": rank, "model_name": self._model}
         gauge, counter, histogram = self._writers("vllm:", labels)
         local, cached = at.prompt_tokens_total - at.cached_tokens_total, at.cached_tokens_total
 
@@ -186,7 +233,7 @@ class MetricsPage(Collector):
             "block_size": profile.block_size,
             "cache_dtype": "auto",
             "enable_prefix_caching": True,
-            "engine": 0,
+            "engine": rank,
             "gpu_memory_utilization": 0.92,
             "kv_cache_max_concurrency": profile.capacity_tokens / profile.max_model_len,
             "kv_cache_size_tokens": profile.capacity_tokens,
@@ -216,6 +263,8 @@ class MetricsPage(Collector):
             "pp_rank": "0",
             "tp_rank": "0",
         }
+        if self._rank is not None:  # with --enable-metrics-for-all-schedulers
+            scheduler["dp_rank"] = str(self._rank)
         gauge, counter, histogram = self._writers("sglang:", scheduler)
         tokenizer = {"engine_type": "unified", "is_streaming": "false", "model_name": self._model}
         _, requests, of_requests = self._writers("sglang:", tokenizer)

@@ -46,6 +46,8 @@ class ServerStats:
         self.calls_by_agent: Counter[str] = Counter()
         self.max_agents_in_flight = 0
         """The most agents that had calls in flight at once."""
+        self.ranks_by_agent: dict[str, Counter[int]] = {}
+        """Calls of each agent that said its name, by the engine that took them."""
 
     def __repr__(self) -> str:
         return (
@@ -58,12 +60,13 @@ class ServerStats:
         """All of it, JSON-able."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    def _begin(self, agent: str | None) -> None:
+    def _begin(self, agent: str | None, rank: int) -> None:
         self.calls += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         if agent is not None:
             self.calls_by_agent[agent] += 1
+            self.ranks_by_agent.setdefault(agent, Counter())[rank] += 1
             self.in_flight_by_agent[agent] += 1
             self.max_agents_in_flight = max(self.max_agents_in_flight, len(self.in_flight_by_agent))
 
@@ -82,6 +85,8 @@ class ServedCall:
     request: Request
     reply: Reply
     agent: str | None
+    driver: Driver
+    """Of the engine that has it."""
     done: asyncio.Future[bool]
     """True: finished; False: the server is closing."""
 
@@ -110,12 +115,27 @@ class Driver:
     """Runs the engine beside the event loop's clock, `time_scale` seconds of it to one of ours.
 
     An infinite scale takes no time at all: whatever is sent is finished before the loop goes on.
+
+    Args:
+        engine: what runs.
+        time_scale: simulated seconds per second.
+        page: what shows it.
+        stats: of the server, which may have several engines; default: its own.
+        rank: which of its engines this is.
     """
 
-    def __init__(self, engine: Engine, time_scale: float, page: MetricsPage) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        time_scale: float,
+        page: MetricsPage,
+        stats: ServerStats | None = None,
+        rank: int = 0,
+    ) -> None:
         self.engine = engine
         self.page = page
-        self.stats = ServerStats()
+        self.stats = ServerStats() if stats is None else stats
+        self.rank = rank
         self._time_scale = time_scale
         self._calls: dict[str, ServedCall] = {}
         self._sent = 0
@@ -133,11 +153,13 @@ class Driver:
         """
         self._catch_up()
         self._sent += 1
-        request = Request(f"r{self._sent}", prompt, output, self._now())
+        engine = f"e{self.rank}" if self.rank else ""  # ids are unique in the server
+        request = Request(f"{engine}r{self._sent}", prompt, output, self._now())
         self.engine.submit(request)
-        call = ServedCall(request, reply, agent, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        call = ServedCall(request, reply, agent, self, done)
         self._calls[request.id] = call
-        self.stats._begin(agent)
+        self.stats._begin(agent, self.rank)
         self._plan()
         if self._closed:
             self.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -15,13 +15,20 @@ from concur_agents.errors import ConfigError
 from concur_agents.sim.counters import EngineCounters
 from concur_agents.sim.engine import Engine, Event, Request
 from concur_agents.sim.faults import Fault, ReplicaDies
-from concur_agents.sim.gates import Gate, RegulatorGate, Ungoverned
+from concur_agents.sim.gates import AgentCap, Gate, RegulatorGate, Ungoverned
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.result import Result
 from concur_agents.sim.runner import SimulatedAgent, Simulation, check_plans
 from concur_agents.sim.workload import AgentPlan
 
-__all__ = ["FleetGate", "RoutingGate", "SumGate", "UngovernedFleet", "simulate_fleet"]
+__all__ = [
+    "CappedFleet",
+    "FleetGate",
+    "RoutingGate",
+    "SumGate",
+    "UngovernedFleet",
+    "simulate_fleet",
+]
 
 _RETRY_S = 1.0
 """From a failed call until the client tries again."""
@@ -44,17 +51,31 @@ class RoutingGate(Gate, Protocol):
 
 
 class FleetGate(RegulatorGate):
-    """The fleet under test: a Regulator for each replica."""
+    """The fleet under test: a Regulator for each replica.
 
-    def __init__(self, fleet: Fleet, groups: dict[str, str | None] | None = None) -> None:
+    Args:
+        fleet: whose pools are the replicas, in order.
+        groups: of which group an agent is.
+        name: for tables; default: the law's.
+        sizes_told: see `RegulatorGate`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        groups: Mapping[str, str | None] | None = None,
+        *,
+        name: str | None = None,
+        sizes_told: bool = True,
+    ) -> None:
         self.fleet, self._groups = fleet, groups or {}
-        super().__init__(fleet, fleet.law.name)  # type: ignore[arg-type]  # the same door
+        super().__init__(fleet, name, sizes_told=sizes_told)  # type: ignore[arg-type]  # same door
         self._replicas = {pool.name: n for n, pool in enumerate(fleet.pools)}
 
     def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
         """See `Gate`."""
-        group = self._groups.get(agent)
-        return self.fleet.arrive(agent, now, prompt_tokens=prompt_tokens, group=group)
+        size = prompt_tokens if self._sizes_told else None
+        return self.fleet.arrive(agent, now, prompt_tokens=size, group=self._groups.get(agent))
 
     def replica_of(self, agent: str) -> int:
         """See `RoutingGate`."""
@@ -74,14 +95,15 @@ class UngovernedFleet(Ungoverned):
 
     Args:
         replicas: how many there are.
-        sticky: an agent's calls go where its first one went, to the replica with fewest agents;
-            else call by call in turn.
+        sticky: an agent's calls go where its first one went, to the replica with fewest agents,
+            until a call fails there; else call by call in turn.
     """
 
     def __init__(self, replicas: int, *, sticky: bool) -> None:
         self.name = "sticky" if sticky else "round_robin"
         self._turn = count()
         self._replicas, self._sticky = replicas, sticky
+        self._failing: set[int] = set()
         self._home: dict[str, int] = {}
         self._agents = Counter(dict.fromkeys(range(replicas), 0))
 
@@ -90,30 +112,56 @@ class UngovernedFleet(Ungoverned):
         if not self._sticky:
             return next(self._turn) % self._replicas
         if agent not in self._home:
-            home = self._home[agent] = min(self._agents, key=lambda n: (self._agents[n], n))
+            well = set(self._agents) - self._failing or self._agents
+            home = self._home[agent] = min(well, key=lambda n: (self._agents[n], n))
             self._agents[home] += 1
         return self._home[agent]
 
     def leave(self, agent: str, now: float) -> list[str]:
         """See `Gate`."""
-        if agent in self._home:
-            self._agents[self._home.pop(agent)] -= 1
+        self._go(agent)
         return super().leave(agent, now)
 
     def tick_replica(self, replica: int, reading: Reading | None, now: float) -> list[str]:
-        """See `RoutingGate`."""
+        """A replica whose page answers is well again."""
+        if reading is not None:
+            self._failing.discard(replica)
         return []
 
     def fail_step(self, agent: str, now: float) -> list[str]:
-        """See `RoutingGate`."""
+        """Its next call goes to another replica, as with a router that checks their health."""
+        self._failing.add(self._home.get(agent, -1))
+        self._go(agent)
         return []
+
+    def _go(self, agent: str) -> None:
+        if agent in self._home:
+            self._agents[self._home.pop(agent)] -= 1
+
+
+class CappedFleet(UngovernedFleet):
+    """At most so many agents in each replica at once, the others in one queue; sticky."""
+
+    def __init__(self, replicas: int, agents: int) -> None:
+        super().__init__(replicas, sticky=True)
+        self.name = f"cap_per_replica({agents})"
+        self._places = AgentCap(replicas * agents)  # with the emptiest replica first, as many each
+
+    def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
+        """See `Gate`."""
+        return self._places.arrive(agent, now, prompt_tokens)
+
+    def leave(self, agent: str, now: float) -> list[str]:
+        """See `Gate`."""
+        super().leave(agent, now)
+        return self._places.leave(agent, now)
 
 
 class SumGate(RegulatorGate):
     """One Regulator over the sum of all pools, behind a sticky router."""
 
-    def __init__(self, regulator: Regulator, replicas: int) -> None:
-        super().__init__(regulator, f"{regulator.law.name} on the sum")
+    def __init__(self, regulator: Regulator, replicas: int, *, sizes_told: bool = True) -> None:
+        super().__init__(regulator, f"{regulator.law.name} on the sum", sizes_told=sizes_told)
         self._router = UngovernedFleet(replicas, sticky=True)
         self._readings: list[Reading | None] = [None] * replicas
 
@@ -128,6 +176,7 @@ class SumGate(RegulatorGate):
 
     def tick_replica(self, replica: int, reading: Reading | None, now: float) -> list[str]:
         """See `RoutingGate`."""
+        self._router.tick_replica(replica, reading, now)
         self._readings[replica] = reading
         if replica + 1 < len(self._readings):
             return []
@@ -136,6 +185,7 @@ class SumGate(RegulatorGate):
 
     def fail_step(self, agent: str, now: float) -> list[str]:
         """See `RoutingGate`."""
+        self._router.fail_step(agent, now)
         return self.regulator.end_step(agent, now, None)
 
 

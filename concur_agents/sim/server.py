@@ -28,14 +28,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, get_args
 
 from concur_agents._access import check_host
 from concur_agents._extras import missing_extra
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.sim.engine import Engine
 from concur_agents.sim.listener import guarded, listen, url_of, uvicorn_server
-from concur_agents.sim.pages import Kind
+from concur_agents.sim.pages import Kind, RankHeader
 from concur_agents.sim.profile import Profile, load_profile
 from concur_agents.sim.text import DeterministicModel, Script
 
@@ -78,6 +78,10 @@ class EmbeddedServer:
         process: run it in a process of its own, so that it shares no interpreter with its clients.
         clock: virtual time that waits for the clients, in place of `time_scale`. Enter the server
             with ``async with``: it runs on the event loop of its clients.
+        engines: how many there are behind the port, as with ``--data-parallel-size``: calls go to
+            them in turn, and each has its series on the metrics page.
+        rank_header: what `X-data-parallel-rank` does: "honour" it, "refuse" all but 0, "ignore" it.
+        worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
 
     Raises:
         ConfigError: an option is out of its range, the port is taken, or others could connect
@@ -100,9 +104,13 @@ class EmbeddedServer:
         middleware: Callable[[ASGIApp], ASGIApp] | None = None,
         process: bool = False,
         clock: ClientClock | None = None,
+        engines: int = 1,
+        rank_header: RankHeader = "honour",
+        worker_header: bool = False,
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        _check(time_scale, metrics)
+        self._routing = _Routing(engines, rank_header, worker_header)
+        _check(time_scale, metrics, self._routing)
         check_host(host, token)
         for what, given in (("script", script), ("middleware", middleware)):
             if process and given is not None:
@@ -142,14 +150,19 @@ class EmbeddedServer:
             raise ConcurError(
                 "no statistics here: the server never started, or has its own process"
             )
-        return self._app.driver.stats
+        return self._app.stats
 
     @property
     def engine(self) -> Engine:
-        """The engine, to be looked at; it belongs to the server's thread."""
+        """The engine, of several the first, to be looked at; it belongs to the server's thread."""
+        return self.engines[0]
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All engines, by rank."""
         if self._app is None:
             raise ConcurError("no engine here: the server never started, or has its own process")
-        return self._app.engine
+        return tuple(driver.engine for driver in self._app.drivers)
 
     def start(self) -> Self:
         """Returns when it listens."""
@@ -229,14 +242,20 @@ class EmbeddedServer:
     def _make_uvicorn(self, ready: _Ready) -> tuple[socket.socket, _Ready]:
         """A server that sets `ready` once it listens on the socket."""
         self._app = engine_app = _make_app(
-            self.profile, self._time_scale, self._metrics, self._replies, self.model, self.clock
+            self.profile,
+            self._time_scale,
+            self._metrics,
+            self._replies,
+            self.model,
+            self._routing,
+            self.clock,
         )
         listener = listen(self._host, self._port)
         app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
         self._uvicorn = uvicorn_server(
             guarded(app, self._token),
             ready=ready.set,
-            closing=engine_app.driver.close,
+            closing=engine_app.close,
             handles_signals=self.clock is None,
         )
         return listener, ready
@@ -252,6 +271,9 @@ class EmbeddedServer:
             *("--profile", file.name, "--model", self.model, "--metrics", self._metrics),
             *("--time-scale", str(self._time_scale), "--seed", str(self._replies.seed)),
             *("--host", self._host, "--port", str(self._port)),
+            *("--engines", str(self._routing.engines)),
+            *("--rank-header", self._routing.rank_header),
+            *(["--worker-header"] if self._routing.worker_header else []),
         ]
         try:
             # In a group of its own, or a Ctrl-C would end it before its clients.
@@ -287,6 +309,9 @@ def serve(
     seed: int = 0,
     model: str | None = None,
     ready: Callable[[str], None] | None = None,
+    engines: int = 1,
+    rank_header: RankHeader = "honour",
+    worker_header: bool = False,
 ) -> None:
     """Serve in this thread until interrupted; ``ready`` gets the URL once it listens.
 
@@ -295,16 +320,16 @@ def serve(
         ImportError: the ``server`` extra is not installed.
     """
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
-    _check(time_scale, metrics)
+    routing = _Routing(engines, rank_header, worker_header)
+    _check(time_scale, metrics, routing)
     check_host(host, token)
-    engine_app = _make_app(
-        profile, time_scale, metrics, DeterministicModel(seed=seed), model or profile.model
-    )
+    replies = DeterministicModel(seed=seed)
+    engine_app = _make_app(profile, time_scale, metrics, replies, model or profile.model, routing)
     listener = listen(host, port)
     server = uvicorn_server(
         guarded(engine_app.app, token),
         ready=lambda: ready(url_of(listener)) if ready is not None else None,
-        closing=engine_app.driver.close,
+        closing=engine_app.close,
     )
     with contextlib.suppress(KeyboardInterrupt):
         server.run([listener])
@@ -324,6 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--metrics", default="vllm", choices=get_args(Kind))
     parser.add_argument("--seed", type=int, default=0, help="of the replies")
     parser.add_argument("--model", help="name of the model, if not the profile's")
+    parser.add_argument("--engines", type=int, default=1, help="data-parallel engines")
+    parser.add_argument("--rank-header", default="honour", choices=get_args(RankHeader))
+    parser.add_argument("--worker-header", action="store_true", help="answers name the engine")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent")
     options = parser.parse_args(arguments)
     try:
@@ -342,16 +370,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
             model=options.model,
             ready=_say,
+            engines=options.engines,
+            rank_header=options.rank_header,
+            worker_header=options.worker_header,
         )
     except ConfigError as error:
         parser.error(str(error))
 
 
-def _check(time_scale: float, metrics: str) -> None:
+class _Routing(NamedTuple):
+    """How calls get to the engines behind the port."""
+
+    engines: int
+    rank_header: RankHeader
+    worker_header: bool
+
+
+def _check(time_scale: float, metrics: str, routing: _Routing) -> None:
     if not time_scale > 0:
         raise ConfigError(f"time_scale must be above 0, got {time_scale}")
     if metrics not in get_args(Kind):
         raise ConfigError(f"metrics must be one of {', '.join(get_args(Kind))}, got {metrics!r}")
+    if routing.engines < 1:
+        raise ConfigError(f"engines must be at least 1, got {routing.engines}")
+    if routing.rank_header not in get_args(RankHeader):
+        known = ", ".join(get_args(RankHeader))
+        raise ConfigError(f"rank_header must be one of {known}, got {routing.rank_header!r}")
 
 
 def _make_app(
@@ -360,13 +404,22 @@ def _make_app(
     metrics: Kind,
     model: DeterministicModel,
     name: str,
+    routing: _Routing,
     clock: ClientClock | None = None,
 ) -> App:
     try:
         from concur_agents.sim.app import App
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
-    return App(profile, time_scale=time_scale, metrics=metrics, model=model, name=name, clock=clock)
+    return App(
+        profile,
+        time_scale=time_scale,
+        metrics=metrics,
+        model=model,
+        name=name,
+        clock=clock,
+        **routing._asdict(),
+    )
 
 
 def _say(url: str) -> None:

@@ -543,3 +543,116 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     with pytest.raises(ImportError, match=r'pip install "concur-agents\[server\]"'):
         EmbeddedServer(H100).start()
+
+
+# --- several engines behind one port -------------------------------------------------------------
+
+
+def ask(server: EmbeddedServer, text: str = "hello", **headers: str) -> httpx.Response:
+    body = {"messages": [user(text)], "max_tokens": 4}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=named)
+
+
+def prompts_by_rank(server: EmbeddedServer) -> list[float]:
+    return [engine.counters().prompt_tokens_total for engine in server.engines]
+
+
+def test_without_a_header_calls_go_to_the_engines_in_turn() -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=4) as server:
+        for _ in range(8):
+            ask(server, x_session_id="a")
+
+        assert server.stats.ranks_by_agent == {"a": {0: 2, 1: 2, 2: 2, 3: 2}}
+        assert len(set(prompts_by_rank(server))) == 1
+
+
+def test_the_header_pins_a_call_to_its_engine_and_finds_its_history_there() -> None:
+    text = text_of_tokens(1000)
+    with EmbeddedServer(H100, time_scale=math.inf, engines=4, worker_header=True) as server:
+        answers = [ask(server, text, x_data_parallel_rank="2") for _ in range(2)]
+
+        hits = [answer.json()["usage"]["prompt_tokens_details"] for answer in answers]
+        assert [each["cached_tokens"] for each in hits] == [0, 992]
+        said = {answer.headers["x-smg-routed-worker-id"] for answer in answers}
+        assert said == {f"{server.url}@2"}
+        assert [tokens > 0 for tokens in prompts_by_rank(server)] == [False, False, True, False]
+
+
+def test_a_rank_that_is_not_there_is_refused() -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=4) as server:
+        refused = [ask(server, x_data_parallel_rank=rank) for rank in ("4", "-1", "first")]
+
+        assert [answer.status_code for answer in refused] == [400, 400, 400]
+        assert "out of range [0, 4)" in refused[0].json()["error"]["message"]
+        assert server.stats.calls == 0
+
+
+def test_an_engine_behind_a_router_refuses_every_rank_but_its_own() -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=4, rank_header="refuse") as server:
+        assert ask(server, x_data_parallel_rank="0").status_code == 200
+        assert "out of range [0, 1)" in ask(server, x_data_parallel_rank="1").text
+
+
+def test_a_server_that_ignores_the_header_goes_on_in_turn() -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=2, rank_header="ignore") as server:
+        for _ in range(4):
+            assert ask(server, x_data_parallel_rank="0", x_session_id="a").status_code == 200
+
+        assert server.stats.ranks_by_agent == {"a": {0: 2, 1: 2}}
+
+
+def test_sglang_takes_the_rank_from_the_body_too() -> None:
+    body = {"messages": [user("hello")], "max_tokens": 4, "routed_dp_rank": 1}
+    with EmbeddedServer(H100, time_scale=math.inf, engines=2, metrics="sglang") as server:
+        httpx.post(f"{server.url}/v1/chat/completions", json=body)
+
+        assert [tokens > 0 for tokens in prompts_by_rank(server)] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_the_page_shows_each_engine(kind: Kind) -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=4, metrics=kind) as server:
+        for _ in range(2):
+            ask(server, text_of_tokens(1000), x_data_parallel_rank="3")
+        page = parse_page(httpx.get(f"{server.url}/metrics").text, 0.0)
+
+    assert list(page.readings) == ["0", "1", "2", "3"]
+    assert [reading.hit_tokens_total for reading in page.readings.values()] == [0, 0, 0, 992]
+    assert page.smallest_capacity_tokens == H100.capacity_tokens
+    assert page.reading.capacity_tokens == 4 * H100.capacity_tokens
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_no_series_of_the_page_is_there_twice(kind: Kind) -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=2, metrics=kind) as server:
+        ask(server)
+        ask(server)
+        text = httpx.get(f"{server.url}/metrics").text
+
+    lines = [line.rpartition(" ")[0] for line in text.splitlines() if line[:1] != "#"]
+    assert len(lines) == len(set(lines))
+
+
+def test_several_engines_in_a_process_of_their_own() -> None:
+    with EmbeddedServer(
+        H100, time_scale=math.inf, engines=2, worker_header=True, process=True
+    ) as server:
+        said = [ask(server).headers["x-smg-routed-worker-id"] for _ in range(2)]
+
+        assert [where[-2:] for where in said] == ["@0", "@1"]
+
+
+@pytest.mark.parametrize("wrong", [{"engines": 0}, {"rank_header": "perhaps"}])
+def test_wrong_options_for_several_engines_are_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        EmbeddedServer(H100, **wrong)
+
+
+def test_resetting_the_cache_empties_every_engine() -> None:
+    with EmbeddedServer(H100, time_scale=math.inf, engines=2) as server:
+        for rank in "01":
+            ask(server, text_of_tokens(1000), x_data_parallel_rank=rank)
+        httpx.post(f"{server.url}/reset_prefix_cache")
+
+        assert [engine.cache.evictable_blocks for engine in server.engines] == [0, 0]

@@ -28,7 +28,15 @@ from concur_agents.sim.gates import AgentCap, RegulatorGate, RequestCap, Ungover
 from concur_agents.sim.result import Result
 from concur_agents.sim.runner import simulate
 
-__all__ = ["REFERENCES", "ArmOutcome", "LawArm", "run_law", "run_reference"]
+__all__ = [
+    "REFERENCES",
+    "ArmOutcome",
+    "LawArm",
+    "outcome_of",
+    "run_law",
+    "run_reference",
+    "time_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +114,7 @@ def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcom
     """A law on one draw of agents."""
     regulator = arm.within(scenario).regulate()
     gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told)
-    return _outcome(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
+    return outcome_of(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
 
 
 def run_reference(scenario: Scenario, case: Case, seed: int, arm: str) -> ArmOutcome:
@@ -115,7 +123,7 @@ def run_reference(scenario: Scenario, case: Case, seed: int, arm: str) -> ArmOut
 
 
 def _ungoverned(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
-    return _outcome(
+    return outcome_of(
         scenario, case, seed, "ungoverned", _simulate(scenario, case, seed, Ungoverned())
     )
 
@@ -127,14 +135,14 @@ def _best_fixed(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     def time_s(cap: int) -> float:
         if cap not in runs:
             runs[cap] = _simulate(scenario, case, seed, AgentCap(cap))
-        return _time_of(runs[cap])
+        return time_of(runs[cap])
 
     # One after the other each agent had the engine to itself, and nothing is faster than that.
     serial_s = sum(row.finish_s - row.start_s for row in alone.rows if row.finish_s < math.inf)
     if alone.finished < alone.agents:  # of the others nothing is known; they may be quicker
         serial_s *= 0.8 * alone.agents / max(1, alone.finished)
     cap, tried = best_cap(time_s, len(case.plans), serial_s=serial_s)
-    return _outcome(scenario, case, seed, "best_fixed", runs[cap], cap, tried)
+    return outcome_of(scenario, case, seed, "best_fixed", runs[cap], cap, tried)
 
 
 def _best_request(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
@@ -142,17 +150,17 @@ def _best_request(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
 
     def time_s(cap: int) -> float:
         runs[cap] = _simulate(scenario, case, seed, RequestCap(cap))
-        return _time_of(runs[cap])
+        return time_of(runs[cap])
 
     most = len(case.plans)
     least = max(1, most // 16)  # fewer calls than that leave the engine idle
     cap, tried = best_cap(time_s, most, least=least, ratio=1.5, valleys=0)
-    return _outcome(scenario, case, seed, "best_request", runs[cap], cap, tried)
+    return outcome_of(scenario, case, seed, "best_request", runs[cap], cap, tried)
 
 
 def _free_tier(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     bound = free_tier_bound(case.plans, case.profile, seed=seed)
-    return _outcome(scenario, case, seed, "free_tier", bound)
+    return outcome_of(scenario, case, seed, "free_tier", bound)
 
 
 REFERENCES = {
@@ -179,7 +187,8 @@ def _simulate(
     )
 
 
-def _time_of(result: Result) -> float:
+def time_of(result: Result) -> float:
+    """See `ArmOutcome.time_s`."""
     return _time_s(result.makespan_s, result.agents, result.finished)
 
 
@@ -187,7 +196,7 @@ def _time_s(makespan_s: float, agents: int, finished: int) -> float:
     return makespan_s * agents / max(1, finished)
 
 
-def _outcome(
+def outcome_of(
     scenario: Scenario,
     case: Case,
     seed: int,
@@ -196,6 +205,7 @@ def _outcome(
     cap: int | None = None,
     tried: Mapping[int, float] | None = None,
 ) -> ArmOutcome:
+    """What is kept of a run."""
     metrics = result.summary()
     for key in ("gate", "profile", "seed"):
         del metrics[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from concur_agents.sim.faults import (
     EngineRestart,
     Fault,
     MetricsLost,
+    ReplicaDies,
     SecondTenant,
 )
 from concur_agents.sim.profile import Profile, load_profile
@@ -41,11 +42,15 @@ class Case:
     plans: list[AgentPlan]
     profile: Profile
     faults: tuple[Fault, ...]
+    replicas: tuple[Profile, ...] = ()
+    """The engines of a fleet; empty: there is one, `profile`."""
 
     @property
     def oversubscription(self) -> float:
-        """Largest contexts of all agents together, in pools."""
-        return sum(plan.peak_tokens for plan in self.plans) / self.profile.capacity_tokens
+        """Largest contexts of all agents together, in pools (of a fleet: in all its pools)."""
+        engines = self.replicas or (self.profile,)
+        tokens = sum(engine.capacity_tokens for engine in engines)
+        return sum(plan.peak_tokens for plan in self.plans) / tokens
 
 
 def build_case(
@@ -56,6 +61,8 @@ def build_case(
     batch: Sequence[Options],
     faults: Sequence[Options],
     seed: int,
+    replicas: int | None = None,
+    shares: Sequence[float] | None = None,
 ) -> Case:
     """The agents of one draw, the engine and what goes wrong; see `Scenario` for the values."""
     engine = load_profile(profile)
@@ -64,7 +71,18 @@ def build_case(
     parts = [_agents(part, seed) for part in batch]
     plans = parts[0] if len(parts) == 1 else mix(*parts, seed=seed)
     plans = arrange(plans, parse_arrival(arrival), seed=seed)
-    return Case(plans, engine, tuple(make_fault(options) for options in faults))
+    return Case(
+        plans,
+        engine,
+        tuple(make_fault(options) for options in faults),
+        _fleet(engine, shares or [1.0] * (replicas or 0)),
+    )
+
+
+def _fleet(engine: Profile, shares: Sequence[float]) -> tuple[Profile, ...]:
+    """An engine for each share; together they have as many blocks as if all were alike."""
+    per_share = len(shares) * engine.kv_blocks / sum(shares) if shares else 0.0
+    return tuple(engine.replace(kv_blocks=max(1, round(share * per_share))) for share in shares)
 
 
 def make_fault(options: Options) -> Fault:
@@ -94,11 +112,18 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "cached_hidden": CachedHidden,
     "cache_emptied": CacheEmptied,
     "engine_restart": EngineRestart,
+    "replica_dies": ReplicaDies,
     "second_tenant": _second_tenant,
 }
 
 
 def _agents(part: Options, seed: int) -> list[AgentPlan]:
+    """The agents of one part; of a group of their own if it names one, else each on its own."""
+    plans = _draw(part, seed)
+    return [replace(plan, group=part.get("group")) for plan in plans]
+
+
+def _draw(part: Options, seed: int) -> list[AgentPlan]:
     tools = parse_tools(part["tools"]) if "tools" in part else None
     if part["source"] == "synthetic":
         ranges = {

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from concur_agents.lab.bench.arms import ArmOutcome
+from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome
+from concur_agents.lab.bench.fleet_arms import FLEET_REFERENCES
 from concur_agents.lab.bench.scenario import Scenario
 
-__all__ = ["Figure", "Report", "geomean"]
+__all__ = ["Figure", "Report", "best_cap_of", "geomean"]
 
 Regime = Literal["fits", "between", "thrashes"]
 Better = Literal["higher", "lower"]
@@ -47,6 +48,11 @@ _MEANS = (
     "step_p99_s",
 )
 _WORST = ("wait_worst_s", "pause_worst_s")
+
+
+def best_cap_of(scenario: Scenario) -> str:
+    """The arm that is the best cap on agents there."""
+    return "best_fixed" if scenario.replicas is None else "cap_per_replica"
 
 
 def geomean(values: Iterable[float]) -> float:
@@ -124,11 +130,21 @@ class Report:
         values = self.speedups(scenario, arm, over)
         return geomean(values) if values else None
 
+    def tables(self) -> list[tuple[list[Scenario], list[str]]]:
+        """Scenarios that share their arms, and these: those of one engine, those of fleets."""
+        tables = []
+        for in_fleet, others in ((False, FLEET_REFERENCES), (True, tuple(REFERENCES))):
+            scenarios = [s for s in self.scenarios if (s.replicas is not None) == in_fleet]
+            if scenarios:
+                tables.append((scenarios, [arm for arm in self.arms if arm not in others]))
+        return tables
+
     def regime(self, scenario: Scenario) -> Regime | None:
         """What happens without any limit; None: ungoverned or nothing to compare it with ran."""
-        ungoverned = self.of(scenario, "ungoverned")
-        could = "free_tier" if self.of(scenario, "free_tier") else "best_fixed"
-        loss = self.speedup(scenario, could, "ungoverned")
+        without = "ungoverned" if scenario.replicas is None else "sticky"
+        ungoverned = self.of(scenario, without)
+        could = "free_tier" if self.of(scenario, "free_tier") else best_cap_of(scenario)
+        loss = self.speedup(scenario, could, without)
         if not ungoverned or loss is None:
             return None
         deficit = _mean(outcome.metrics["hit_deficit"] for outcome in ungoverned)
@@ -140,7 +156,8 @@ class Report:
 
     def figures(self, arm: str) -> list[Figure]:
         """The verdict on `arm`."""
-        unaltered = [s for s in self.scenarios if not s.alters_law]
+        in_fleets = [s for s in self.scenarios if s.replicas is not None and not s.alters_law]
+        unaltered = [s for s in self.scenarios if s.replicas is None and not s.alters_law]
         own = [s for s in unaltered if s.horizon_s is None]
         endless = [s for s in unaltered if s.horizon_s is not None]
         fits = [s for s in own if self.regime(s) == "fits"]
@@ -167,6 +184,7 @@ class Report:
             self._least(endless, arm, "best_fixed", "endless_vs_best_fixed_worst", 0.97),
             self._finish(own, arm),
             self._breadth(unaltered, arm),
+            *self._of_fleets(in_fleets, arm),
         ]
         for measure, goal in _COST_GOALS.items():
             figures += self._costs(arm, measure, goal)
@@ -175,7 +193,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-able; the keys are described in docs/bench.md and stay."""
-        references = {"ungoverned", "best_fixed", "best_request", "free_tier"}
+        references = {*REFERENCES, *FLEET_REFERENCES}
         laws = [arm for arm in self.arms if arm not in references]
         return {
             "format": 1,
@@ -207,17 +225,35 @@ class Report:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
         return _figure(key, values, goal, "higher")
 
+    def _of_fleets(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
+        """Against one governor on the sum of the pools, a sticky router and the best cap."""
+        thrashes = [s for s in scenarios if self.regime(s) == "thrashes"]
+        fits = [s for s in scenarios if self.regime(s) == "fits"]
+
+        def nine_in_ten(over: str) -> dict[str, float]:
+            return self._values(thrashes, lambda s: self._finish_ratio(s, over, arm, "p90"))
+
+        return [
+            self._mean(thrashes, arm, "sum", "fleet_vs_sum_geomean", 1.25),
+            _figure("fleet_vs_sum_p90_geomean", nine_in_ten("sum"), 1.8, "higher", mean=True),
+            self._mean(thrashes, arm, "sticky", "fleet_vs_sticky_geomean", 2.0),
+            _figure("fleet_vs_sticky_p90_geomean", nine_in_ten("sticky"), 3.0, "higher", mean=True),
+            self._mean(scenarios, arm, "cap_per_replica", "fleet_vs_best_cap_geomean", None),
+            self._least(fits, arm, "sticky", "fleet_fitting_vs_sticky_worst", 0.995),
+        ]
+
+    def _finish_ratio(
+        self, scenario: Scenario, arm: str, over: str, which: Literal["mean", "p90"]
+    ) -> float | None:
+        """An arm's time to finish over that of another; None: one of them did not run."""
+        key = f"finish_{which}_s"
+        pairs = zip(self.of(scenario, arm), self.of(scenario, over), strict=False)
+        ratios = [one.metrics[key] / other.metrics[key] for one, other in pairs]
+        return geomean(ratios) if ratios else None
+
     def _finish(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
         """Mean time to finish over that with the best fixed cap."""
-
-        def ratio(scenario: Scenario) -> float | None:
-            pairs = zip(self.of(scenario, arm), self.of(scenario, "best_fixed"), strict=False)
-            ratios = [
-                law.metrics["finish_mean_s"] / cap.metrics["finish_mean_s"] for law, cap in pairs
-            ]
-            return geomean(ratios) if ratios else None
-
-        values = self._values(scenarios, ratio)
+        values = self._values(scenarios, lambda s: self._finish_ratio(s, arm, "best_fixed", "mean"))
         return _figure("finish_mean_vs_best_fixed_geomean", values, None, "lower", mean=True)
 
     def _breadth(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
@@ -294,7 +330,10 @@ class Report:
             "makespan_s": _short(geomean(outcome.metrics["makespan_s"] for outcome in outcomes)),
             "speedup_over": {
                 other: _short(value)
-                for other in ("best_fixed", "cache_aimd", "ungoverned", "free_tier")
+                for other in (
+                    *("best_fixed", "cache_aimd", "ungoverned", "free_tier"),
+                    *FLEET_REFERENCES,
+                )
                 if other != arm and (value := self.speedup(scenario, arm, other)) is not None
             },
         }
@@ -346,6 +385,7 @@ _COST_GOALS: Mapping[str, float] = {
     "tau_double": 1.10,
     "price_half": 1.10,
     "price_double": 1.10,
+    "unequal": 1.05,
 }
 
 _TEXTS: Mapping[str, str] = {
@@ -364,6 +404,13 @@ _TEXTS: Mapping[str, str] = {
     "endless_vs_best_fixed_worst": "agents finished per hour, endless source / best cap, worst",
     "finish_mean_vs_best_fixed_geomean": "mean time to finish / with the best fixed cap, geomean",
     "most_open_vs_best_cap_worst": "most agents open at once / the best fixed cap, worst",
+    "fleet_vs_sum_geomean": "fleet: times as fast as one governor on the sum, geomean",
+    "fleet_vs_sum_p90_geomean": "fleet: nine in ten done, times as fast as on the sum, geomean",
+    "fleet_vs_sticky_geomean": "fleet: times as fast as a sticky router, geomean",
+    "fleet_vs_sticky_p90_geomean": "fleet: nine in ten done, times as fast as sticky, geomean",
+    "fleet_vs_best_cap_geomean": "fleet: times as fast as the best cap per replica, geomean",
+    "fleet_fitting_vs_sticky_worst": "fleet: times as fast as sticky where the batch fits, worst",
+    "unequal": "fleet: makespan with unequal pools / with equal ones",
     "capacity_unknown": "makespan without knowing the capacity / with",
     "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
     "max_wait": "makespan with max_wait_s / without",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from concur_agents.lab.bench.arms import REFERENCES
-from concur_agents.lab.bench.figures import Figure, Report, geomean
+from concur_agents.lab.bench.figures import Figure, Report, best_cap_of, geomean
 from concur_agents.lab.bench.scenario import Scenario
+from concur_agents.lab.bench.suite import ALL_REFERENCES
 
 __all__ = ["cell", "compared", "comparison", "finish_cell", "page", "verdict"]
 
 
 def page(report: Report, command: str, pictures: Sequence[str]) -> str:
     """A page that says what was run, what came out and which goals were met."""
-    laws = [arm for arm in report.arms if arm not in (*REFERENCES, "cache_aimd")]
+    laws = [arm for arm in report.arms if arm not in (*ALL_REFERENCES, "cache_aimd")]
     lines = [
         "# What `concur bench` found",
         "",
@@ -23,8 +23,11 @@ def page(report: Report, command: str, pictures: Sequence[str]) -> str:
     ]
     for law in laws:
         lines += [f"## {law} against its goals", "", *_goals(report.figures(law)), ""]
-    lines += ["## Scenarios", "", *_scenarios(report), ""]
-    lines += ["## When agents finish, and how many are open", "", *_finishes(report), ""]
+    for scenarios, arms in report.tables():
+        of_what = "" if scenarios[0].replicas is None else " with several replicas"
+        lines += [f"## Scenarios{of_what}", "", *_scenarios(report, scenarios, arms), ""]
+        head = f"## When agents finish{of_what}, and how many are open"
+        lines += [head, "", *_finishes(report, scenarios, arms), ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -38,7 +41,7 @@ def verdict(figure: Figure) -> tuple[str, str, str]:
 
 
 def cell(report: Report, scenario: Scenario, arm: str) -> str:
-    """How many times as fast as the best fixed cap, and the makespan [s], or agents per hour."""
+    """How many times as fast as the best cap, and the makespan [s], or agents per hour."""
     outcomes = report.of(scenario, arm)
     if not outcomes:
         return ""
@@ -47,7 +50,7 @@ def cell(report: Report, scenario: Scenario, arm: str) -> str:
     else:
         per_hour = [outcome.agents_per_hour for outcome in outcomes]
         value = f"{sum(per_hour) / len(per_hour):.0f}/h"
-    speedup = report.speedup(scenario, arm, "best_fixed")
+    speedup = report.speedup(scenario, arm, best_cap_of(scenario))
     return value if speedup is None else f"{speedup:.2f} ({value})"
 
 
@@ -100,28 +103,26 @@ def _goals(figures: Sequence[Figure]) -> list[str]:
     return _table(("figure", "value", "goal", "met", "scenarios", "worst"), rows)
 
 
-def _scenarios(report: Report) -> list[str]:
+def _scenarios(report: Report, scenarios: Sequence[Scenario], arms: Sequence[str]) -> list[str]:
     rows = [
-        (s.name, report.regime(s) or "", *(cell(report, s, arm) for arm in report.arms))
-        for s in report.scenarios
+        (s.name, report.regime(s) or "", *(cell(report, s, arm) for arm in arms)) for s in scenarios
     ]
+    cap = "fixed cap" if scenarios[0].replicas is None else "cap per replica"
     return [
-        "Times as fast as the best fixed cap, and the makespan [s]; geometric means of the seeds.",
+        f"Times as fast as the best {cap}, and the makespan [s]; geometric means of the seeds.",
         "Of an endless source: agents finished per hour.",
         "",
-        *_table(("scenario", "without limit", *report.arms), rows),
+        *_table(("scenario", "without limit", *arms), rows),
     ]
 
 
-def _finishes(report: Report) -> list[str]:
-    rows = [
-        (s.name, *(finish_cell(report, s, arm) for arm in report.arms)) for s in report.scenarios
-    ]
+def _finishes(report: Report, scenarios: Sequence[Scenario], arms: Sequence[str]) -> list[str]:
+    rows = [(s.name, *(finish_cell(report, s, arm) for arm in arms)) for s in scenarios]
     return [
         "Time from an agent's arrival to its finish, mean and nine in ten [s] (-: the run was cut",
         "before), and most agents open at once (let in and not finished); means of the seeds.",
         "",
-        *_table(("scenario", *report.arms), rows),
+        *_table(("scenario", *arms), rows),
     ]
 
 

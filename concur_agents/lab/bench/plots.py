@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from concur_agents._extras import missing_extra
 from concur_agents.lab.bench.arms import ArmOutcome
-from concur_agents.lab.bench.figures import Report, geomean
+from concur_agents.lab.bench.figures import Report, best_cap_of, geomean
 from concur_agents.lab.bench.scenario import Scenario
 
 __all__ = ["draw_all", "draw_family"]
@@ -26,6 +26,10 @@ _COLORS = {
     "cache_aimd": "tab:orange",
     "working_set": "tab:blue",
     "free_tier": "tab:green",
+    "round_robin": "tab:red",
+    "sticky": "tab:orange",
+    "sum": "tab:purple",
+    "cap_per_replica": "0.35",
 }
 _MORE_COLORS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan")
 
@@ -80,16 +84,16 @@ def draw_family(report: Report, family: str, scenarios: Sequence[Scenario], path
 
 
 def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[str, str]) -> None:
-    caps = report.of(scenario, "best_fixed")
-    for outcome in caps:
+    best_cap = best_cap_of(scenario)
+    for outcome in report.of(scenario, best_cap):
         heights = [_height(scenario, outcome, time_s) for time_s in outcome.tried.values()]
-        panel.plot(list(outcome.tried), heights, color=colors["best_fixed"], lw=0.8)
+        panel.plot(list(outcome.tried), heights, color=colors[best_cap], lw=0.8)
     for arm, color in colors.items():
         outcomes = report.of(scenario, arm)
         if not outcomes:
             continue
         heights = [_height(scenario, outcome, outcome.time_s) for outcome in outcomes]
-        if arm == "best_fixed":
+        if arm == best_cap:
             for outcome, height in zip(outcomes, heights, strict=True):
                 panel.plot([outcome.cap], [height], "o", color=color, markersize=4)
         else:
@@ -100,7 +104,8 @@ def _draw_scenario(panel: Any, report: Report, scenario: Scenario, colors: dict[
     ticks = [cap for cap in _CAPS if first <= cap <= last]
     panel.set_xticks(ticks[:: 1 + len(ticks) // _MOST_TICKS], minor=False)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    panel.set_xlabel("cap on agents")
+    where = "" if scenario.replicas is None else " of each replica"
+    panel.set_xlabel(f"cap on agents{where}")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
 
@@ -115,9 +120,9 @@ def _style(arm: str) -> Literal["-", "--", "-.", ":"]:
     match arm:
         case "free_tier":
             return ":"
-        case "ungoverned":
+        case "ungoverned" | "round_robin" | "sticky":
             return "--"
-        case "best_request":
+        case "best_request" | "sum":
             return "-."
         case _:
             return "-"
@@ -128,4 +133,6 @@ def _label(arm: str) -> str:
         "best_fixed": "fixed cap, one line per seed; dot: best",
         "free_tier": "free-tier bound",
         "best_request": "best cap on calls",
+        "cap_per_replica": "cap per replica, one line per seed; dot: best",
+        "sum": "one governor on the sum",
     }.get(arm, arm)

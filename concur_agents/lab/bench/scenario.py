@@ -9,14 +9,17 @@ A file is either a scenario::
     kv_tokens = 160_000                 # size of the KV pool; left out: the profile's
     arrival = "burst"                   # or "staggered:2", "poisson:0.5"
     horizon_s = 1800                    # cut there: agents finished per hour count, no makespan
+    replicas = 4                        # a fleet of such engines, with arms of its own
+    shares = [2, 1, 2, 1]               # how large their pools are beside each other; equal
     [[batch]]                           # several are mixed
     source = "miniswe-gemini3pro"       # bundled recording, path of one, or "synthetic"
     agents = 48
     max_context = 32_000                # agents end before they outgrow this
     max_steps = 30
+    group = "prompt-7"                  # in a fleet: these belong together
     tools = "recorded"                  # or "constant:0.1", "lognormal:4,1,20", "heavy:1,1.1,600"
     [[faults]]
-    kind = "metrics_lost"               # see `FAULTS` in draw.py
+    kind = "metrics_lost"               # see `FAULTS` in cases.py
     from_s = 100
 
 or a variant of others, in which something about the world or the law is different::
@@ -90,6 +93,10 @@ class Scenario:
     wrong_price: float = 1.0
     sizes_told: bool = True
     """Whether a law hears how large prompts are before they are sent."""
+    replicas: int | None = None
+    """Engines of a fleet; None: there is one engine, and the arms are those of one engine."""
+    shares: tuple[float, ...] = ()
+    """Sizes of the replicas' pools beside each other; empty: all alike."""
 
     @property
     def alters_law(self) -> bool:
@@ -106,7 +113,7 @@ class Scenario:
         gate that hears no metrics can notice.
         """
         faults = [f for f in self.faults if listening or f["kind"] not in _METRICS_FAULTS]
-        facts = {
+        facts: dict[str, Any] = {
             "profile": asdict(load_profile(self.profile)),
             "kv_tokens": self.kv_tokens,
             "arrival": self.arrival,
@@ -116,6 +123,8 @@ class Scenario:
             "sizes_told": self.sizes_told or not listening,
             "horizon_s": self.horizon_s,
         }
+        if self.replicas is not None:
+            facts |= {"replicas": self.replicas, "shares": self.shares}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def case(self, seed: int) -> Case:
@@ -132,6 +141,8 @@ class Scenario:
             batch=self.batch,
             faults=self.faults,
             seed=seed,
+            replicas=self.replicas,
+            shares=self.shares,
         )
 
 
@@ -195,6 +206,7 @@ _BATCH_KEYS: dict[str, type | tuple[type, ...]] = {
     "max_context": int,
     "tool_cap_s": (int, float),
     "scale": (int, float),
+    "group": str,
 }
 _SYNTHETIC_KEYS: dict[str, type | tuple[type, ...]] = {
     "source": str,
@@ -206,6 +218,7 @@ _SYNTHETIC_KEYS: dict[str, type | tuple[type, ...]] = {
     "obs": list,
     "steps_range": list,
     "shared": int,
+    "group": str,
 }
 _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "family": str,
@@ -215,6 +228,8 @@ _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "arrival": str,
     "poll_interval_s": (int, float),
     "horizon_s": (int, float),
+    "replicas": int,
+    "shares": list,
     "batch": list,
     "faults": list,
 }
@@ -226,11 +241,22 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
     "faults": list,
     "kv_tokens": int,
     "arrival": str,
+    "shares": list,
     "regulator": dict,
     "scale": dict,
     "wrong_price": (int, float),
     "sizes_told": bool,
 }
+
+_POSITIVE = (
+    "agents",
+    "kv_tokens",
+    "max_steps",
+    "steps",
+    "poll_interval_s",
+    "horizon_s",
+    "replicas",
+)
 
 MEASURES = (
     "capacity_unknown",
@@ -240,6 +266,7 @@ MEASURES = (
     "tau_double",
     "price_half",
     "price_double",
+    "unequal",
 )
 """Figures that a variant and its original give together."""
 
@@ -270,6 +297,7 @@ class _File:
         if not keys["batch"]:
             raise self.error("batch is empty; give at least one [[batch]]")
         keys["faults"] = tuple(self.fault(fault) for fault in keys.get("faults", ()))
+        keys["shares"] = self.numbers(keys, ())
         scenario = Scenario(name=self.name, expect=self.expect, **keys)
         self.readable(scenario)
         return scenario
@@ -291,6 +319,7 @@ class _File:
                 known_names = ", ".join(plain)
                 raise self.error(f"of names {original!r}, but there is only {known_names}")
             base = plain[original]
+            keys["shares"] = self.numbers(keys, base.shares)
             variant = replace(
                 base,
                 name=f"{self.name}@{original}",
@@ -341,10 +370,16 @@ class _File:
                 kinds = wanted if isinstance(wanted, tuple) else (wanted,)
                 names = " or ".join(kind.__name__ for kind in kinds)
                 raise self.error(f"{where}{key} must be of type {names}, got {value!r}")
-        for key in ("agents", "kv_tokens", "max_steps", "steps", "poll_interval_s", "horizon_s"):
+        for key in _POSITIVE:
             if key in keys and not keys[key] > 0:
                 raise self.error(f"{where}{key} must be above 0, got {keys[key]}")
         return dict(keys)
+
+    def numbers(self, keys: Mapping[str, Any], default: tuple[float, ...]) -> tuple[float, ...]:
+        shares = keys.get("shares", default)
+        if not all(isinstance(share, int | float) for share in shares):
+            raise self.error(f"shares must be numbers, got {shares}")
+        return tuple(shares)
 
     def readable(self, scenario: Scenario) -> None:
         try:
@@ -354,3 +389,13 @@ class _File:
                 parse_tools(part.get("tools", "recorded"))
         except ConfigError as error:
             raise self.error(str(error)) from error
+        shares, replicas = scenario.shares, scenario.replicas
+        if shares and len(shares) != replicas:
+            raise self.error(f"shares has {len(shares)} numbers for {replicas or 'no'} replicas")
+        if not all(share > 0 for share in shares):
+            raise self.error(f"shares must be above 0, got {list(shares)}")
+        for fault in scenario.faults:
+            if fault["kind"] == "replica_dies" and fault["replica"] not in range(replicas or 0):
+                raise self.error(f"there is no replica {fault['replica']} that could die")
+            if fault["kind"] == "second_tenant" and replicas is not None:
+                raise self.error("a fleet has no second tenant: the simulator cannot say where")

@@ -25,12 +25,18 @@ from typing import Any
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome, LawArm, run_law, run_reference
 from concur_agents.lab.bench.cases import Case
+from concur_agents.lab.bench.fleet_arms import (
+    FLEET_REFERENCES,
+    run_fleet_law,
+    run_fleet_reference,
+)
 from concur_agents.lab.bench.scenario import Scenario, load_suite
 
-__all__ = ["DEFAULT_ARMS", "evaluate", "law_arm"]
+__all__ = ["ALL_REFERENCES", "DEFAULT_ARMS", "evaluate", "law_arm"]
 
-DEFAULT_ARMS = (*REFERENCES, "cache_aimd", "working_set")
-_SEARCHES = ("best_fixed", "best_request")
+ALL_REFERENCES = (*REFERENCES, *FLEET_REFERENCES)
+DEFAULT_ARMS = (*ALL_REFERENCES, "cache_aimd", "working_set")
+_SEARCHES = ("best_fixed", "best_request", "cap_per_replica")
 
 Progress = Callable[[int, int], None]
 
@@ -49,7 +55,7 @@ def law_arm(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None) 
 def evaluate(
     laws: Sequence[LawArm] = (),
     *,
-    references: Sequence[str] = tuple(REFERENCES),
+    references: Sequence[str] = ALL_REFERENCES,
     scenarios: Sequence[Scenario] | None = None,
     seeds: Sequence[int] = (1, 2, 3),
     workers: int | None = None,
@@ -61,10 +67,11 @@ def evaluate(
     A variant whose law is altered runs with laws only: its references are its original's. The
     free-tier bound is left out where a second tenant uses the engine, because it does not know of
     tenants, and where the run is cut, because it serves every agent alike and so finishes none.
+    A fleet has references of its own.
 
     Args:
         laws: arms that are laws.
-        references: arms that are not, of `REFERENCES`.
+        references: arms that are not, of `ALL_REFERENCES`.
         scenarios: default: the bundled suite.
         seeds: of the draws of agents, tool times, arrivals and polls.
         workers: processes; default: one per core that we may use. 1: in this process.
@@ -75,8 +82,8 @@ def evaluate(
         ConfigError: an arm or a scenario that cannot be run.
     """
     for name in references:
-        if name not in REFERENCES:
-            raise ConfigError(f"no reference {name!r}; there are {', '.join(REFERENCES)}")
+        if name not in ALL_REFERENCES:
+            raise ConfigError(f"no reference {name!r}; there are {', '.join(ALL_REFERENCES)}")
     names = [*references, *(law.name for law in laws)]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"arm {doubled.pop()!r} is given twice; give each its own name")
@@ -92,8 +99,7 @@ def evaluate(
         for scenario in scenarios
         for seed in seeds
         for arm in arms
-        if not (scenario.alters_law and isinstance(arm, str))
-        and not (arm == "free_tier" and (scenario.has_tenant or scenario.horizon_s is not None))
+        if not isinstance(arm, str) or _has_reference(scenario, arm)
     ]
     alike: dict[str, list[Job]] = {}
     for job in jobs:
@@ -109,6 +115,13 @@ def evaluate(
     return [job.named(found[job.digest]) for job in jobs]
 
 
+def _has_reference(scenario: Scenario, arm: str) -> bool:
+    """Whether `arm` means something there."""
+    if scenario.alters_law or (arm in FLEET_REFERENCES) != (scenario.replicas is not None):
+        return False
+    return arm != "free_tier" or not (scenario.has_tenant or scenario.horizon_s is not None)
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One arm on one draw."""
@@ -121,9 +134,12 @@ class Job:
         """Here and now."""
         try:
             case = _case(self.scenario, self.seed)
+            in_fleet = self.scenario.replicas is not None
             if isinstance(self.arm, str):
-                return run_reference(self.scenario, case, self.seed, self.arm)
-            return run_law(self.scenario, case, self.seed, self.arm)
+                refer = run_fleet_reference if in_fleet else run_reference
+                return refer(self.scenario, case, self.seed, self.arm)
+            run = run_fleet_law if in_fleet else run_law
+            return run(self.scenario, case, self.seed, self.arm)
         except ConcurError as error:
             arm = self.arm if isinstance(self.arm, str) else self.arm.name
             raise ConfigError(
@@ -138,18 +154,23 @@ class Job:
     @functools.cached_property
     def digest(self) -> str:
         """Equal for jobs whose outcomes are equal but for the names of scenario and arm."""
+        in_fleet = self.scenario.replicas is not None
+        listening = in_fleet  # a reference hears nothing; routers and the sum do
         if isinstance(self.arm, str):
-            listening = False
             arm: Any = self.arm
             sources = _sources(
                 "sim", "lab/bench/arms.py", "lab/bench/search.py", "lab/bench/cases.py"
             )
+            if self.arm == "sum":
+                sources += _sources("core")
         else:
             listening = True
             arm = asdict(self.arm.within(self.scenario))
             del arm["name"]
             sources = _sources("sim", "lab/bench/arms.py", "lab/bench/cases.py", "core")
             sources += _source_of(self.arm.law)
+        if in_fleet:
+            sources += _sources("sim/replicas.py", "lab/bench/fleet_arms.py")
         facts = [self.scenario.world(listening=listening), self.seed, arm, sources]
         text = json.dumps(facts, sort_keys=True, default=repr)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -235,7 +256,7 @@ class _Store:
         half.replace(path)
 
 
-# The parts of the simulator that no run in virtual time goes through.
+# The parts of the simulator that no run in virtual time against one engine goes through.
 _NOT_IN_A_RUN = (
     "answers.py",
     "app.py",
@@ -244,6 +265,7 @@ _NOT_IN_A_RUN = (
     "measured_gates.py",
     "pages.py",
     "realtime.py",
+    "replicas.py",
     "server.py",
     "shapes.py",
     "text.py",
