@@ -164,7 +164,8 @@ def test_the_bundled_suite_covers_what_it_must():
         assert len(pools) == 3, family
     assert {"tools", "fits", "arrivals", "mixed", "machines", "whole", "breadth"} <= families
     assert {s.horizon_s for s in suite if s.family == "endless"} == {1800}
-    assert kinds == {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
+    of_one = {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
+    assert kinds == {*of_one, "replica_dies"}
     assert {s.measure for s in suite} == {
         None,
         "capacity_unknown",
