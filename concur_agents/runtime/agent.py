@@ -203,7 +203,7 @@ class Agent:
             try:
                 await wait(ticket, self._timeout_s)
             except BaseException:  # also when it was let in in this very tick
-                self.close()
+                self._leave()
                 raise
 
     def open_sync(self) -> None:
@@ -219,7 +219,7 @@ class Agent:
             try:
                 wait_sync(self._monitor, ticket, self._timeout_s)
             except BaseException:  # also Ctrl-C
-                self.close()
+                self._leave()
                 raise
 
     def arrive(self, let_in: Callable[[], object]) -> bool:
@@ -235,10 +235,9 @@ class Agent:
         ticket = self._enter(lambda: CallWaiter(let_in))
         return ticket.waiter is None
 
-    @finishing
     def close(self) -> None:
         """Leaves: the place goes to the next. Never blocks; calling it again does nothing."""
-        self._monitor.leave(self._session)
+        self._leave()
 
     @finishing
     def expel(self) -> None:
@@ -439,6 +438,10 @@ class Agent:
     ) -> Step:
         return Step(self._monitor, self._session, prompt_tokens, prefix, source=source, agent=self)
 
+    @finishing
+    def _leave(self) -> None:
+        self._monitor.leave(self._session)
+
     def _enter(self, make_waiter: Callable[[], Waiter]) -> Ticket:
         if self._entered:
             raise ConfigError(
@@ -450,7 +453,7 @@ class Agent:
         try:
             self._monitor.enter(ticket, make_waiter, self._prompt_tokens)
         except BaseException:  # refused; or Ctrl-C, wherever that struck
-            self.close()
+            self._leave()
             raise
         return ticket
 

@@ -171,6 +171,7 @@ def test_the_bundled_suite_covers_what_it_must():
         "capacity_unknown",
         "sizes_unknown",
         "max_wait",
+        "unequal",
         "tau_half",
         "tau_double",
         "price_half",
