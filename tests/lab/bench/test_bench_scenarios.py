@@ -166,6 +166,7 @@ def test_the_bundled_suite_covers_what_it_must():
     assert {s.horizon_s for s in suite if s.family == "endless"} == {1800}
     of_one = {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
     assert kinds == {*of_one, "replica_dies"}
+    assert {s.replicas for s in suite if s.family == "fleet"} == {4, 8}
     assert {s.measure for s in suite} == {
         None,
         "capacity_unknown",
