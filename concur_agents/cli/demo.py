@@ -20,6 +20,7 @@ from rich.table import Table
 from concur_agents.cli.console import Console
 from concur_agents.lab.demo import (
     FITS_PROFILE,
+    FLEET_PROFILE,
     ArmReport,
     Course,
     Progress,
@@ -34,6 +35,9 @@ from concur_agents.lab.demo.picture import draw
 from concur_agents.sim.client_clock import ClientClock
 from concur_agents.sim.server import EmbeddedServer
 
+ONE_PROFILE = "h200-qwen3-32b"
+"""Of a single engine, unless it is to fit."""
+
 NAME = "concur-demo"
 """Of the pictures, without their endings."""
 
@@ -43,9 +47,20 @@ def demo_command(
     arms: str = typer.Option(
         "", help="All arms instead: none, fixed, fixed:N and laws, comma-separated."
     ),
-    agents: int = typer.Option(64, min=1, help="How many agents."),
-    steps: int = typer.Option(32, min=0, help="End every agent after so many calls; 0: run whole."),
-    profile: str = typer.Option("h200-qwen3-32b", help="Engine: a name, or a path of a .toml."),
+    replicas: int = typer.Option(1, min=1, help="Engines, each on a port of its own."),
+    agents: int | None = typer.Option(
+        None, min=1, help="How many agents (default: 64; 24 for each of several replicas)."
+    ),
+    steps: int | None = typer.Option(
+        None,
+        min=0,
+        help="End every agent after so many calls; 0: run whole (default: 32; 20 with replicas).",
+    ),
+    profile: str = typer.Option(
+        "",
+        help="Engine: a name, or a path of a .toml "
+        f"(default: {ONE_PROFILE}; with replicas {FLEET_PROFILE}).",
+    ),
     fits: bool = typer.Option(
         False, "--fits", help=f"An engine that holds them all ({FITS_PROFILE}): is anything lost?"
     ),
@@ -63,18 +78,26 @@ def demo_command(
 
     The fixed cap is the KV pool over the mean final context: what fits on average.
 
+    With --replicas 4 the arms are round robin, sticky (each agent stays where it began) and one
+    governor over all four; caps and laws hold for each pool.
+
     With --json: scenario, machine, arms (one object each, with its series) and files.
     """
     console = Console(stderr=as_json_)
     if time_scale:
         console.print("--time-scale has no effect: the engine's clock waits for the agents.")
     with console.status("choosing agents"):
+        several = replicas > 1
+        usual = ("none", "sticky", law) if several else ("none", "fixed", law)
         scenario = make_scenario(
-            arms=arms or ",".join(dict.fromkeys(("none", "fixed", law))),
-            profile=FITS_PROFILE if fits else profile,
+            arms=arms or ",".join(dict.fromkeys(usual)),
+            replicas=replicas,
+            profile=FITS_PROFILE
+            if fits
+            else profile or (FLEET_PROFILE if several else ONE_PROFILE),
             traces=traces,
-            agents=agents,
-            max_steps=steps or None,
+            agents=agents or (24 * replicas if several else 64),
+            max_steps=(20 if several else 32) if steps is None else steps or None,
             seed=seed,
         )
     console.print(_introduction(scenario), highlight=False, soft_wrap=True)
@@ -112,8 +135,13 @@ async def _run(scenario: Scenario, console: Console) -> list[Course]:
     texts = Texts(scenario.plans, scenario.seed)
     with Live(get_renderable=board.render, console=console, transient=True):
         for arm in scenario.arms:
-            async with EmbeddedServer(scenario.profile, clock=ClientClock()) as server:
-                course = await run_arm(arm, scenario, server, texts, board.rows.append)
+            clock = ClientClock()
+            async with contextlib.AsyncExitStack() as stack:
+                servers = [
+                    await stack.enter_async_context(EmbeddedServer(scenario.profile, clock=clock))
+                    for _ in range(scenario.replicas)
+                ]
+                course = await run_arm(arm, scenario, servers, texts, board.rows.append)
             courses.append(course)
             if not console.is_terminal:
                 minutes = course.makespan_s / 60
@@ -148,10 +176,14 @@ class _Board:
 
 def _introduction(scenario: Scenario) -> str:
     profile = scenario.profile
+    several = f"{scenario.replicas} replicas of " if scenario.replicas > 1 else ""
+    size = f"{profile.capacity_tokens:,} tokens"
+    if several:
+        size = f"{scenario.replicas} times {size}"
     return (
         f"{len(scenario.plans)} agents from {scenario.traces}, {scenario.calls:,} calls, on "
-        f"{profile.model} ({profile.name}).\n"
-        f"KV cache: {profile.capacity_tokens:,} tokens. All final contexts together: "
+        f"{several}{profile.model} ({profile.name}).\n"
+        f"KV cache: {size}. All final contexts together: "
         f"{scenario.final_tokens:,}, {scenario.oversubscription:.1f} times that.\n"
         "The engine is simulated, HTTP and openai clients are real. Its clock waits for them."
     )
@@ -159,6 +191,7 @@ def _introduction(scenario: Scenario) -> str:
 
 def _table(reports: Sequence[ArmReport]) -> Table:
     """A column per arm, so that it fits into 80 characters."""
+    base = next((report.label for report in reports if report.law is None), "ungoverned")
     table = Table(box=None, pad_edge=False)
     table.add_column()
     for report in reports:
@@ -173,7 +206,7 @@ def _table(reports: Sequence[ArmReport]) -> Table:
         ("mean active agents", lambda arm: f"{arm.mean_active:.1f}"),
         ("pauses", lambda arm: f"{arm.pauses:,}"),
         ("worst wait, s", lambda arm: f"{arm.worst_wait_s:,.0f}"),
-        ("× ungoverned", lambda arm: "-" if arm.speedup is None else f"{arm.speedup:.2f}"),
+        (f"× {base}", lambda arm: "-" if arm.speedup is None else f"{arm.speedup:.2f}"),
     ]
     for name, cell in rows:
         table.add_row(name, *(cell(report) for report in reports))

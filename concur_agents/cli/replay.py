@@ -17,12 +17,15 @@ import typer
 
 from concur_agents._version import __version__
 from concur_agents.cli.options import import_from_here
-from concur_agents.errors import ProbeError
+from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.lab.replay import (
     SHAPES,
     ArmRun,
     Endpoint,
+    Engines,
     Options,
+    Replicas,
+    SumProbe,
     WorkloadOptions,
     make_plans,
     parse_arms,
@@ -40,15 +43,22 @@ _DAY_S = 86_400.0
 
 
 def replay_command(
-    url: str = typer.Argument(help="Base address of the endpoint, with or without /v1."),
+    url: str = typer.Argument("", help="Base address of the endpoint, with or without /v1."),
+    urls: list[str] = typer.Option(
+        [], "--url", help="Base address of each of several replicas; more than once."
+    ),
+    ranks: int = typer.Option(
+        1, min=1, help="Data-parallel engines behind each address, pinned by header."
+    ),
     workload: str = typer.Option(
         "main",
         help=f"A shape ({', '.join(SHAPES)}), a bundled recording, a trace file; several with +.",
     ),
     arms: str = typer.Option(
         "none,fixed:32,working_set",
-        help="none, fixed:N, requests:N, cache_aimd[:INTERVAL/START], working_set, or any law "
-        "as LAW:name=number+name=number, LAW a name or module:Class; comma-separated, run in turn.",
+        help="none, sticky, fixed:N (in each pool), requests:N, cache_aimd[:INTERVAL/START], "
+        "working_set, or any law as LAW:name=number+name=number, LAW a name or "
+        "module:Class; comma-separated, run in turn.",
     ),
     agents: int | None = typer.Option(
         None, min=1, help="How many agents (default: the workload's)."
@@ -92,6 +102,9 @@ def replay_command(
     Every arm does the same work: exact prompt and output lengths, real waits for tools. The prefix
     cache is emptied before each arm if the engine allows it. Writes JSON, a picture and a table.
 
+    With several replicas (--url URL --url URL, or --ranks N) calls of the arm none take turns;
+    sticky gives each agent the replica with the fewest; a law governs each pool.
+
     With --json the table is one object with the keys files, made_by, command, note, began_unix_s,
     endpoint, workload, options, work_agrees and summary (a list with one object per arm); all
     messages go to stderr.
@@ -100,12 +113,16 @@ def replay_command(
     tokens within 1 %.
     """
     import_from_here()
+    addresses = [each.rstrip("/").removesuffix("/v1") for each in (url, *urls) if each]
+    if not addresses:
+        raise ConfigError("give the address of the endpoint, or of each replica with --url")
+    if metrics_url is not None and len(addresses) > 1:
+        raise ConfigError("--metrics-url is for one endpoint, and there are several")
     code = asyncio.run(
         _replay(
-            url=url,
-            metrics_url=metrics_url or url,
+            engines=Engines(tuple(addresses), ranks, api_key),
+            metrics_urls=[metrics_url] if metrics_url else addresses,
             model=model,
-            api_key=api_key,
             arms=arms,
             choice=WorkloadOptions(
                 source=workload,
@@ -137,10 +154,9 @@ def replay_command(
 
 async def _replay(
     *,
-    url: str,
-    metrics_url: str,
+    engines: Engines,
+    metrics_urls: list[str],
     model: str | None,
-    api_key: str | None,
     arms: str,
     choice: WorkloadOptions,
     options: Options,
@@ -151,9 +167,11 @@ async def _replay(
 ) -> int:
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     chosen = parse_arms(arms)
-    endpoint = Endpoint(url, model=model, api_key=api_key)
-    reader = HttpProbe(metrics_url, api_key=api_key)
-    probe: HttpProbe | None = reader
+    key = engines.api_key
+    endpoint = Replicas({url: Endpoint(url, model=model, api_key=key) for url in engines.urls})
+    reader = SumProbe([HttpProbe(url, api_key=key) for url in metrics_urls])
+    probe: SumProbe | None = reader
+    several = engines if len(engines.addresses) > 1 else None
     capacity_tokens = None
     try:
         capacity_tokens = (await asyncio.to_thread(reader.read)).capacity_tokens
@@ -168,7 +186,7 @@ async def _replay(
             "command": ["concur", "replay", *sys.argv[1:]],
             "note": note,
             "began_unix_s": round(time.time()),
-            "endpoint": _facts(plans, capacity_tokens, endpoint),
+            "endpoint": _facts(plans, capacity_tokens, endpoint, len(engines.addresses)),
             "workload": asdict(choice),
             "options": asdict(options),
         }
@@ -177,7 +195,7 @@ async def _replay(
         def keep(runs: Sequence[ArmRun]) -> None:
             _write(record | _results(runs), out)
 
-        runs = await replay(endpoint, plans, chosen, probe, options, say, keep)
+        runs = await replay(endpoint, plans, chosen, probe, options, say, keep, several)
     finally:
         await endpoint.close()
         reader.close()
@@ -232,12 +250,13 @@ def _verdict(runs: Sequence[ArmRun], say: Callable[[str], object]) -> int:
 
 
 def _facts(
-    plans: list[AgentPlan], capacity_tokens: float | None, endpoint: Endpoint
+    plans: list[AgentPlan], capacity_tokens: float | None, endpoint: Replicas, replicas: int
 ) -> dict[str, Any]:
     contexts = sum(plan.peak_tokens for plan in plans)
     return {
         "model": endpoint.model,
         "dialect": endpoint.dialect,
+        "replicas": replicas,
         "capacity_tokens": capacity_tokens,
         "agents": len(plans),
         "steps": sum(len(plan.steps) for plan in plans),

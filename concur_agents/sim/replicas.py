@@ -28,6 +28,7 @@ __all__ = [
     "SumGate",
     "UngovernedFleet",
     "simulate_fleet",
+    "sum_of",
 ]
 
 _RETRY_S = 1.0
@@ -181,7 +182,7 @@ class SumGate(RegulatorGate):
         if replica + 1 < len(self._readings):
             return []
         known = [reading for reading in self._readings if reading is not None]
-        return self.regulator.tick(_sum_of(known, now) if known else None, now)
+        return self.regulator.tick(sum_of(known, now) if known else None, now)
 
     def fail_step(self, agent: str, now: float) -> list[str]:
         """See `RoutingGate`."""
@@ -320,7 +321,7 @@ class _FleetSimulation(Simulation):
             self._fail(self.agents[name.rpartition("/")[0]])
 
 
-def _sum_of(readings: Sequence[Reading], now: float) -> Reading:
+def sum_of(readings: Sequence[Reading], now: float) -> Reading:
     """Several engines as one page shows them: sums, and the largest usage."""
     sums: dict[str, float | None] = {}
     for field in dataclasses.fields(Reading):

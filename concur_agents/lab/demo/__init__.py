@@ -7,10 +7,18 @@ real clients, `report` counts, `picture` draws. Nothing here is needed to govern
 from concur_agents.lab.demo.chat import Texts
 from concur_agents.lab.demo.course import Course, Progress, run_arm
 from concur_agents.lab.demo.report import ArmReport, as_json, summarize
-from concur_agents.lab.demo.scenario import FITS_PROFILE, Arm, Scenario, make_scenario, parse_arms
+from concur_agents.lab.demo.scenario import (
+    FITS_PROFILE,
+    FLEET_PROFILE,
+    Arm,
+    Scenario,
+    make_scenario,
+    parse_arms,
+)
 
 __all__ = [
     "FITS_PROFILE",
+    "FLEET_PROFILE",
     "Arm",
     "ArmReport",
     "Course",

@@ -7,11 +7,13 @@ same clock. All times are seconds on it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import openai
@@ -20,9 +22,10 @@ from concur_agents.errors import ConcurError
 from concur_agents.governor import Governor
 from concur_agents.lab.demo.chat import Chat, Message, Texts
 from concur_agents.lab.demo.scenario import POLL_INTERVAL_S, Arm, Scenario
-from concur_agents.lab.replay.arms import Gate, Governed, Open
+from concur_agents.lab.replay.arms import Gate, Governed, Open, Sticky
 from concur_agents.lab.replay.batch import Batch, PromptSize, StepRow
 from concur_agents.lab.replay.endpoint import Completion
+from concur_agents.lab.replay.replicas import Engines
 from concur_agents.runtime.events import Event
 from concur_agents.sim.client_clock import Alarm, ClientClock
 from concur_agents.sim.profile import Profile
@@ -72,7 +75,7 @@ class Course:
 async def run_arm(
     arm: Arm,
     scenario: Scenario,
-    server: EmbeddedServer,
+    servers: Sequence[EmbeddedServer],
     texts: Texts,
     watch: Callable[[Progress], object] = lambda progress: None,
 ) -> Course:
@@ -81,26 +84,35 @@ async def run_arm(
     Args:
         arm: who decides.
         scenario: what to run.
-        server: made with a `ClientClock`, running, and new: its cache is empty.
+        servers: the replicas, made with one `ClientClock`, running, and new: their caches are
+            empty.
         texts: what the agents say.
         watch: is handed the progress once, before the first call; it changes from there on.
 
     Raises:
         ConcurError: a call failed, or was not counted as recorded.
     """
-    clock = server.clock
+    clock = servers[0].clock
     assert clock is not None
     course = Course(arm, {plan.id: [] for plan in scenario.plans})
     began_s = time.monotonic()
+    urls = [server.url for server in servers]
     async with (
-        openai.AsyncOpenAI(
-            base_url=f"{server.url}/v1", api_key="none", timeout=_PATIENCE_S
-        ) as client,
-        _gate(course, server.url, clock) as gate,
+        AsyncExitStack() as stack,
+        _gate(course, urls, clock) as gate,
     ):
+        clients = {}
+        for url in urls:
+            client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=_PATIENCE_S)
+            clients[url] = await stack.enter_async_context(client)
+        turn = itertools.cycle(clients.values())
+
+        def client_of(agent: str) -> openai.AsyncOpenAI:
+            address = gate.address_of(agent)
+            return next(turn) if address is None else clients[address.url]
 
         def converse(plan: AgentPlan) -> _Conversation:
-            return _Conversation(plan, texts, client, scenario.profile)
+            return _Conversation(plan, texts, partial(client_of, plan.id), scenario.profile)
 
         batch = Batch(gate, clock, converse, [], [])
         progress = Progress(arm, len(scenario.plans), clock, batch)
@@ -129,9 +141,13 @@ class _Conversation:
     first_tokens: int | None = None  # agents learn from `usage` how large their prompts are
 
     def __init__(
-        self, plan: AgentPlan, texts: Texts, client: openai.AsyncOpenAI, profile: Profile
+        self,
+        plan: AgentPlan,
+        texts: Texts,
+        client: Callable[[], openai.AsyncOpenAI],
+        profile: Profile,
     ) -> None:
-        self._client = client
+        self._client = client  # of the replica that the next call goes to
         self._model = profile.model
         self._chat = Chat(plan, texts)
         self._reusable = _reusable_tokens(plan, profile.block_size)
@@ -144,7 +160,7 @@ class _Conversation:
 
     async def ask(self, step: PlanStep) -> Completion:
         """One LLM call."""
-        answer = await self._client.chat.completions.create(
+        answer = await self._client().chat.completions.create(
             model=self._model,
             messages=[],
             max_tokens=step.output.tokens,
@@ -175,12 +191,12 @@ class _Conversation:
 
 
 @asynccontextmanager
-async def _gate(course: Course, url: str, clock: ClientClock) -> AsyncIterator[Gate]:
+async def _gate(course: Course, urls: list[str], clock: ClientClock) -> AsyncIterator[Gate]:
     if course.arm.law is None:
-        yield Open()
+        yield Sticky(Engines(tuple(urls))) if course.arm.router == "sticky" else Open()
         return
     governor = Governor(
-        url,
+        urls if len(urls) > 1 else urls[0],
         law=course.arm.law,
         poll_interval_s=POLL_INTERVAL_S,
         clock=clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from concur_agents.lab.demo.scenario import Scenario
 __all__ = ["draw"]
 
 _INK, _FAINT = "#22272e", "#d5dae1"
-_UNGOVERNED = "#c8553d"
+_UNGOVERNED = ("#c8553d", "#e0a458")
 _COLORS = ("#8a94a3", "#1f6feb", "#2e9e6b", "#8957c4", "#b8860b")  # a cap is grey, a law is not
 _LEFT = 0.1
 _PANELS = (
@@ -95,10 +96,12 @@ def _fill(figure: Any, scenario: Scenario, courses: Sequence[Course]) -> None:
 
 
 def _title(scenario: Scenario) -> str:
-    return (
-        f"{len(scenario.plans)} recorded agents on {scenario.profile.model}, "
-        f"their final contexts {scenario.oversubscription:.1f} times the KV cache"
-    )
+    agents, model = len(scenario.plans), scenario.profile.model
+    times = f"{scenario.oversubscription:.1f} times the KV"
+    if scenario.replicas > 1:
+        several = f"{scenario.replicas} × {model}"
+        return f"{agents} recorded agents on {several}, {times} caches in the end"
+    return f"{agents} recorded agents on {model}, their final contexts {times} cache"
 
 
 def _legend(report: ArmReport, unit_s: float, unit: str) -> str:
@@ -112,4 +115,5 @@ def _is_governed(report: ArmReport) -> bool:
 
 def _colors(reports: Sequence[ArmReport]) -> list[str]:
     others = iter(_COLORS if any(r.law == "fixed" for r in reports) else _COLORS[1:])
-    return [_UNGOVERNED if report.law is None else next(others) for report in reports]
+    ungoverned = itertools.cycle(_UNGOVERNED)
+    return [next(ungoverned if report.law is None else others) for report in reports]

@@ -25,7 +25,7 @@ class ArmReport:
     makespan_s: float
     """From the first agent's arrival to the last one's end [s]."""
     speedup: float | None
-    """Makespan of the ungoverned arm over this one's; None: no arm was ungoverned."""
+    """Makespan of the (first) ungoverned arm over this one's; None: no arm was ungoverned."""
     virtual_makespan_s: float
     """The same batch in the virtual-time simulator: no HTTP, no clients, no machine [s]."""
     real_s: float
@@ -115,6 +115,7 @@ def as_json(
             "seed": scenario.seed,
             "profile": profile.name,
             "model": profile.model,
+            "replicas": scenario.replicas,
             "capacity_tokens": profile.capacity_tokens,
             "final_tokens": scenario.final_tokens,
             "oversubscription": round(scenario.oversubscription, 3),

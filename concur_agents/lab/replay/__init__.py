@@ -7,6 +7,7 @@ between the two, `driver` runs it, `summary` and `plots` tell. Nothing here is n
 from concur_agents.lab.replay.arms import Arm, parse_arm, parse_arms
 from concur_agents.lab.replay.driver import ArmRun, Options, ReplaySample, StepRow, replay
 from concur_agents.lab.replay.endpoint import Endpoint, EndpointError
+from concur_agents.lab.replay.replicas import Engines, Replicas, SumProbe
 from concur_agents.lab.replay.summary import (
     Summary,
     read_round,
@@ -23,9 +24,12 @@ __all__ = [
     "ArmRun",
     "Endpoint",
     "EndpointError",
+    "Engines",
     "Options",
     "ReplaySample",
+    "Replicas",
     "StepRow",
+    "SumProbe",
     "Summary",
     "WorkloadOptions",
     "make_plans",

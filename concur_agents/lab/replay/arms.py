@@ -1,7 +1,8 @@
 """What may stand between the agents and the endpoint in one arm of a replay.
 
-    none                        no agent waits
-    fixed:32                    at most 32 active agents (the law `fixed`)
+    none                        no agent waits; several endpoints take the calls in turn
+    sticky                      no agent waits; each has one of several pools, for life
+    fixed:32                    at most 32 active agents (the law `fixed`), in each pool
     requests:32                 at most 32 calls in flight: what a client-side semaphore does
     cache_aimd  cache_aimd:2/4  the published law; 2 s interval, start at 4 agents
     working_set  working_set:name=0.5+other=3     any law by name, with its settings
@@ -13,6 +14,7 @@ Laws run in the product's own Governor, exactly as a user would run them.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -23,9 +25,11 @@ from concur_agents.adapters.prompts import Prompt
 from concur_agents.core import law_names
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
+from concur_agents.lab.replay.replicas import Engines
 from concur_agents.probes import Probe
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Agent
+from concur_agents.runtime.endpoints import Address
 from concur_agents.runtime.law_choice import law_by_name
 
 __all__ = ["Arm", "Gate", "GateAgent", "GateStep", "Governed", "Open", "parse_arm", "parse_arms"]
@@ -68,6 +72,10 @@ class Gate(Protocol):
         """What the gate decides right now, for the time series; empty where it decides nothing."""
         ...
 
+    def address_of(self, agent_id: str) -> Address | None:
+        """Where the next call of an agent goes; None: there is one place, or any will do."""
+        ...
+
     def close(self) -> None:
         """Stop deciding."""
         ...
@@ -75,10 +83,13 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm: its name as typed, and how to build its gate (None: there are no metrics)."""
+    """One arm: its name as typed, and how to build its gate.
+
+    It is built for a probe, for several `Engines`, or for None: there are no metrics.
+    """
 
     name: str
-    build: Callable[[Probe | None], Gate]
+    build: Callable[[Probe | Engines | None], Gate]
 
     @property
     def is_fixed(self) -> bool:
@@ -103,6 +114,8 @@ def parse_arm(text: str) -> Arm:
     kind, _, setting = text.partition(":")
     if kind == "none":
         return Arm(text, lambda probe: Open())
+    if text == "sticky":
+        return Arm(text, Sticky)
     if kind == "requests":
         limit = _count(text, setting)
         return Arm(text, lambda probe: Open(limit))
@@ -110,7 +123,8 @@ def parse_arm(text: str) -> Arm:
         if not setting:
             names = ", ".join(law_names())
             raise ConfigError(
-                f"arm {text!r} is unknown; use none, requests:N, a law ({names}), or module:Class"
+                f"arm {text!r} is unknown; use none, sticky, requests:N, a law ({names}), or "
+                "module:Class"
             )
         class_name, _, setting = setting.partition(":")
         kind = f"{kind}:{class_name}"
@@ -119,7 +133,14 @@ def parse_arm(text: str) -> Arm:
         law = law_by_name(kind, **settings)
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"arm {text!r}: {error}") from error
-    return Arm(text, lambda probe: Governed(Governor(law=law, probe=probe)))
+
+    def build(engines: Probe | Engines | None) -> Gate:
+        if isinstance(engines, Engines):
+            urls = list(engines.urls)
+            return Governed(Governor(urls, law=law, ranks=engines.ranks, api_key=engines.api_key))
+        return Governed(Governor(law=law, probe=engines))
+
+    return Arm(text, build)
 
 
 def _settings(text: str, kind: str, setting: str) -> dict[str, float]:
@@ -182,8 +203,41 @@ class Open:
         """Nothing is decided."""
         return {}
 
+    def address_of(self, agent_id: str) -> Address | None:
+        """Any place will do."""
+        return None
+
     def close(self) -> None:
         """Nothing to stop."""
+
+
+class Sticky(Open):
+    """Lets every agent in; each stays where its first call went, with the fewest agents."""
+
+    def __init__(self, engines: Probe | Engines | None) -> None:
+        super().__init__()
+        addresses = engines.addresses if isinstance(engines, Engines) else []
+        self._agents = Counter(dict.fromkeys(addresses, 0))
+        self._home: dict[str, Address] = {}
+
+    @asynccontextmanager
+    async def agent(
+        self, agent_id: str, *, prompt_tokens: int | None = None
+    ) -> AsyncIterator[Open]:
+        """One agent's whole life."""
+        if not self._agents:
+            yield self
+            return
+        home = self._home[agent_id] = min(self._agents, key=self._agents.__getitem__)
+        self._agents[home] += 1
+        try:
+            yield self
+        finally:
+            self._agents[home] -= 1
+
+    def address_of(self, agent_id: str) -> Address | None:
+        """The place of its first call."""
+        return self._home.get(agent_id)
 
 
 class Governed:
@@ -212,6 +266,10 @@ class Governed:
             "reason": seen.reason,
             "poll_failures": seen.poll_failures_total,
         }
+
+    def address_of(self, agent_id: str) -> Address | None:
+        """The pool that the governor gave it."""
+        return self._governor.address_of(agent_id)
 
     def close(self) -> None:
         """Close the governor."""

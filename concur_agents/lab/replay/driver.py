@@ -27,6 +27,7 @@ from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.lab.replay.arms import Arm, Gate
 from concur_agents.lab.replay.batch import Batch, PromptSize, StepRow, WallClock
 from concur_agents.lab.replay.endpoint import Completion, Endpoint, EndpointError, Unit, Vocabulary
+from concur_agents.lab.replay.replicas import Engines, Replicas
 from concur_agents.probes import Probe
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
@@ -114,13 +115,14 @@ class ArmRun:
 
 
 async def replay(
-    endpoint: Endpoint,
+    endpoint: Endpoint | Replicas,
     plans: Sequence[AgentPlan],
     arms: Sequence[Arm],
     probe: Probe | None,
     options: Options,
     say: Callable[[str], None] = lambda line: None,
     keep: Callable[[Sequence[ArmRun]], None] = lambda runs: None,
+    engines: Engines | None = None,
 ) -> list[ArmRun]:
     """Run all arms, round after round, within the deadline.
 
@@ -132,6 +134,7 @@ async def replay(
         options: limits and scales.
         say: gets one line now and then.
         keep: given all runs so far after each, so that nothing is lost if we are stopped.
+        engines: several pools, which gates read for themselves; None: there is one.
     """
     longest = max(plan.peak_tokens for plan in plans)
     if endpoint.max_context_tokens is not None and longest > endpoint.max_context_tokens:
@@ -149,7 +152,7 @@ async def replay(
             if left_s < _LEAST_ARM_S:
                 say(f"{arm.name}: skipped, {max(0.0, left_s):.0f} s are left")
                 continue
-            gate = arm.build(probe)
+            gate = arm.build(probe if engines is None else engines)
             await _run_arm(run, gate, endpoint, plans, probe, options, end_s, say)
             keep(runs)
     return runs
@@ -158,7 +161,7 @@ async def replay(
 async def _run_arm(
     run: ArmRun,
     gate: Gate,
-    endpoint: Endpoint,
+    endpoint: Endpoint | Replicas,
     plans: Sequence[AgentPlan],
     probe: Probe | None,
     options: Options,
@@ -202,7 +205,12 @@ class _Course:
     """One arm on its way, and the counts the samples are taken from."""
 
     def __init__(
-        self, run: ArmRun, gate: Gate, endpoint: Endpoint, vocabulary: Vocabulary, options: Options
+        self,
+        run: ArmRun,
+        gate: Gate,
+        endpoint: Endpoint | Replicas,
+        vocabulary: Vocabulary,
+        options: Options,
     ) -> None:
         self._run = run
         self._gate = gate
@@ -211,7 +219,7 @@ class _Course:
         self.in_flight = 0
 
         def converse(plan: AgentPlan) -> _Conversation:
-            return _Conversation(plan, run, endpoint, vocabulary, options, self)
+            return _Conversation(plan, run, gate, endpoint, vocabulary, options, self)
 
         self.batch = Batch(gate, self.clock, converse, run.steps, run.agent_done_s)
 
@@ -247,13 +255,15 @@ class _Conversation:
         self,
         plan: AgentPlan,
         run: ArmRun,
-        endpoint: Endpoint,
+        gate: Gate,
+        endpoint: Endpoint | Replicas,
         vocabulary: Vocabulary,
         options: Options,
         course: _Course,
     ) -> None:
         self._plan = plan
         self._run = run
+        self._gate = gate
         self._endpoint = endpoint
         self._vocabulary = vocabulary
         self._options = options
@@ -278,7 +288,8 @@ class _Conversation:
         for left in reversed(range(_TRIES)):
             self._course.in_flight += 1
             try:
-                answer = await self._endpoint.complete(self._prompt, step.output.tokens)
+                at = self._gate.address_of(self._plan.id)
+                answer = await self._endpoint.complete(self._prompt, step.output.tokens, at)
                 if answer.ids is not None:
                     self._known[step.output.key] = list(answer.ids)
                 self._run.wrong_lengths += answer.prompt_tokens != len(self._prompt)
@@ -340,7 +351,7 @@ async def _fall_idle(probe: Probe | None, end_s: float) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _warm_up(endpoint: Endpoint, vocabulary: Vocabulary) -> None:
+async def _warm_up(endpoint: Endpoint | Replicas, vocabulary: Vocabulary) -> None:
     """Twelve calls of 64 to 1,024 tokens, four at a time: the first call of its shape is never a
     measured one.
     """

@@ -15,12 +15,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import openai.types.chat
 
 from concur_agents.errors import ConcurError, ConfigError
+from concur_agents.runtime.endpoints import Address
+
+if TYPE_CHECKING:
+    from openai._types import RequestOptions
 
 __all__ = ["Completion", "Endpoint", "EndpointError", "Vocabulary"]
 
@@ -173,9 +177,11 @@ class Endpoint:
         """Units this endpoint understands; another salt spells everything differently."""
         return Vocabulary(_IDS if self._dialect.units == "ids" else self._words, salt)
 
-    async def complete(self, prompt: Sequence[Unit], output_tokens: int) -> Completion:
+    async def complete(
+        self, prompt: Sequence[Unit], output_tokens: int, at: Address | None = None
+    ) -> Completion:
         """One call with a prompt of exactly ``len(prompt)`` tokens and exactly so many output
-        tokens.
+        tokens; `at` says which of several data-parallel engines is to take it.
 
         Raises:
             openai.APIError: whatever the endpoint or the way to it did wrong.
@@ -195,17 +201,23 @@ class Endpoint:
             whole = "".join(f" {unit}" for unit in kept)
         told: Any = None
         response: Any
+        pinned: RequestOptions = {}
+        if at is not None and at.rank is not None:
+            pinned = {"headers": {"X-data-parallel-rank": str(at.rank)}}
         # The client's own create() checks a prompt of ids one by one, which takes 0.3 s for 8,000;
         # its post() sends the body as it is.
         if self._dialect.route == "chat":
             body["messages"] = [{"role": "user", "content": whole}]
             response = await self._client.post(
-                "/chat/completions", body=body, cast_to=openai.types.chat.ChatCompletion
+                "/chat/completions",
+                body=body,
+                options=pinned,
+                cast_to=openai.types.chat.ChatCompletion,
             )
         else:
             body["prompt"] = whole
             response = await self._client.post(
-                "/completions", body=body, cast_to=openai.types.Completion
+                "/completions", body=body, options=pinned, cast_to=openai.types.Completion
             )
             if response.choices:
                 told = getattr(response.choices[0], "token_ids", None)

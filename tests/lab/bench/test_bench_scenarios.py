@@ -166,6 +166,7 @@ def test_the_bundled_suite_covers_what_it_must():
     assert {s.horizon_s for s in suite if s.family == "endless"} == {1800}
     of_one = {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
     assert kinds == {*of_one, "replica_dies"}
+    assert {s.replicas for s in suite if s.family == "fleet"} == {4, 8}
     assert {s.measure for s in suite} == {
         None,
         "capacity_unknown",
@@ -176,6 +177,7 @@ def test_the_bundled_suite_covers_what_it_must():
         "tau_double",
         "price_half",
         "price_double",
+        "unequal",
     }
     assert len({s.profile for s in suite}) >= 3
     assert sum(s.quick for s in suite) >= 5

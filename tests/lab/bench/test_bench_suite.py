@@ -8,9 +8,11 @@ import pytest
 from concur_agents.cli.app import main
 from concur_agents.core import ORDERS, Regulator, make_law
 from concur_agents.errors import ConfigError
+from concur_agents.lab.bench import suite as suite_module
 from concur_agents.lab.bench.arms import LawArm, run_law, run_reference
+from concur_agents.lab.bench.figures import Report
 from concur_agents.lab.bench.scenario import Scenario, parse_suite
-from concur_agents.lab.bench.suite import evaluate, law_arm
+from concur_agents.lab.bench.suite import Job, evaluate, law_arm
 from concur_agents.lab.replay.arms import parse_arm
 from concur_agents.sim.runner import AgentCap, RegulatorGate, simulate
 
@@ -398,3 +400,101 @@ def test_a_law_of_ones_own_runs_by_module_and_class(
         assert gate.view()["limit_agents"] == 3
     finally:
         gate.close()
+
+
+# --- fleets --------------------------------------------------------------------------------------
+
+FLEET = """\
+# Two replicas with four times what they hold.
+family = "fleet"
+profile = "h100-qwen3-8b"
+kv_tokens = 12_000
+replicas = 2
+
+[[batch]]
+source = "synthetic"
+group = "hot"
+agents = 16
+steps = 4
+first = [2000, 4000]
+shared = 500
+tools = "constant:0.5"
+"""
+
+UNEQUAL = """\
+# One pool is twice as large as the other.
+of = ["two"]
+measure = "unequal"
+family = "fleet"
+shares = [2, 1]
+"""
+
+
+def test_a_fleet_has_references_of_its_own_and_laws_in_each_pool():
+    suite = parse_suite({"tiny": TINY, "two": FLEET, "unequal": UNEQUAL})
+
+    outcomes = evaluate([law_arm("working_set")], scenarios=suite, seeds=(1,), workers=1)
+
+    arms: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        arms.setdefault(outcome.scenario, []).append(outcome.arm)
+        assert outcome.metrics["finished"] == outcome.metrics["agents"]
+    in_fleet = ["round_robin", "sticky", "sum", "cap_per_replica", "working_set"]
+    assert arms == {
+        "tiny": ["ungoverned", "best_fixed", "best_request", "free_tier", "working_set"],
+        "two": in_fleet,
+        "unequal@two": in_fleet,
+    }
+    report = Report(suite, outcomes)
+    assert [len(scenarios) for scenarios, _ in report.tables()] == [1, 2]
+    figures = {figure.key: figure for figure in report.figures("working_set")}
+    assert figures["vs_best_fixed_geomean"].scenarios == 1
+    assert figures["fleet_vs_best_cap_geomean"].scenarios == 2
+    assert figures["unequal_cost_geomean"].scenarios == 1
+    assert figures["unequal_cost_geomean"].goal == 1.05
+
+
+def test_unequal_pools_have_the_same_sum_and_groups_are_only_those_that_are_named():
+    two, unequal = parse_suite({"two": FLEET, "unequal": UNEQUAL})
+
+    equal_case, case = two.case(1), unequal.case(1)
+
+    assert [engine.kv_blocks for engine in equal_case.replicas] == [750, 750]
+    assert [engine.kv_blocks for engine in case.replicas] == [1000, 500]
+    assert case.oversubscription == pytest.approx(equal_case.oversubscription)
+    assert {plan.group for plan in case.plans} == {"hot"}
+    (tiny,) = parse_suite({"tiny": TINY})
+    assert {plan.group for plan in tiny.case(1).plans} == {None}
+
+
+def test_what_fleets_add_leaves_the_outcomes_of_single_engines_where_they_are(monkeypatch):
+    """Or each change of the fleet's simulator would cost an hour of searches."""
+    (tiny,) = parse_suite({"tiny": TINY})
+    (two,) = parse_suite({"two": FLEET})
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(suite_module, "_sources", lambda *parts: asked.append(parts) or "")
+
+    assert Job(tiny, 1, "ungoverned").digest
+    assert not any("fleet" in part or "replicas" in part for parts in asked for part in parts)
+    assert Job(two, 1, "sticky").digest
+    assert asked[-1] == ("sim/replicas.py", "lab/bench/fleet_arms.py")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("replicas = 2", "replicas = 0", "replicas must be above 0"),
+        ("replicas = 2", "replicas = 2\nshares = [1, 2, 3]", "3 numbers for 2 replicas"),
+        ("replicas = 2", "replicas = 2\nshares = [1, 0]", "above 0"),
+        ("replicas = 2", 'replicas = 2\nshares = ["a", 1]', "must be numbers"),
+        ("replicas = 2", "shares = [1, 2]", "for no replicas"),
+        (
+            "[[batch]]",
+            '[[faults]]\nkind = "replica_dies"\nreplica = 2\nat_s = 5\n[[batch]]',
+            "no replica 2",
+        ),
+    ],
+)
+def test_a_fleet_that_makes_no_sense_is_refused(old: str, new: str, says: str):
+    with pytest.raises(ConfigError, match=says):
+        parse_suite({"two": FLEET.replace(old, new)})

@@ -254,12 +254,12 @@ async def test_an_arm_whose_calls_are_not_counted_as_recorded_is_not_reported():
     server = EmbeddedServer(SMALL, clock=ClientClock(), script=lambda _: Reply("too short"))
     with pytest.raises(ConcurError, match="would not do the same work"):
         async with server:
-            await run_arm(Arm("none", None), scenario, server, Texts(scenario.plans, 0))
+            await run_arm(Arm("none", None), scenario, [server], Texts(scenario.plans, 0))
 
 
 async def ran(scenario, arm, around=None):
     async with EmbeddedServer(SMALL, clock=ClientClock(), middleware=around) as server:
-        return await run_arm(arm, scenario, server, Texts(scenario.plans, 0))
+        return await run_arm(arm, scenario, [server], Texts(scenario.plans, 0))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -299,3 +299,56 @@ async def test_a_governed_arm_lives_on_the_engines_clock():
     # One agent at a time would take the sum of all lives; the law has grown well before that.
     lives_s = sum(rows[-1].done_s - rows[0].sent_s for rows in course.calls.values())
     assert course.makespan_s < 0.8 * lives_s
+
+
+# --- several replicas ----------------------------------------------------------------------------
+
+
+def fleet_scenario(**options):
+    return small_scenario(
+        **{"replicas": 2, "agents": 14, "arms": "none,sticky,fixed:2,working_set", **options}
+    )
+
+
+async def ran_by_replicas(scenario, arm):
+    clock = ClientClock()
+    async with (
+        EmbeddedServer(SMALL, clock=clock) as one,
+        EmbeddedServer(SMALL, clock=clock) as two,
+    ):
+        course = await run_arm(arm, scenario, [one, two], Texts(scenario.plans, 0))
+        return course, [one.stats.calls, two.stats.calls]
+
+
+def test_with_replicas_the_ungoverned_arms_are_two_routers():
+    scenario = fleet_scenario()
+    labels = [arm.label for arm in scenario.arms]
+    assert labels == ["round robin", "sticky", "fixed cap of 2", "working_set"]
+    assert scenario.oversubscription == pytest.approx(
+        scenario.final_tokens / (2 * SMALL.capacity_tokens)
+    )
+    with pytest.raises(ConfigError, match="no arm 'sticky'"):
+        small_scenario(arms="sticky")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+async def test_replicas_behind_several_ports_take_as_long_as_in_the_simulator(number):
+    scenario = fleet_scenario()
+    course, calls = await ran_by_replicas(scenario, scenario.arms[number])
+    assert course.makespan_s == pytest.approx(scenario.virtual_s[number], rel=0.03)
+    assert sum(calls) == scenario.calls
+    assert min(calls) > 0.3 * scenario.calls
+
+
+async def test_a_governed_agent_finds_its_history_in_its_replica():
+    scenario = fleet_scenario(arms="none,fixed:2")
+    courses = [(await ran_by_replicas(scenario, arm))[0] for arm in scenario.arms]
+    free, capped = summarize(scenario, courses)
+    assert free.hit_deficit > 0.5
+    assert capped.hit_deficit < 0.02
+
+
+async def test_the_same_fleet_gives_the_same_figures_twice():
+    scenario = fleet_scenario(arms="working_set")
+    first, again = [await ran_by_replicas(scenario, scenario.arms[0]) for _ in range(2)]
+    assert first[0].calls == again[0].calls

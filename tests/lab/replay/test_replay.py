@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from concur_agents.cli.app import main
+from concur_agents.lab.replay import Engines, parse_arm
 from concur_agents.sim.server import EmbeddedServer
 
 
@@ -101,3 +104,86 @@ def test_json_is_all_that_stdout_holds(
 def test_without_a_server_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert _concur("http://127.0.0.1:9", "--arms", "none") == 2
     assert "is the server up?" in capsys.readouterr().err
+
+
+# --- several replicas ----------------------------------------------------------------------------
+
+ARMS = "none,sticky,fixed:2,working_set"
+
+
+def _rows(record: dict[str, Any]) -> dict[str, Any]:
+    return {row["arm"]: row for row in record["summary"]}
+
+
+def test_several_addresses_are_replicas_of_one_fleet(tmp_path: Path) -> None:
+    out = tmp_path / "replay.json"
+    with (
+        EmbeddedServer("vllm-cpu-tiny", time_scale=20.0) as one,
+        EmbeddedServer("vllm-cpu-tiny", time_scale=20.0) as two,
+    ):
+        code = _concur(
+            *("--url", one.url, "--url", f"{two.url}/v1", "--workload", "cpu:steps=5"),
+            *("--agents", "8", "--time-scale", "0.05", "--arms", ARMS, "--no-plot"),
+            *("--out", str(out)),
+        )
+        calls = [one.stats.calls, two.stats.calls]
+
+    assert code == 0
+    record = json.loads(out.read_text("utf-8"))
+    rows = _rows(record)
+    assert list(rows) == ARMS.split(",")
+    assert {row["agents_done"] for row in rows.values()} == {8}
+    assert record["endpoint"]["replicas"] == 2
+    assert record["endpoint"]["capacity_tokens"] == 2 * 9600
+    assert min(calls) > 0.4 * sum(calls)
+    # agents that go from replica to replica find little, two in each pool find everything
+    assert rows["none"]["hit_deficit"] > 0.5
+    assert rows["fixed:2"]["hit_deficit"] == pytest.approx(0.0, abs=0.02)
+    counted = record["rounds"][0]["counters"]["generated_tokens_total"]
+    assert counted == 8 * 5 * 32
+
+
+def test_the_ranks_behind_one_address_are_a_fleet(tmp_path: Path) -> None:
+    """Agents of governed arms are pinned, so that each finds its history."""
+    out = tmp_path / "replay.json"
+    with EmbeddedServer("vllm-cpu-tiny", time_scale=20.0, engines=2) as server:
+        code = _concur(
+            *(server.url, "--ranks", "2", "--workload", "cpu:steps=5", "--agents", "8"),
+            *("--time-scale", "0.05", "--arms", "none,sticky,fixed:2", "--no-plot"),
+            *("--out", str(out)),
+        )
+
+    assert code == 0
+    rows = _rows(json.loads(out.read_text("utf-8")))
+    assert rows["fixed:2"]["hit_deficit"] == pytest.approx(0.0, abs=0.02)
+    assert rows["none"]["hit_deficit"] > 0.5
+
+
+def test_sticky_gives_each_agent_the_replica_with_the_fewest() -> None:
+    engines = Engines(("http://a", "http://b"))
+    gate = parse_arm("sticky").build(engines)
+
+    async def homes() -> list[str]:
+        async with gate.agent("1"), gate.agent("2"):
+            async with gate.agent("3"):
+                pass
+            async with gate.agent("4"):
+                found = [gate.address_of(agent) for agent in ("1", "2", "3", "4")]
+        return [address.url for address in found if address is not None]
+
+    assert asyncio.run(homes()) == ["http://a", "http://b", "http://a", "http://a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "give the address"),
+        (("http://a", "--url", "http://a/"), "given twice"),
+        (("--url", "http://a", "--url", "http://b", "--metrics-url", "http://c"), "for one"),
+    ],
+)
+def test_addresses_that_make_no_fleet_are_refused(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _concur(*words) == 2
+    assert says in capsys.readouterr().err

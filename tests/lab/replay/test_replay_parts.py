@@ -488,6 +488,9 @@ class _Curious:
     def view(self) -> dict[str, Any]:
         return {}
 
+    def address_of(self, agent_id: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
