@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from concur_agents._outside import finishing, is_from_handler
 from concur_agents.adapters import heartbeat, prompts
 from concur_agents.adapters.prompts import Prompt
+from concur_agents.adapters.routing import router_of
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Agent, Governing
 
@@ -190,6 +191,8 @@ class InFlight:
             siblings.discard(key)
         if call is not None:
             call.end(usage, overloaded=overloaded)
+            if usage is not None:
+                router_of(call.agent.governor).meet_unseen(call.agent)
 
     def _of(self, task: asyncio.Task[Any]) -> set[Hashable]:
         keys = self._by_task.get(task)

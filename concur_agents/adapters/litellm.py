@@ -9,6 +9,7 @@ as the answer arrives, and the late log event counts for streams only.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from concur_agents.adapters import call as calls
 from concur_agents.adapters.answers import usage_in
 from concur_agents.adapters.prompts import Prompt, of_messages
-from concur_agents.runtime.agent import current_agent
+from concur_agents.adapters.routing import base, is_placeholder, is_secret, router_of
+from concur_agents.runtime.agent import Agent, current_agent
 
 try:
     import litellm
@@ -46,13 +48,17 @@ class _Callback(CustomLogger):  # type: ignore[misc]
 
     # Asynchronous completions: LiteLLM awaits these hooks.
 
-    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
+    async def async_pre_call_deployment_hook(
+        self, kwargs: dict[str, Any], call_type: Any
+    ) -> dict[str, Any] | None:
         agent, name = current_agent(), _id(kwargs)
         if agent is None or name in self._calls or not _is_completion(call_type):
-            return
+            return None
         call = await calls.begin(agent.governor, _what(kwargs), read=_reader(kwargs))
-        if call is not None:
-            self._calls.add(name, call, in_task=True)
+        if call is None:
+            return None
+        self._calls.add(name, call, in_task=True)
+        return _directed(call.agent, kwargs)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
@@ -109,6 +115,40 @@ class _Callback(CustomLogger):  # type: ignore[misc]
 
     def _fail(self, kwargs: Any, error: object) -> None:
         self._calls.end(_id(kwargs), overloaded=getattr(error, "status_code", None) in (429, 503))
+
+
+def _directed(agent: Agent, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of a call that goes to the pool of its agent; None: it goes where it would.
+
+    LiteLLM takes the arguments from an asynchronous hook. Its synchronous ones come too late.
+    """
+    governor = agent.governor
+    given = kwargs.get("api_base") or kwargs.get("base_url") or litellm.api_base
+    asked = base(given) if isinstance(given, str) else None
+    router = router_of(governor)
+    target = None if asked is None else router.target(governor, agent, asked)
+    if target is None:
+        if asked is not None:
+            router.meet_elsewhere(governor, agent, asked)
+        return None
+    directed = {**kwargs, "api_base": target.base.below(target.former, given)}
+    directed.pop("base_url", None)
+    if not target.keeps_keys:
+        keys = [kwargs.get("api_key"), litellm.api_key, *map(os.environ.get, _KEYS)]
+        is_lost = any(isinstance(key, str) and not is_placeholder(key) for key in keys)
+        directed["api_key"] = governor.api_key or "-"  # or LiteLLM takes the one of the environment
+        for name in ("headers", "extra_headers"):
+            sent = kwargs.get(name) or {}
+            if isinstance(sent, dict):
+                directed[name] = {each: sent[each] for each in sent if not is_secret(each)}
+                is_lost = is_lost or len(directed[name]) < len(sent)
+        if is_lost and governor.api_key is None:
+            router.meet_lost_key(target)
+    directed["extra_headers"] = {**(directed.get("extra_headers") or {}), **agent.headers}
+    return directed
+
+
+_KEYS = ("OPENAI_API_KEY", "HOSTED_VLLM_API_KEY", "LITELLM_API_KEY")
 
 
 def _id(kwargs: Any) -> str:

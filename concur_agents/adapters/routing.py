@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from concur_agents._text import printable
 from concur_agents.adapters.extras import is_signed
@@ -55,6 +55,12 @@ class Base(NamedTuple):
     path: str
     """Without a slash at its end, and without `/v1`."""
     userinfo: str = ""
+
+    def below(self, former: Base, url: str) -> str:
+        """`url`, which lies below `former`, below this one, with its user and password."""
+        rest = urlsplit(url).path.removeprefix(former.path)
+        scheme, _, where = str(self).partition("://")
+        return f"{scheme}://{self.userinfo}{'@' if self.userinfo else ''}{where}{rest}"
 
     @property
     def origin(self) -> tuple[str, str, int | None]:
@@ -134,6 +140,7 @@ class Router:
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._unpinned: set[Base] = set()  # they refuse ranks
+        self._met: WeakSet[Agent] = WeakSet()  # their requests pass here
 
     def target(self, governor: Governing, agent: Agent, asked: Base) -> Target | None:
         """Where a request of `agent` goes that was made for `asked`.
@@ -144,6 +151,7 @@ class Router:
         address = governor.address_of(agent.id)
         if address is None:
             return None
+        self._met.add(agent)
         former, there = _innermost(asked, governor.addresses.values()), base(address.url)
         if former is None or there is None:
             return None
@@ -211,6 +219,17 @@ class Router:
             route.is_pinned = True
         request._concur_before = before, _set(request.headers, headers)
         return route
+
+    def meet_unseen(self, agent: Agent) -> None:
+        """A framework reported an answered call: has the request of it passed here?"""
+        if agent not in self._met and agent.governor.address_of(agent.id) is not None:
+            self.say(
+                "unseen",
+                "an agent waits at a hook of its framework, but its requests do not pass here, and "
+                "so its calls are not sent to its pool: give its model an HTTP client of the "
+                "governor's (gov.http_client), or base_url and headers of the agent; "
+                "docs/fleet.md says how (logged once)",
+            )
 
     def meet_refused_rank(self, target: Target) -> None:
         """An address has refused a rank: from here on none is sent there."""

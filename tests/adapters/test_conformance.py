@@ -13,7 +13,7 @@ import os
 import threading
 import types
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,9 +71,11 @@ class Framework:
         needs: modules without which it cannot run here.
         is_sync: it runs in a thread.
         opens_agents: its agents are opened inside, by the adapter.
+        is_routed: with several pools, each call goes to the pool of its agent.
         heard: what the user's own callbacks were told.
     """
 
+    is_routed = True
     needs: tuple[str, ...] = ()
     is_sync = False
     opens_agents = False
@@ -210,6 +212,7 @@ class Decorated(OpenAI):
 class LangChain(Framework):
     """LangChain's model, in a loop made by hand, with our hook."""
 
+    is_routed = False
     needs = ("langchain_openai",)
 
     def model(self, gov: Governor | None, url: str, **options: Any) -> Any:
@@ -265,6 +268,8 @@ class LangChain(Framework):
 
 class LangChainClient(LangChain):
     """The same on our HTTP clients."""
+
+    is_routed = True
 
     def model(self, gov: Governor | None, url: str, **options: Any) -> Any:
         clients = {}
@@ -564,6 +569,7 @@ class LiteLLMOwnClient(LiteLLM):
 class LiteLLMSync(LiteLLM):
     """The same in threads."""
 
+    is_routed = False
     is_sync = True
 
     def runner(self, given: dict[str, Any]) -> Any:
@@ -578,6 +584,7 @@ class LiteLLMSync(LiteLLM):
 class MiniSweAgent(LiteLLM):
     """mini-swe-agent: synchronous, through litellm; its tool is a shell."""
 
+    is_routed = False
     needs = ("litellm", "minisweagent")
     is_sync = True
     route = "hosted_vllm/looker"
@@ -740,6 +747,41 @@ async def test_eight_agents_at_limit_two(framework: Framework, server: EmbeddedS
     assert sum(usage.prompt_tokens for usage in used) == stats.prompt_tokens
     assert sum(usage.completion_tokens for usage in used) == stats.output_tokens
     assert sum(usage.cached_tokens or 0 for usage in used) == stats.cached_tokens
+
+
+@pytest.fixture
+def second() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model=MODEL) as running:
+        yield running
+
+
+async def test_eight_agents_of_two_pools_at_limit_two_each(
+    framework: Framework,
+    server: EmbeddedServer,
+    second: EmbeddedServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All calls of an agent go to its pool; where they cannot, this is said."""
+    servers = {server.url: server, second.url: second}
+    used = dict.fromkeys(servers, 0)
+    with Governor(list(servers), limit=2, poll_interval_s=60) as gov:
+
+        def count(event: Event) -> None:
+            if event.kind == "step_ended":
+                assert event.usage is not None
+                used[gov.pool_of(event.agent or "") or ""] += event.usage.prompt_tokens
+
+        gov.on_event(count)
+        answers = await run_eight(framework, gov, server)
+    assert len(answers) == 8
+    assert all(used.values())
+    if framework.is_routed:
+        assert used == {url: each.stats.prompt_tokens for url, each in servers.items()}
+        assert max(each.stats.max_in_flight for each in servers.values()) <= 2
+    else:
+        assert second.stats.calls == 0
+    said = [text for text in caplog.messages if "not sent to its pool" in text]
+    assert len(said) == (not framework.is_routed)
 
 
 async def test_without_a_limit_more_than_two_are_in_flight(server: EmbeddedServer) -> None:

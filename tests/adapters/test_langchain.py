@@ -343,3 +343,28 @@ async def test_prompts_are_estimated_within_a_factor_of_two(
     assert len(said) == 6
     for estimate, tokens in said:
         assert tokens / 2 <= estimate <= tokens * 2, said
+
+
+def test_a_governed_client_sends_each_call_to_the_pool_of_its_agent(
+    endpoint: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    gov = Governor(["http://one/v1", "http://engine/v1"], limit=8, background=False)
+    model = chat_model(gov, endpoint, rate_limiter=gov.rate_limiter())
+    with gov.agent("a") as a, gov.agent("b", detached=True) as b:
+        for agent in (a, b):
+            with agent.active():
+                model.invoke("hi")
+    assert [request.url.host for request in endpoint.requests] == ["one", "engine"]
+    assert not caplog.messages
+
+
+async def test_a_call_that_only_a_hook_sees_is_said_not_to_go_to_its_pool(
+    endpoint: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    gov = Governor(["http://one/v1", "http://engine/v1"], limit=8, background=False)
+    model = chat_model(None, endpoint, rate_limiter=gov.rate_limiter())
+    async with gov.agent("a"):
+        model.invoke("hi")
+        await model.ainvoke("hi")
+    assert [request.url.host for request in endpoint.requests] == ["engine", "engine"]
+    assert ["not sent to its pool" in said for said in caplog.messages] == [True]

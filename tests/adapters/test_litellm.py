@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -259,3 +260,76 @@ class TestMiniSweAgent:
             results = list(pool.map(lambda _: self.run(server, "look"), range(6)))
             check(server, steps, 12)
         assert [result["exit_status"] for result in results] == ["Submitted"] * 6
+
+
+# Several pools
+
+
+@pytest.fixture
+def second() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("h100-qwen3-8b", time_scale=30, model="looker") as running:
+        yield running
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_an_asynchronous_call_goes_to_the_pool_of_its_agent(
+    route: str, server: EmbeddedServer, second: EmbeddedServer
+) -> None:
+    with Governor([server.url, second.url], limit=4) as gov:
+        async with gov.agent("a") as a, gov.agent("b", detached=True) as b:
+            for agent in (a, b, b):
+                with agent.active():
+                    await litellm.acompletion(**options(server, route))
+            assert (a.base_url, b.base_url) == (server.url, second.url)
+    assert (server.stats.calls, second.stats.calls) == (1, 2)
+
+
+def test_a_synchronous_call_goes_there_with_a_governed_session(
+    server: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Governor([server.url, second.url], limit=4) as gov:
+        monkeypatch.setattr(litellm, "client_session", gov.http_client("sync"))
+        with gov.agent("a") as a, gov.agent("b", detached=True) as b:
+            for agent in (a, b, b):
+                with agent.active():
+                    litellm.completion(**options(server, "openai/looker"))
+            with b.active():  # the other routes: by hand
+                asked = options(server, "hosted_vllm/looker")
+                asked |= {"api_base": f"{b.base_url}/v1", "extra_headers": b.headers}
+                litellm.completion(**asked)
+    assert (server.stats.calls, second.stats.calls) == (1, 3)
+
+
+async def directed(gov: Governor, **kwargs: Any) -> Any:
+    """What the hook makes of a call of an agent in the first pool."""
+    (hook,) = (each for each in litellm.callbacks if type(each).__name__ == "_Callback")
+    kwargs = {"litellm_call_id": str(uuid.uuid4()), "model": "m", "messages": ASK, **kwargs}
+    async with gov.agent("a"):
+        return await hook.async_pre_call_deployment_hook(kwargs, "acompletion")
+
+
+async def test_keys_stay_with_their_host(caplog: pytest.LogCaptureFixture) -> None:
+    gov = Governor(["http://one/a", "http://two/b"], ranks=2, limit=2, background=False)
+    secret = {"api_key": "client", "extra_headers": {"x-api-key": "client", "v": "1"}}
+    sent = await directed(gov, api_base="http://two/b/v1", **secret)
+    assert (sent["api_base"], sent["api_key"]) == ("http://one/a/v1", "-")
+    headers = {"x-session-id": "a", "X-data-parallel-rank": "0"}
+    assert sent["extra_headers"] == {"v": "1", **headers}
+    assert ["for two and is not sent to one" in said for said in caplog.messages] == [True]
+    gov = Governor(["http://one/a", "http://two/b"], api_key="shared", limit=2, background=False)
+    sent = await directed(gov, base_url="http://two/b", headers={"cookie": "client"})
+    assert (sent["api_base"], sent["api_key"]) == ("http://one/a", "shared")
+    assert (sent["headers"], "base_url" in sent) == ({}, False)
+    gov = Governor(["http://one:1", "http://one:2"], limit=2, background=False)
+    sent = await directed(gov, base_url="http://one:2/v1", **secret)
+    assert (sent["api_base"], sent["api_key"]) == ("http://one:1/v1", "client")
+    assert sent["extra_headers"]["x-api-key"] == "client"
+
+
+async def test_a_call_to_another_address_passes(caplog: pytest.LogCaptureFixture) -> None:
+    gov = Governor(["http://one", "http://two"], limit=2, background=False)
+    assert await directed(gov) is None
+    assert not caplog.messages
+    assert await directed(gov, api_base="http://router/v1") is None
+    assert ["http://router, which is no address" in said for said in caplog.messages] == [True]
+    assert await directed(Governor(limit=2), api_base="http://router/v1") is None
