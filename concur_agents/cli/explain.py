@@ -16,6 +16,7 @@ from concur_agents._text import wire_id
 from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
+from concur_agents.cli.pools import pool_rows, pool_table
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
 from concur_agents.recording import Happening, RecordedCall, Recording
@@ -42,6 +43,10 @@ def explain_command(
     (kind, from_s, waited_s, why, ended_by, before_it); without --agent: agents, waits (number,
     total_s, median_s, p99_s, worst_s), pauses, overdue, stalls, reported_tokens, ended_by and
     longest (agent, steps, queued_s, paused_s, running_s).
+
+    With several pools, agents and waits also have the key pool, an agent has pools (since_s, pool),
+    and the whole has pools (pool, agents, steps, prompt_tokens, cached_tokens, output_tokens,
+    limit_tokens, limit_agents, reason, down_s, removed).
     """
     with readable(recording):
         _explain(recording, agent, most, as_json=as_json)
@@ -94,6 +99,8 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
             "ended_by": dict(ends.most_common()),
             "longest": [_sums(lane) for lane in lanes[:most]],
         }
+        if timeline.pools:
+            shown["pools"] = pool_rows(timeline)
         print(json.dumps(shown, indent=2))
         return
     console = Console()
@@ -109,7 +116,12 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
     if ends:
         text = ", ".join(f"{kind} ({number})" for kind, number in ends.most_common())
         console.print(f"Waits ended because {text}.", soft_wrap=True)
+    if timeline.pools:
+        console.print(pool_table(timeline))
+        console.print()
     table = Table("agent", box=None, pad_edge=False)
+    if timeline.pools:
+        table.add_column("pool")
     for column in ("steps", "queued", "paused", "running", "waits"):
         table.add_column(column, justify="right")
     numbers = Counter(wait.agent for wait in timeline.waits)
@@ -117,6 +129,7 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
         sums = _sums(lane)
         table.add_row(
             escape(lane.id),
+            *([escape(lane.pool or "-")] if timeline.pools else []),
             str(lane.steps),
             *(f"{sums[name]:.1f} s" for name in ("queued_s", "paused_s", "running_s")),
             str(numbers[lane.id]),
@@ -143,6 +156,7 @@ def _show_agent(
 ) -> None:
     console = Console()
     sums = _sums(lane)
+    where = f" in {escape(lane.pool)}" if lane.pool else ""
     life_s = sum(item.to_s - item.from_s for item in lane.segments)
     waited_s = sums["queued_s"] + sums["paused_s"]
     share = f" ({waited_s / life_s:.0%} of its life)" if life_s else ""
@@ -150,9 +164,9 @@ def _show_agent(
     if lane.cached_tokens is not None and lane.prompt_tokens:
         cached = f", {lane.cached_tokens / lane.prompt_tokens:.0%} of its prompt tokens cached"
     console.print(
-        f"[bold]{escape(lane.id)}[/]: {lane.steps} steps, queued {sums['queued_s']:.1f} s and "
-        f"paused {sums['paused_s']:.1f} s{share}, {lane.footprint_tokens:,} tokens at the end"
-        f"{cached}.",
+        f"[bold]{escape(lane.id)}[/]{where}: {lane.steps} steps, "
+        f"queued {sums['queued_s']:.1f} s and paused {sums['paused_s']:.1f} s{share}, "
+        f"{lane.footprint_tokens:,} tokens at the end{cached}.",
         soft_wrap=True,
     )
     table = Table("at", "what", box=None, pad_edge=False, show_header=False)
@@ -173,7 +187,8 @@ def _rows_of(
         rows.append((wait.from_s, f"[yellow]{wait.kind}[/]: {escape(why)}"))
         if wait.ended_by is not None:
             end = escape(str(wait.ended_by))
-            text = f"goes on after [bold]{wait.waited_s:.1f} s[/], because {end}"
+            where = f" in {escape(wait.pool)}" if wait.pool else ""
+            text = f"goes on{where} after [bold]{wait.waited_s:.1f} s[/], because {end}"
         else:
             text = f"still waits after [bold]{wait.waited_s:.1f} s[/]"
         names = wait.before_it
@@ -254,6 +269,7 @@ def _numbers(wait: Wait) -> str:
 def _sums(lane: Lane) -> dict[str, Any]:
     return {
         "agent": lane.id,
+        **({"pool": lane.pool} if lane.pool else {}),
         "steps": lane.steps,
         "queued_s": lane.seconds("queued"),
         "paused_s": lane.seconds("paused"),
@@ -270,8 +286,10 @@ def _agent_dict(timeline: Timeline, lane: Lane, whys: dict[float, str]) -> dict[
             "why": whys.get(wait.from_s) or _numbers(wait),
             "ended_by": None if wait.ended_by is None else str(wait.ended_by),
             "before_it": wait.before_it,
+            **({"pool": wait.pool} if timeline.pools else {}),
         }
         for wait in timeline.waits
         if wait.agent == lane.id
     ]
-    return {**_sums(lane), "waits": waits}
+    pools = [{"since_s": at_s - timeline.start_s, "pool": pool} for at_s, pool in lane.pools]
+    return {**_sums(lane), "waits": waits, **({"pools": pools} if pools else {})}

@@ -315,6 +315,6 @@ class FleetMachine:
             agent=member.agent,
             state=state,
             cause="pools",
-            count=float(len(self._line)),
+            count=float(len(self._line) + (not root.ticket)),  # with itself
             most=float(len(self.pools)),
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from concur_agents.core.fleet_machine import FleetMachine
 from concur_agents.core.laws.law import LawState
+from concur_agents.core.placement import Member
 from concur_agents.core.types import (
     AgentId,
     AgentView,
@@ -60,7 +61,9 @@ class FleetReads(FleetMachine):
 
     def view(self, now: float) -> View:
         """How things stand: sums over the pools, and each of them."""
-        views = {pool.name: pool.regulator.view(now) for pool in self.pools}
+        views = {
+            pool.name: replace(pool.regulator.view(now), reason=pool.reason) for pool in self.pools
+        }
         oldest = self._line.oldest()
         in_line_s = 0.0 if oldest is None else now - oldest.since_s
         return replace(
@@ -81,8 +84,7 @@ class FleetReads(FleetMachine):
     @property
     def reason(self) -> str:
         """Codes of the decisions in force, those of equal pools once."""
-        reasons = ["down" if pool.is_down else pool.regulator.reason for pool in self.pools]
-        return ",".join(dict.fromkeys(reasons))
+        return ",".join(dict.fromkeys(pool.reason for pool in self.pools))
 
     def ids(self) -> list[AgentId]:
         """All agents that are here, in order of arrival."""
@@ -105,11 +107,13 @@ class FleetReads(FleetMachine):
                 continue
             pool, parent = member.root.pool, member.parent
             if pool is not None:
-                views += pool.regulator.agents([agent])
+                for view in pool.regulator.agents([agent]):
+                    state = _state_of(member, view.state)
+                    views.append(view._replace(pool=pool.name, state=state))
                 continue
-            state = member.root.state or State.QUEUED
+            state = (member.root.state or State.QUEUED).value
             up = None if parent is None else parent.agent
-            views.append(AgentView(agent, up, state.value, member.root.since_s, 0.0, 0.0, 0))
+            views.append(AgentView(agent, up, state, member.root.since_s, 0.0, 0.0, 0))
         return views
 
     def explain(self, agent: AgentId, now: float) -> Reason:
@@ -118,7 +122,12 @@ class FleetReads(FleetMachine):
         if member is None:
             return Reason(agent=agent, cause="absent")
         pool = member.root.pool
-        return self._why(member) if pool is None else pool.regulator.explain(agent, now)
+        if pool is None and member.root.is_suspended:
+            return Reason(agent=agent, state=State.SUSPENDED.value, cause="suspended")
+        if pool is None:
+            return self._why(member)
+        reason = pool.regulator.explain(agent, now)
+        return replace(reason, pool=pool.name, state=_state_of(member, reason.state))
 
     def why(self, agent: AgentId, now: float) -> Reason | None:
         """What keeps `agent` waiting at this instant; None: it does not wait."""
@@ -126,13 +135,22 @@ class FleetReads(FleetMachine):
         if member is None:
             return None
         pool = member.root.pool
-        if pool is not None:
-            return pool.regulator.why(agent, now)
-        return None if member.root.is_suspended else self._why(member)
+        if pool is None:
+            return None if member.root.is_suspended else self._why(member)
+        reason = pool.regulator.why(agent, now)
+        if reason is None:
+            return None
+        return replace(reason, pool=pool.name, state=_state_of(member, reason.state))
 
     def __repr__(self) -> str:
         pools = "; ".join(f"{pool.name}: {pool.regulator!r}" for pool in self.pools)
         return f"<Fleet {self.law.name}: {pools}; {len(self._line)} without a pool>"
+
+
+def _state_of(member: Member, state: str) -> str:
+    """`state` as its pool has it, to which an agent that has just moved there is new."""
+    is_paused = state == State.QUEUED.value and member.root.has_entered
+    return State.PAUSED.value if is_paused else state
 
 
 def _sum_of(views: Sequence[View]) -> View:

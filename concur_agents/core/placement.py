@@ -78,6 +78,13 @@ class Pool:
         """Whether agents may be placed here."""
         return not (self.is_down or self.is_leaving)
 
+    @property
+    def reason(self) -> str:
+        """Code of the decision in force here."""
+        if self.is_down:
+            return "down"
+        return "leaving" if self.is_leaving else self.regulator.reason
+
     def load(self, final_tokens: float) -> float:
         """What it holds once its agents have grown, in pools; in tokens if it has no size.
 

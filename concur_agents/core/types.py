@@ -252,3 +252,5 @@ class AgentView(NamedTuple):
     """What it claims for the call that it is in; 0: it is in none."""
     steps: int
     """Steps that have ended well."""
+    pool: str | None = None
+    """Of a fleet: the pool that it is in; None: none, or there is one."""

@@ -25,12 +25,15 @@ class Reason:
     agent: str
     state: str = ""
     """A value of `State`; '': it is not here."""
+    pool: str = ""
+    """Of a fleet: the pool that it is in; '': none, or there is one."""
     cause: Cause
     """What binds: most open agents, the wait for a first reading, active agents, or tokens."""
     count: float = 0.0
-    """For max_open and agents: how many there are; for active: tokens that it holds."""
+    """For max_open, agents and pools: how many there are; for active: tokens that it holds."""
     most: float = 0.0
-    """For max_open and agents: how many there may be; for first_reading: seconds left at most."""
+    """For max_open and agents: how many there may be; for first_reading: seconds left at most;
+    for pools: how many pools there are."""
     pressure_tokens: float = 0.0
     need_tokens: float = 0.0
     limit_tokens: float = 0.0
@@ -63,7 +66,8 @@ class Reason:
             case "next":
                 return "about to be let in"
             case "pools":
-                return f"{self.count:.0f} agents wait for a place in one of {self.most:.0f} pools"
+                others = "" if self.count <= 1 else f", as do {self.count - 1:.0f} others"
+                return f"waits for one of {self.most:.0f} pools{others}"
 
     def __str__(self) -> str:
         parts = [self.numbers]
@@ -71,7 +75,8 @@ class Reason:
             parts.append(f"{self.ahead} ahead")
         if self.wake_in_s is not None:
             parts.append(f"next chance by itself in {self.wake_in_s:.0f} s")
-        return ": ".join(filter(None, (self.agent, self.state, "; ".join(parts))))
+        stands = f"{self.state} in {self.pool}" if self.pool else self.state
+        return ": ".join(filter(None, (self.agent, stands, "; ".join(parts))))
 
 
 def k(tokens: float) -> str:

@@ -75,6 +75,7 @@ def _happening_of(found: dict[str, Any]) -> Happening:
         agent=name_of(found.pop("agent", None)),
         reason=wire_id(reason) if is_name and reason else printable(reason, 1000),
         waited_s=None if waited_s is None else number_of(waited_s),
+        pool=line_of(found.pop("pool", None)),
     )
 
 
@@ -89,6 +90,13 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
     moves = found.pop("moves", None)
     if moves is not None:
         moves = {wire_id(who): state_of(state) for who, state in dict_of(moves).items()}
+    pools = {
+        wire_id(who): printable(text_of(pool), 1000)
+        for who, pool in dict_of(found.pop("pools", {})).items()
+    }
+    for key in ("pool", "name", "group"):
+        if key in found:
+            found[key] = line_of(found[key])
     error, reason = line_of(found.pop("error", None)), line_of(found.pop("reason", None))
     why = line_of(found.pop("why", None))
     if "parent" in found:
@@ -100,10 +108,9 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         written = found.get("reading")
         reading = None if written is None else _make(Reading, numbers(written))
         found["reading"] = reading
-        limit = {key: math.inf if bound is None else bound for key, bound in view["limit"].items()}
         tick = Tick(
             state=found.pop("state"),
-            view=_make(View, {**numbers(view), "limit": _make(Limit, limit)}),
+            view=_view_of(view),
             snapshot=None
             if snapshot is None
             else _make(Snapshot, {**numbers(snapshot), "reading": reading}),
@@ -125,11 +132,21 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         options=numbers(found),
         let_in=let_in,
         moves=moves,
+        pools=pools,
         error=error,
         reason=reason,
         why=why,
         tick=tick,
     )
+
+
+def _view_of(found: dict[str, Any]) -> View:
+    limit = {key: math.inf if bound is None else bound for key, bound in found["limit"].items()}
+    pools = {
+        printable(text_of(name), 1000): _view_of(dict_of(view))
+        for name, view in dict_of(found.get("pools", {})).items()
+    }
+    return _make(View, {**numbers(found), "limit": _make(Limit, limit), "pools": pools})
 
 
 def line_dict(line: Line) -> dict[str, Any]:
@@ -145,6 +162,8 @@ def line_dict(line: Line) -> dict[str, Any]:
         written["let_in"] = [wire_id(agent) for agent in line.let_in]
         if line.moves is not None:
             written["moves"] = {wire_id(agent): state for agent, state in line.moves.items()}
+        if line.pools:
+            written["pools"] = {wire_id(agent): pool for agent, pool in line.pools.items()}
     else:
         written["error"] = line.error
     if line.reason is not None:
@@ -162,6 +181,8 @@ def header_dict(header: Header) -> dict[str, Any]:
     for who in written["agents"]:
         who["id"] = wire_id(who["id"])
         who["parent"] = None if who["parent"] is None else wire_id(who["parent"])
+        if who["pool"] is None:
+            del who["pool"]
     return written
 
 
@@ -174,13 +195,17 @@ def _happening_dict(line: Happening) -> dict[str, Any]:
         written["reason"] = wire_id(line.reason) if is_name else scrub(line.reason)
     if line.waited_s is not None:
         written["waited_s"] = line.waited_s
+    if line.pool is not None:
+        written["pool"] = line.pool
     return written
 
 
 def _tick_dict(tick: Tick) -> dict[str, Any]:
-    view = asdict(tick.view)
-    view["limit"] = LawState(tick.view.limit).to_dict()["limit"]
-    written: dict[str, Any] = {"state": tick.state, "view": view, "snapshot": None}
+    written: dict[str, Any] = {
+        "state": tick.state,
+        "view": _view_dict(tick.view),
+        "snapshot": None,
+    }
     if tick.snapshot is not None:
         written["snapshot"] = {
             item.name: getattr(tick.snapshot, item.name)
@@ -192,10 +217,19 @@ def _tick_dict(tick: Tick) -> dict[str, Any]:
     return written
 
 
+def _view_dict(view: View) -> dict[str, Any]:
+    written = {item.name: getattr(view, item.name) for item in fields(View)}
+    written["limit"] = LawState(view.limit).to_dict()["limit"]
+    del written["pools"]
+    if view.pools:
+        written["pools"] = {name: _view_dict(pool) for name, pool in view.pools.items()}
+    return written
+
+
 def _option(name: str, value: Any) -> Any:
     if name == "prefix" and value is not None:
         return _digests(value)
-    if name == "parent" and value is not None:
+    if name in ("parent", "group") and value is not None:
         return wire_id(value)
     if isinstance(value, Reading | Usage):
         every = ((item.name, getattr(value, item.name)) for item in fields(value))

@@ -15,7 +15,7 @@ from concur_agents.recording.values import law_of
 FORMAT = 2
 """Version of the format that is written. The reader also takes format 1, see `format_1`."""
 
-CALLS_OF_NO_AGENT = ("tick", "advance", "flushed")
+CALLS_OF_NO_AGENT = ("tick", "advance", "flushed", "add_pool", "remove_pool")
 
 CALLS = (
     "arrive",
@@ -28,7 +28,7 @@ CALLS = (
     "leave",
     *CALLS_OF_NO_AGENT,
 )
-"""The calls of a Regulator that decide. Reads change nothing and are not recorded."""
+"""The calls of a Regulator or a Fleet that decide. Reads change nothing and are not recorded."""
 
 AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused", "suspended"]
 
@@ -49,6 +49,7 @@ class Tick:
     state: dict[str, Any]
     """`LawState.to_dict()` of the law in force."""
     view: View
+    """Of a fleet: the sums, and in `pools` only the one that was ticked."""
     snapshot: Snapshot | None
     """The input of the law; None: the law did not decide, because the poll failed."""
     shadow: dict[str, Any] | None
@@ -69,6 +70,8 @@ class RecordedCall:
     """The agents that it let in."""
     moves: dict[str, AgentState] | None = None
     """Where the agents stand now that it moved; None: the file does not say, see `derive`."""
+    pools: dict[str, str] = field(default_factory=dict)
+    """Of a fleet: the pool of each agent that it let in elsewhere than before."""
     error: str | None = None
     """Name of the exception that it raised instead."""
     reason: str | None = None
@@ -87,6 +90,8 @@ class Happening:
     agent: str | None = None
     reason: str = ""
     waited_s: float | None = None
+    pool: str | None = None
+    """The one that it concerns, where there are several."""
 
 
 Line: TypeAlias = RecordedCall | Happening
@@ -109,6 +114,8 @@ class Standing:
     cached_tokens: int = 0
     """Sum over its steps, where the server reports it."""
     footprint_tokens: int = 0
+    pool: str | None = None
+    """Where it was last let in; None: nowhere yet, or there is one pool."""
     # Only where the lines do not say who moved, see `derive`:
     calls: int = 0
     """Its calls in flight."""
@@ -144,7 +151,7 @@ class Header:
     law: dict[str, Any]
     """`name`, and `config`: its fields, or None if JSON cannot hold them."""
     regulator: dict[str, Any]
-    """The Regulator's other options."""
+    """The Regulator's other options; of a Fleet also `pools`, their names at the start."""
     part: int = 0
     """Number of this file, from 0."""
     from_start: bool = True
@@ -156,6 +163,11 @@ class Header:
     pid: int = field(default_factory=os.getpid)
     agents: tuple[Standing, ...] = ()
     """The agents present when this file began."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools at the start, of a fleet; empty: there is one pool."""
+        return tuple(self.regulator.get("pools") or ())
 
     def make_law(self) -> Law:
         """The recorded law.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from concur_agents.core import Snapshot, Usage
+from concur_agents.core import Usage
 
 WINDOW_S = 10.0
 """Length of the window [s]: a single tick sees a handful of steps."""
@@ -39,13 +39,15 @@ class Rates:
             cached=before.cached + (usage.cached_tokens or 0),
         )
 
-    def tick(self, now: float, snapshot: Snapshot | None) -> Tokens:
-        """The rates at a tick [tokens/s]."""
-        if snapshot is not None:
-            self._totals = self._totals._replace(
-                hits=snapshot.hit_tokens_total, queries=snapshot.query_tokens_total
-            )
-        self._totals = self._totals._replace(at_s=now)
+    def tick(self, now: float, hits: float, queries: float) -> Tokens:
+        """The rates at a tick [tokens/s].
+
+        Args:
+            now: its time [s].
+            hits: the engine's counts so far [tokens].
+            queries: likewise.
+        """
+        self._totals = self._totals._replace(at_s=now, hits=hits, queries=queries)
         self._window.append(self._totals)
         while len(self._window) > 2 and self._window[1].at_s <= now - WINDOW_S:
             self._window.popleft()

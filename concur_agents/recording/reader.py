@@ -148,7 +148,9 @@ def _header_of(found: dict[str, Any]) -> Header:
     if not 0 <= found["unix_s"] < MOST_UNIX_S:
         raise ValueError(f"unix_s is {found['unix_s']}")
     count_of(found.get("part", 0))
-    dict_of(found["regulator"])
+    pools = dict_of(found["regulator"]).get("pools")
+    if pools is not None:
+        found["regulator"]["pools"] = [line_of(text_of(pool)) for pool in pools]
     for law in (found["law"], found.get("shadow")):
         if law is not None:
             law["name"] = line_of(text_of(dict_of(law)["name"]))
@@ -164,6 +166,7 @@ def _standing_of(found: dict[str, Any]) -> Standing:
     who = Standing(**found)
     who.id, who.parent = wire_id(text_of(who.id)), name_of(who.parent)
     state_of(who.state)
+    who.pool = line_of(who.pool)
     for value in (who.arrived_s, who.since_s, who.priority):
         number_of(value)
     for value in (who.calls, who.waiting_calls, who.steps, who.prompt_tokens):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from concur_agents.core import Decision, Fleet, Law, Reading, Regulator, Usage
-from concur_agents.recording.model import Header, RecordedCall, Shadow, Tick
-from concur_agents.recording.standing import moves_of, why_waiting
+from concur_agents.recording.model import AgentState, Header, RecordedCall, Shadow, Tick
+from concur_agents.recording.standing import moves_of, view_at_tick, why_waiting
 from concur_agents.recording.values import describe_law
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 
@@ -39,6 +39,7 @@ class RecordingRegulator:
         if shadow is not None:
             self.shadow = Shadow(law=shadow.name, state=shadow.initial())
         self._reason: str | None = None
+        self._pools: dict[str, str] = {}  # of agents: the pool last noted
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -108,7 +109,7 @@ class RecordingRegulator:
             return let_in
         tick = Tick(
             state=self.inner.state.to_dict(),
-            view=self.inner.view(now),
+            view=view_at_tick(self.inner, now, pool),
             snapshot=fresh,
             shadow=None if self.shadow is None else self.shadow.state.to_dict(),
         )
@@ -134,13 +135,31 @@ class RecordingRegulator:
         """`let_in`, once the call is noted; `rest`: the other fields of a `RecordedCall`."""
         if self.note is not None:
             moves = moves_of(self.inner, let_in, rest.get("agent"))
-            reason = self._new_reason()
+            reason, pools = self._new_reason(), self._new_pools(moves)
+            if name == "leave":
+                self._pools.pop(cast("str", rest.get("agent")), None)
             self.note(
                 RecordedCall(
-                    name=name, now=now, let_in=tuple(let_in), moves=moves, reason=reason, **rest
+                    name=name,
+                    now=now,
+                    let_in=tuple(let_in),
+                    moves=moves,
+                    pools=pools,
+                    reason=reason,
+                    **rest,
                 )
             )
         return let_in
+
+    def _new_pools(self, moves: dict[str, AgentState]) -> dict[str, str]:
+        """The pools of the agents that are active, where they differ from what was noted last."""
+        new: dict[str, str] = {}
+        for agent, state in moves.items():
+            pool = self.inner.pool_of(agent) if state in ("reasoning", "acting") else None
+            if pool is not None and pool != self._pools.get(agent):
+                new[agent] = pool
+        self._pools |= new
+        return new
 
     def _new_reason(self) -> str | None:
         """Code of the decision in force; None: the same as at the call before."""
@@ -156,7 +175,7 @@ def _of(pool: str | None) -> dict[str, Any]:
 
 
 def record(
-    regulator: Regulator,
+    regulator: Regulator | Fleet,
     path: str | os.PathLike[str],
     *,
     start_s: float = 0.0,
@@ -164,7 +183,7 @@ def record(
     max_bytes: int = MAX_BYTES,
     **options: Any,
 ) -> tuple[RecordingRegulator, Recorder]:
-    """Records a Regulator that a host of yours drives; a `Governor` has `record=`.
+    """Records a Regulator or a Fleet that a host of yours drives; a `Governor` has `record=`.
 
     Args:
         regulator: a fresh one; from here on call the returned `RecordingRegulator` instead.
@@ -172,7 +191,7 @@ def record(
         start_s: the `start_s` that the Regulator was made with [s].
         shadow: a law that decides beside the Regulator's own, without effect.
         max_bytes: see `Recorder`.
-        options: the other options that the Regulator was made with: `max_wait_s`, `order`, ...
+        options: the other options that the Regulator was made with: `max_wait_s`, `max_open`, ...
 
     Returns:
         The regulator to call, and the recorder to close at the end.
@@ -180,6 +199,8 @@ def record(
     Raises:
         ConfigError: see `Recorder`.
     """
+    if isinstance(regulator, Fleet):
+        options["pools"] = [pool.name for pool in regulator.pools]
     header = Header(
         start_s=start_s,
         now=start_s,

@@ -10,7 +10,7 @@ from concur_agents.core import Decision, Fleet, Law, Regulator
 from concur_agents.errors import RecordingError
 from concur_agents.recording.model import RecordedCall
 from concur_agents.recording.reader import Recording
-from concur_agents.recording.standing import moves_of
+from concur_agents.recording.standing import moves_of, view_at_tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def replay(recording: Recording, regulator: Regulator | None = None) -> Iterator
             state = regulator.state.to_dict()
             same = let_in == line.let_in and error == line.error
             if line.tick is not None:
-                view = regulator.view(line.now)
+                view = view_at_tick(regulator, line.now, line.options.get("pool"))
                 same = same and (line.tick.state, line.tick.view) == (state, view)
             if not same:
                 yield Difference(line, let_in, error, state)
@@ -100,7 +100,16 @@ def answered(regulator: Regulator, call: RecordedCall) -> RecordedCall:
     """
     decision, error = _decide(regulator, call)
     moves = moves_of(regulator, decision, call.agent)
-    return replace(call, let_in=tuple(decision), moves=moves, error=error, reason=None, why=None)
+    pools = {agent: regulator.pool_of(agent) for agent in moves}
+    return replace(
+        call,
+        let_in=tuple(decision),
+        moves=moves,
+        pools={agent: pool for agent, pool in pools.items() if pool is not None},
+        error=error,
+        reason=None,
+        why=None,
+    )
 
 
 def _decide(regulator: Regulator, call: RecordedCall) -> tuple[Decision, str | None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
-from concur_agents.core import Decision, Regulator
+from concur_agents.core import Decision, Fleet, Regulator, View
 from concur_agents.recording.model import AgentState, Standing
 
 
@@ -28,6 +29,17 @@ def moves_of(
     return {who.agent: cast("AgentState", who.state) for who in regulator.agents(moved)}
 
 
+def view_at_tick(regulator: Regulator | Fleet, now: float, pool: str | None) -> View:
+    """Where a regulator stands after a tick: the sums, and of its pools the one that was ticked.
+
+    The others are left out, because each of them has ticks of its own.
+    """
+    view = regulator.view(now)
+    if pool is None or not view.pools:
+        return view
+    return replace(view, pools={pool: view.pools[pool]} if pool in view.pools else {})
+
+
 def standing_of(
     regulator: Regulator, priorities: Mapping[str, int], now: float
 ) -> tuple[Standing, ...]:
@@ -46,6 +58,7 @@ def standing_of(
             priority=priorities[who.agent],
             state=cast("AgentState", who.state),
             since_s=now,
+            pool=who.pool,
         )
         for who in regulator.agents(priorities)
     )

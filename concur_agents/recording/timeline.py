@@ -33,6 +33,13 @@ class Lane:
     cached_tokens: int | None = None
     completion_tokens: int = 0
     footprint_tokens: int = 0
+    pools: list[tuple[float, str]] = field(default_factory=list)
+    """Of a fleet: since when it was in which pool."""
+
+    @property
+    def pool(self) -> str | None:
+        """Where it was last; None: nowhere, or there is one pool."""
+        return self.pools[-1][1] if self.pools else None
 
     def seconds(self, *states: str) -> float:
         """Time in these states [s]."""
@@ -48,6 +55,9 @@ Cause: TypeAlias = Literal[
     "suspend",
     "resume",
     "leave",
+    "flushed",
+    "add_pool",
+    "remove_pool",
     "limit_changed",
     "reading",
     "no_reading",
@@ -71,6 +81,9 @@ _TEXT: dict[Cause, str] = {
     "suspend": "{agent} gave its place back for a while",
     "resume": "{agent} asked for its place again",
     "leave": "{agent} left",
+    "flushed": "the cache was emptied",
+    "add_pool": "a pool was added",
+    "remove_pool": "a pool was removed",
     "limit_changed": "the limit moved",
     "reading": "a reading came",
     "no_reading": "the first reading took too long",
@@ -120,6 +133,8 @@ class Wait:
     limit_tokens: float | None
     limit_agents: float | None
     active: int | None
+    pool: str | None = None
+    """Of a fleet: where it was let in; None: nowhere yet."""
 
     @property
     def waited_s(self) -> float:
@@ -135,7 +150,7 @@ class Wait:
 
 
 class TimelinePoint(NamedTuple):
-    """One tick. None: unknown, or no bound."""
+    """One tick; of a fleet one round of ticks, or one tick of one pool. None: unknown, no bound."""
 
     at_s: float
     active: int
@@ -170,6 +185,34 @@ class LimitChange(NamedTuple):
     reason: str
     limit_tokens: float | None
     limit_agents: float | None
+    pool: str | None = None
+    """Of a fleet: whose limit."""
+
+
+@dataclass(slots=True)
+class PoolTimeline:
+    """One pool of a fleet."""
+
+    name: str
+    samples: list[TimelinePoint] = field(default_factory=list)
+    """Its own ticks."""
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    completion_tokens: int = 0
+    removed_s: float | None = None
+    """When it was removed [s]; None: it was not."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it was down at its last tick."""
+        return bool(self.samples) and self.samples[-1].reason == "down"
+
+    @property
+    def down_s(self) -> float:
+        """Time that it was down [s]."""
+        pairs = zip(self.samples, self.samples[1:], strict=False)
+        return sum(after.at_s - at.at_s for at, after in pairs if at.reason == "down")
 
 
 @dataclass(slots=True)
@@ -192,3 +235,5 @@ class Timeline:
     """Agents let in because nothing moved."""
     reported_tokens: float | None = None
     """KV pool that the engine reported last [tokens]."""
+    pools: dict[str, PoolTimeline] = field(default_factory=dict)
+    """Of a fleet: each pool by its name; empty: there is one pool."""

@@ -47,6 +47,8 @@ class Tracker:
         if line.name == "arrive" and line.agent is not None:
             parent, priority = line.options.get("parent"), line.options.get("priority", 0)
             who = Standing(line.agent, now, parent, priority, since_s=now)
+            if parent in self.agents:
+                who.pool = self.agents[parent].pool
             self.agents[line.agent] = who
             moved.append(Move(who, None, now))
         elif line.name == "end_step" and who is not None and who.state == "reasoning":
@@ -60,4 +62,15 @@ class Tracker:
             if mover is not None and mover.state != after:
                 moved.append(Move(mover, mover.state, mover.since_s))
                 mover.state, mover.since_s = after, now
+        for agent, pool in line.pools.items():
+            if agent in self.agents:
+                self._place(self.agents[agent], pool)
         return moved
+
+    def _place(self, who: Standing, pool: str) -> None:
+        """`who` is in another pool now, and so are its children."""
+        if who.pool is not None and who.pool != pool:
+            for other in self.agents.values():
+                if other.parent == who.id:
+                    other.pool = pool
+        who.pool = pool

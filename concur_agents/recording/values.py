@@ -81,5 +81,5 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_WORDS = ("parent", "reason")
+_WORDS = ("parent", "reason", "group", "pool", "name")
 """Keys whose value is always text: an agent may be called "inf"."""

@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from concur_agents.core import Law, Reading, Regulator, View
-from concur_agents.recording.model import RecordedCall
+from concur_agents.core import Law, Regulator, View
+from concur_agents.recording.model import CALLS_OF_NO_AGENT, RecordedCall
 from concur_agents.recording.reader import Recording
 from concur_agents.recording.replay import Difference, answered, apply, make_regulator, replay
 from concur_agents.recording.spread import Spread, spread
@@ -101,8 +101,8 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
     order = itertools.count()
     todo = [(script[0].gap_s, next(order), name) for name, script in scripts.items()]
     heapq.heapify(todo)
-    poll = _ticks(ticks)
-    tick_s, reading = next(poll)
+    timed = _timed(ticks)
+    tick = next(timed)
     now = recording.header.start_s
     horizon_s = now + PATIENCE * (end_s - now) + 1.0
     steps_left = MOST_STEPS + int(PATIENCE) * (sum(map(len, scripts.values())) + len(ticks))
@@ -111,7 +111,7 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
         wake_s = regulator.next_wake(now)
         wake_s = math.inf if wake_s is None else max(wake_s, now + LEAST_REST_S)
         call_s = todo[0][0] if todo else math.inf
-        now = min(call_s, tick_s, wake_s)
+        now = min(call_s, tick.now, wake_s)
         if now > horizon_s:
             return
         family = ""
@@ -120,9 +120,8 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
             recorded = scripts[family][done[family]].call
             done[family] += 1
             call = replace(recorded, now=now)
-        elif now == tick_s:
-            call = RecordedCall(name="tick", now=now, options={"reading": reading})
-            tick_s, reading = next(poll)
+        elif now == tick.now:
+            call, tick = tick, next(timed)
         else:
             call = RecordedCall(name="advance", now=now)
         call = answered(regulator, call)
@@ -140,34 +139,43 @@ def _replayed(recording: Recording, regulator: Regulator) -> Iterator[RecordedCa
                 heapq.heappush(todo, (now + following.gap_s, next(order), family))
 
 
-def _ticks(recorded: list[tuple[float, Reading | None]]) -> Iterator[tuple[float, Reading | None]]:
-    """The recorded readings, then the last one for ever at the same interval."""
+def _timed(recorded: list[RecordedCall]) -> Iterator[RecordedCall]:
+    """The recorded calls of no agent, then the last tick of each pool for ever, as often."""
     yield from recorded
-    if not recorded:
-        yield math.inf, None
-    at_s, reading = recorded[-1]
-    interval_s = max(0.1, (at_s - recorded[0][0]) / max(1, len(recorded) - 1))
+    ticks = [call for call in recorded if call.name == "tick"]
+    last = {call.options.get("pool"): call for call in ticks}
+    for call in recorded:
+        if call.name == "remove_pool":
+            last.pop(call.options["name"], None)
+    if not last:
+        yield RecordedCall(name="tick", now=math.inf, options={"reading": None})
+        return
+    at_s, rounds = ticks[-1].now, len(ticks) // len(last)
+    interval_s = max(0.1, (at_s - ticks[0].now) / max(1, rounds - 1))
     while True:
         at_s += interval_s
-        yield at_s, None if reading is None else replace(reading, at_s=at_s)
+        for call in last.values():
+            reading = call.options.get("reading")
+            new = None if reading is None else replace(reading, at_s=at_s)
+            yield replace(call, now=at_s, options={**call.options, "reading": new})
 
 
 def _scripts(
     recording: Recording,
-) -> tuple[dict[str, list[_Op]], list[tuple[float, Reading | None]], float]:
-    """The calls of each family of agents, by its root; the ticks; and the end [s]."""
+) -> tuple[dict[str, list[_Op]], list[RecordedCall], float]:
+    """The calls of each family of agents, by its root; those of no agent; and the end [s]."""
     tracker = Tracker()
     roots: dict[str, str] = {}
     scripts: dict[str, list[_Op]] = {}
     since: dict[str, float] = {}
-    ticks: list[tuple[float, Reading | None]] = []
+    ticks: list[RecordedCall] = []
     end_s = recording.header.start_s
     for line in recording:
         end_s = max(end_s, line.now)
         if not isinstance(line, RecordedCall) or line.error is not None:
             continue
-        if line.name == "tick":
-            ticks.append((line.now, line.options.get("reading")))
+        if line.name in CALLS_OF_NO_AGENT and line.name != "advance":
+            ticks.append(RecordedCall(name=line.name, now=line.now, options=line.options))
         elif line.agent is not None:
             parent = line.options.get("parent")
             if line.name == "arrive":
@@ -183,6 +191,10 @@ def _scripts(
         for agent in line.let_in:
             since[roots.get(agent, agent)] = line.now
     return scripts, ticks, end_s
+
+
+def _is_over(pool: View) -> bool:
+    return pool.capacity_tokens is not None and pool.pressure_tokens > pool.capacity_tokens
 
 
 class _Meter:
@@ -205,8 +217,7 @@ class _Meter:
             passed_s = call.now - before.at_s
             self._present_s += passed_s
             self._active_s += before.active * passed_s
-            capacity = before.capacity_tokens
-            if capacity is not None and before.pressure_tokens > capacity:
+            if any(map(_is_over, before.pools.values() or (before,))):
                 self._over_s += passed_s
         self._view = self._regulator.view(call.now)
         who = self._tracker.agents.get(call.agent or "")

@@ -107,6 +107,7 @@ class RecordingSession:
                         agent=event.agent,
                         reason=event.reason,
                         waited_s=event.waited_s,
+                        pool=event.pool,
                     )
                 )
 

@@ -7,7 +7,7 @@ import pytest
 
 from concur_agents.cli.app import main
 from concur_agents.cli.watch_recording import Screen
-from concur_agents.core import Regulator, make_law
+from concur_agents.core import Fleet, Reading, Regulator, Usage, make_law
 from concur_agents.recording import Recording, record
 from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.testing import run as run_virtual
@@ -164,3 +164,59 @@ def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
 def test_a_misspelt_agent_gets_the_nearest_name(queue_of_three, capsys):
     assert concur("explain", queue_of_three.path, "--agent", "secnd") == 2
     assert "did you mean 'second'?" in capsys.readouterr().err
+
+
+POOLS = ["http://gpu1:8000", "http://gpu2:8000"]
+
+
+@pytest.fixture
+def two_pools(tmp_path):
+    """A cap of one each: `a` and `b` run; the pool of `b` goes down, so it waits for the other."""
+    options = {"first_reading_s": 0.0}
+    fleet = Fleet(make_law("fixed", agents=1), POOLS, **options)
+    recorded, recorder = record(fleet, tmp_path / "run.jsonl", **options)
+    with recorder:
+        for name in "ab":
+            recorded.arrive(name, 0.0)
+        for name in "ab":
+            recorded.begin_step(name, 0.0)
+            recorded.end_step(name, 1.0, Usage(1000, 10, 900))
+        for now in (2.0, 10.0):
+            recorded.tick(Reading(at_s=now, capacity_tokens=9000), now, POOLS[0])
+            recorded.tick(None, now, POOLS[1])
+        recorded.begin_step("b", 11.0)
+        recorded.leave("a", 20.0)
+        recorded.end_step("b", 25.0, Usage(2000, 10, 0))
+        recorded.leave("b", 26.0)
+        recorded.tick(Reading(at_s=31.0), 31.0, POOLS[0])
+        recorded.tick(None, 31.0, POOLS[1])
+    return Recording(recorder.path)
+
+
+def test_of_several_pools_it_says_which_one_and_when_an_agent_moved(two_pools, capsys):
+    assert concur("explain", two_pools.path, "--agent", "b") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("b in http://gpu1:8000: 2 steps")
+    assert "11.0 s paused: 1 of 1 agents active" in words
+    assert "goes on in http://gpu1:8000 after 9.0 s, because a left" in words
+    concur("explain", two_pools.path, "--agent", "b", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert said["pools"] == [
+        {"since_s": 0.0, "pool": POOLS[1]},
+        {"since_s": 20.0, "pool": POOLS[0]},
+    ]
+    assert [wait["pool"] for wait in said["waits"]] == [POOLS[0]]
+
+
+def test_of_several_pools_it_adds_up_each(two_pools, capsys):
+    assert concur("explain", two_pools.path) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "http://gpu1:8000 2 2 30% 1 agents" in words
+    assert "http://gpu2:8000 1 1 90% 1 agents down for 21 s" in words
+    concur("explain", two_pools.path, "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert [(row["pool"], row["agents"], row["steps"]) for row in said["pools"]] == [
+        (POOLS[0], 2, 2),
+        (POOLS[1], 1, 1),
+    ]
+    assert said["pools"][1]["reason"] == "down"

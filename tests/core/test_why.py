@@ -47,6 +47,18 @@ from concur_agents.core.why import k
             ),
         ),
         (Reason(agent="a", state="queued", cause="next"), "a: queued: about to be let in"),
+        (
+            Reason(agent="a", state="queued", cause="pools", count=1, most=4),
+            "a: queued: waits for one of 4 pools",
+        ),
+        (
+            Reason(agent="a", state="paused", cause="pools", count=12, most=4),
+            "a: paused: waits for one of 4 pools, as do 11 others",
+        ),
+        (
+            Reason(agent="a", state="paused", pool="gpu1", cause="agents", count=8, most=8),
+            "a: paused in gpu1: 8 of 8 agents active",
+        ),
     ],
 )
 def test_each_cause_has_its_line(reason, line):

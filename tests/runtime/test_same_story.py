@@ -15,6 +15,7 @@ import pytest
 
 from concur_agents.core import (
     FIRST_READING_S,
+    Fleet,
     Limit,
     Reading,
     Regulator,
@@ -22,9 +23,11 @@ from concur_agents.core import (
     law_names,
     make_law,
 )
+from concur_agents.runtime.poller import EnginePoller
 from concur_agents.sim.cache import Run
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.profile import load_profile
+from concur_agents.sim.replicas import FleetGate, simulate_fleet
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.workload import AgentPlan, PlanStep
 from concur_agents.testing import run, virtual_governor
@@ -201,3 +204,105 @@ def test_simulator_and_governor_make_identical_decisions_from_the_same_plan(
     assert len(story) >= 24 * 6
     if name in ("cache_aimd", "timetable"):
         assert pauses > 0  # otherwise there was little to agree on
+
+
+# -- several engines -------------------------------------------------------------------------
+
+POOLS = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
+
+
+class FleetRecorder(FleetGate):
+    """Writes down whom the fleet lets in, when, and where."""
+
+    def __init__(self, fleet):
+        super().__init__(fleet)
+        self.story = []
+
+    def _note(self, now, woken):
+        self.story += [(agent, self.fleet.pool_of(agent), now) for agent in woken]
+        return woken
+
+    def arrive(self, agent, now, prompt_tokens):
+        return self._note(now, super().arrive(agent, now, prompt_tokens))
+
+    def begin_step(self, agent, now, prompt_tokens):
+        return self._note(now, super().begin_step(agent, now, prompt_tokens))
+
+    def end_step(self, agent, now, usage):
+        return self._note(now, super().end_step(agent, now, usage))
+
+    def leave(self, agent, now):
+        return self._note(now, super().leave(agent, now))
+
+    def tick_replica(self, replica, reading, now):
+        return self._note(now, super().tick_replica(replica, reading, now))
+
+    def advance(self, now):
+        return self._note(now, super().advance(now))
+
+
+def governed_fleet_story(batch, profile, law, monkeypatch):
+    """The same with a `Governor` of three engines; each call goes to its agent's pool."""
+    story, served = [], {}
+
+    async def agent(governor, plan):
+        await asyncio.sleep(plan.arrive_s)
+        first = plan.steps[0].prompt_tokens
+        async with governor.agent(plan.id, prompt_tokens=first) as agent:
+            for k, step in enumerate(plan.steps):
+                async with agent.step(step.prompt_tokens) as call:
+                    request = await served[agent.pool].call(f"{plan.id}/{k}", step)
+                    cached = request.cached_tokens or 0
+                    call.record(Usage(step.prompt_tokens, step.output.tokens, cached))
+                if k + 1 < len(plan.steps):
+                    await asyncio.sleep(step.tool_s)
+
+    async def main():
+        served.update({pool: Served(profile) for pool in POOLS})
+        serving = [asyncio.ensure_future(each.run()) for each in served.values()]
+        monkeypatch.setattr(EnginePoller, "_make_probe", lambda poller: served[poller.url])
+        async with virtual_governor(POOLS, law=law, poll_interval_s=POLL_S) as governor:
+            governor.on_event(
+                lambda e: (
+                    story.append((e.agent, governor.pool_of(e.agent), e.at_s))
+                    if e.kind in ("admitted", "step_began")
+                    else None
+                )
+            )
+            await asyncio.gather(*(agent(governor, plan) for plan in batch))
+            pauses = governor.snapshot().pauses_total
+        for each in serving:
+            each.cancel()
+        return pauses
+
+    return run(main()), story
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["working_set", "cache_aimd", "fixed", "timetable"])
+def test_simulator_and_governor_make_identical_decisions_for_a_fleet(
+    name, seed, timetable, monkeypatch
+):
+    """Who goes on, when, and in which of three pools."""
+    if name == "timetable":
+        law = timetable(
+            (0, Limit(tokens=7_000, hold_s_per_token=0.001)),
+            (6.5, Limit(tokens=4_000, hold_s_per_token=0.0005)),
+            (14.5, Limit(agents=3, tokens=6_000, hold_s_per_token=0.002)),
+        )
+    else:
+        law = make_law(name, **({"agents": 2} if name == "fixed" else {}))
+    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=300)
+    batch = plans(seed)
+    first_reading_s = 0.0 if name == "fixed" else FIRST_READING_S
+    gate = FleetRecorder(Fleet(law, POOLS, 0.0, first_reading_s=first_reading_s))
+    simulate_fleet(batch, [profile] * 3, gate, poll_interval_s=POLL_S, seed=0)
+
+    pauses, story = governed_fleet_story(batch, profile, law, monkeypatch)
+
+    assert [row[:2] for row in story] == [row[:2] for row in gate.story]
+    assert [at for *_, at in story] == pytest.approx([at for *_, at in gate.story], abs=0.02)
+    assert pauses == gate.fleet.view(0.0).pauses_total
+    assert {pool for _, pool, _ in story} == set(POOLS)
+    if name in ("working_set", "timetable"):
+        assert pauses > 0
