@@ -177,7 +177,6 @@ def test_the_bundled_suite_covers_what_it_must():
         "tau_double",
         "price_half",
         "price_double",
-        "unequal",
     }
     assert len({s.profile for s in suite}) >= 3
     assert sum(s.quick for s in suite) >= 5
