@@ -60,3 +60,31 @@ def test_in_words_it_says_where_it_listens_and_how_it_ends() -> None:
     assert "8,000 tokens of KV cache" in line
     assert "Ctrl-C ends it." in line
     assert (process.returncode, errors) == (0, "")
+
+
+def test_several_engines_behind_one_port_have_a_pool_each() -> None:
+    words = ["serve-sim", "--port", "0", "--kv-blocks", "500", "--engines", "4", "--worker-header"]
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *words, "--time-scale", "inf", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            facts = json.loads(process.stdout.readline())
+            with HttpProbe(facts["url"], timeout_s=30) as probe:
+                reading = probe.read()
+            with openai.OpenAI(base_url=facts["url"] + "/v1", api_key="none") as client:
+                raw = client.completions.with_raw_response.create(
+                    model=facts["model"],
+                    prompt="a b c",
+                    max_tokens=3,
+                    extra_headers={"X-data-parallel-rank": "3"},
+                )
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (facts["engines"], facts["capacity_tokens"]) == (4, 500 * 16)
+    assert reading.capacity_tokens == 4 * 500 * 16
+    assert raw.headers["x-smg-routed-worker-id"] == f"{facts['url']}@3"

@@ -238,7 +238,13 @@ async def _beat(governor: Governor, clock: ClientClock) -> None:
         await alarm.sleep(None)  # until the first agent, as the governor's own thread does
         while True:
             # In a thread, because it waits for the server, which runs on this loop.
-            await alarm.sleep(await asyncio.to_thread(governor.beat))
+            beat = asyncio.ensure_future(asyncio.to_thread(governor.beat))
+            try:
+                rest_s = await asyncio.shield(beat)
+            except asyncio.CancelledError:
+                await beat  # the governor closes only when its last reading is over
+                raise
+            await alarm.sleep(rest_s)
 
 
 def _reusable_tokens(plan: AgentPlan, block_size: int) -> list[int]:

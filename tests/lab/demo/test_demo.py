@@ -335,7 +335,7 @@ def test_with_replicas_the_ungoverned_arms_are_two_routers():
 async def test_replicas_behind_several_ports_take_as_long_as_in_the_simulator(number):
     scenario = fleet_scenario()
     course, calls = await ran_by_replicas(scenario, scenario.arms[number])
-    assert course.makespan_s == pytest.approx(scenario.virtual_s[number], rel=0.03)
+    assert course.makespan_s == pytest.approx(scenario.virtual_s[number], rel=0.001)
     assert sum(calls) == scenario.calls
     assert min(calls) > 0.3 * scenario.calls
 
