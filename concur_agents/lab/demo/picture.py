@@ -97,11 +97,10 @@ def _fill(figure: Any, scenario: Scenario, courses: Sequence[Course]) -> None:
 
 def _title(scenario: Scenario) -> str:
     agents, model = len(scenario.plans), scenario.profile.model
-    times = f"{scenario.oversubscription:.1f} times the KV"
+    times = f"final contexts {scenario.oversubscription:.1f} times the"
     if scenario.replicas > 1:
-        several = f"{scenario.replicas} × {model}"
-        return f"{agents} recorded agents on {several}, {times} caches in the end"
-    return f"{agents} recorded agents on {model}, their final contexts {times} cache"
+        return f"{agents} agents on {scenario.replicas} × {model}, {times} KV caches"
+    return f"{agents} recorded agents on {model}, their {times} KV cache"
 
 
 def _legend(report: ArmReport, unit_s: float, unit: str) -> str:
