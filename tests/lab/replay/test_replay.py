@@ -123,7 +123,7 @@ def test_several_addresses_are_replicas_of_one_fleet(tmp_path: Path) -> None:
     ):
         code = _concur(
             *("--url", one.url, "--url", f"{two.url}/v1", "--workload", "cpu:steps=5"),
-            *("--agents", "8", "--time-scale", "0.05", "--arms", ARMS, "--no-plot"),
+            *("--agents", "16", "--time-scale", "0.05", "--arms", ARMS, "--no-plot"),
             *("--out", str(out)),
         )
         calls = [one.stats.calls, two.stats.calls]
@@ -132,15 +132,15 @@ def test_several_addresses_are_replicas_of_one_fleet(tmp_path: Path) -> None:
     record = json.loads(out.read_text("utf-8"))
     rows = _rows(record)
     assert list(rows) == ARMS.split(",")
-    assert {row["agents_done"] for row in rows.values()} == {8}
+    assert {row["agents_done"] for row in rows.values()} == {16}
     assert record["endpoint"]["replicas"] == 2
     assert record["endpoint"]["capacity_tokens"] == 2 * 9600
     assert min(calls) > 0.4 * sum(calls)
-    # agents that go from replica to replica find little, two in each pool find everything
+    # sixteen agents in two pools find little, two in each find everything
     assert rows["none"]["hit_deficit"] > 0.5
     assert rows["fixed:2"]["hit_deficit"] == pytest.approx(0.0, abs=0.02)
     counted = record["rounds"][0]["counters"]["generated_tokens_total"]
-    assert counted == 8 * 5 * 32
+    assert counted == 16 * 5 * 32
 
 
 def test_the_ranks_behind_one_address_are_a_fleet(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_ranks_behind_one_address_are_a_fleet(tmp_path: Path) -> None:
     out = tmp_path / "replay.json"
     with EmbeddedServer("vllm-cpu-tiny", time_scale=20.0, engines=2) as server:
         code = _concur(
-            *(server.url, "--ranks", "2", "--workload", "cpu:steps=5", "--agents", "8"),
+            *(server.url, "--ranks", "2", "--workload", "cpu:steps=5", "--agents", "16"),
             *("--time-scale", "0.05", "--arms", "none,sticky,fixed:2", "--no-plot"),
             *("--out", str(out)),
         )
