@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome
+from concur_agents.lab.bench.figure_texts import COST_GOALS, TEXTS
 from concur_agents.lab.bench.fleet_arms import FLEET_REFERENCES
 from concur_agents.lab.bench.scenario import Scenario
 
@@ -186,7 +187,7 @@ class Report:
             self._breadth(unaltered, arm),
             *self._of_fleets(in_fleets, arm),
         ]
-        for measure, goal in _COST_GOALS.items():
+        for measure, goal in COST_GOALS.items():
             figures += self._costs(arm, measure, goal)
         figures.append(self._longest_wait(arm))
         return figures
@@ -273,8 +274,8 @@ class Report:
         values = self._values(variants, lambda s: self._cost(s, arm))
         mean, worst = f"{measure}_cost_geomean", f"{measure}_cost_worst"
         return [
-            _figure(mean, values, goal, "lower", mean=True, text=f"{_TEXTS[measure]}, geomean"),
-            _figure(worst, values, goal, "lower", text=f"{_TEXTS[measure]}, worst"),
+            _figure(mean, values, goal, "lower", mean=True, text=f"{TEXTS[measure]}, geomean"),
+            _figure(worst, values, goal, "lower", text=f"{TEXTS[measure]}, worst"),
         ]
 
     def _cost(self, variant: Scenario, arm: str) -> float | None:
@@ -360,7 +361,7 @@ def _figure(
     value = None if worst is None else geomean(values.values()) if mean else values[worst]
     return Figure(
         key=key,
-        text=_TEXTS[key] if text is None else text,
+        text=TEXTS[key] if text is None else text,
         value=value,
         goal=goal,
         better=better,
@@ -375,51 +376,6 @@ def _run(outcome: ArmOutcome) -> dict[str, Any]:
         run["cap"] = outcome.cap
         run["makespan_s_by_cap"] = {str(cap): _short(s) for cap, s in outcome.tried.items()}
     return run
-
-
-_COST_GOALS: Mapping[str, float] = {
-    "capacity_unknown": 1.10,
-    "sizes_unknown": 1.10,
-    "max_wait": 1.10,
-    "tau_half": 1.10,
-    "tau_double": 1.10,
-    "price_half": 1.10,
-    "price_double": 1.10,
-    "unequal": 1.05,
-}
-
-_TEXTS: Mapping[str, str] = {
-    "vs_best_fixed_geomean": "times as fast as the best fixed cap, geomean",
-    "vs_best_fixed_worst": "times as fast as the best fixed cap, worst scenario",
-    "vs_cache_aimd_geomean": "times as fast as cache_aimd, geomean",
-    "vs_cache_aimd_worst": "times as fast as cache_aimd, worst scenario",
-    "vs_best_request_geomean": "times as fast as the best cap on calls, geomean",
-    "vs_ungoverned_thrashing_geomean": "times as fast as ungoverned where that thrashes, geomean",
-    "vs_ungoverned_fitting_worst": "times as fast as ungoverned where the batch fits, worst",
-    "vs_ungoverned_worst": "times as fast as ungoverned, worst scenario",
-    "free_tier_distance_geomean": "times the makespan of the free-tier bound, geomean",
-    "free_tier_vs_best_fixed_geomean": "the bound over the best fixed cap: what could be won there",
-    "free_tier_vs_ungoverned_thrashing_geomean": "the bound over ungoverned where that thrashes",
-    "endless_vs_best_fixed_geomean": "agents finished per hour, endless source / best cap, geomean",
-    "endless_vs_best_fixed_worst": "agents finished per hour, endless source / best cap, worst",
-    "finish_mean_vs_best_fixed_geomean": "mean time to finish / with the best fixed cap, geomean",
-    "most_open_vs_best_cap_worst": "most agents open at once / the best fixed cap, worst",
-    "fleet_vs_sum_geomean": "fleet: times as fast as one governor on the sum, geomean",
-    "fleet_vs_sum_p90_geomean": "fleet: nine in ten done, times as fast as on the sum, geomean",
-    "fleet_vs_sticky_geomean": "fleet: times as fast as a sticky router, geomean",
-    "fleet_vs_sticky_p90_geomean": "fleet: nine in ten done, times as fast as sticky, geomean",
-    "fleet_vs_best_cap_geomean": "fleet: times as fast as the best cap per replica, geomean",
-    "fleet_fitting_vs_sticky_worst": "fleet: times as fast as sticky where the batch fits, worst",
-    "unequal": "fleet: makespan with unequal pools / with equal ones",
-    "capacity_unknown": "makespan without knowing the capacity / with",
-    "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
-    "max_wait": "makespan with max_wait_s / without",
-    "max_wait_excess_s": "longest wait of a started agent beyond max_wait_s + one step [s]",
-    "tau_half": "makespan with hold times halved / as they are",
-    "tau_double": "makespan with hold times doubled / as they are",
-    "price_half": "makespan with t_prefill believed half / as it is",
-    "price_double": "makespan with t_prefill believed double / as it is",
-}
 
 
 def _mean(values: Iterable[float]) -> float:
