@@ -36,7 +36,8 @@ class Governor(Host):
             `limit`: a fixed cap.
         limit: at most this many active agents, whatever the engine says.
         probe: reads the engine in place of the one made from `url`.
-        api_key: sent to the metrics endpoint as a bearer token.
+        api_key: sent to the metrics endpoint as a bearer token. With several addresses it is the
+            key of all of them: calls to another host than the client's carry it, too.
         metrics_headers: further headers for the metrics endpoint, by name.
         metrics_verify: how its certificate is checked: an SSL context, the file or folder of a CA,
             or False for any certificate.

@@ -24,8 +24,9 @@ from concur_agents._text import printable
 from concur_agents.adapters.extras import is_signed
 from concur_agents.errors import ConfigError
 from concur_agents.probes.http import base_of
+from concur_agents.probes.pinning import RANK_HEADER
 from concur_agents.runtime.agent import Agent, Governing
-from concur_agents.runtime.endpoints import RANK_HEADER, Address
+from concur_agents.runtime.endpoints import Address
 
 logger = logging.getLogger("concur_agents")
 

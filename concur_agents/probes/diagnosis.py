@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from concur_agents.probes.pinning import PinProof
+
 Verdict: TypeAlias = Literal["good", "usable", "unusable"]
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -102,6 +104,8 @@ class Diagnosis:
     signals: tuple[Signal, ...] = ()
     proof: CacheProof | None = None
     """None: the two requests were not sent, or failed."""
+    pinning: PinProof | None = None
+    """Whether calls can be pinned to one of several pools; None: not tested."""
     findings: tuple[Finding, ...] = ()
     code: tuple[str, ...] = ()
     """Lines of Python to begin with."""

@@ -19,11 +19,13 @@ from concur_agents.probes.diagnosis import MEANINGS, CacheProof, Diagnosis, Find
 from concur_agents.probes.findings import (
     caching_off_finding,
     page_findings,
+    pinning_finding,
     proof_findings,
     size_findings,
 )
 from concur_agents.probes.http import Http, HttpProbe
 from concur_agents.probes.page import SIGNALS, PageReading
+from concur_agents.probes.pinning import prove_pinning
 from concur_agents.probes.usage import read_usage
 
 
@@ -99,7 +101,7 @@ class _Examination:
             self._note("error", "Neither metrics nor models: this is not a serving engine")
         self._add(page_findings(page, engine, about))
         self._add(size_findings(page, max_model_len))
-        proof = None
+        proof, pinning = None, None
         if prefix_caching is False:
             self._add([caching_off_finding(engine)])
         elif send and chosen is not None:
@@ -107,6 +109,9 @@ class _Examination:
             if proof is not None:
                 self._add(proof_findings(proof, engine, page))
                 prefix_caching = prefix_caching or proof.works or None
+            if page is not None and len(page.readings) > 1 and not self._has_error():
+                pinning = prove_pinning(self.http, self.probe, model=chosen, patience_s=patience_s)
+                self._add([pinning_finding(pinning)])
         elif not send:
             self._note("info", "Cached tokens in answers were not tested (--no-send)")
         reading = page.reading if page else None
@@ -133,6 +138,7 @@ class _Examination:
                 for name in SIGNALS
             ),
             proof=proof,
+            pinning=pinning,
             findings=tuple(self.findings),
             code=_code(self.probe.url, page, proof, keyed=self.keyed, usable=not self._has_error()),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from concur_agents.probes.diagnosis import CacheProof, Finding
 from concur_agents.probes.page import PageReading
+from concur_agents.probes.pinning import PinProof
 
 
 def page_findings(
@@ -87,6 +88,14 @@ def size_findings(page: PageReading | None, max_model_len: int | None) -> Iterat
             text=f"The KV pool ({pool:,.0f} tokens) holds fewer than two full contexts of "
             f"{max_model_len:,} tokens: long agents will run one after another",
         )
+
+
+def pinning_finding(proof: PinProof) -> Finding:
+    """Whether each of several pools can be governed by itself."""
+    text = proof.text
+    if proof.works:
+        text += f": Governor(url, ranks={proof.ranks}) governs each pool by itself"
+    return Finding(level="info", text=text)
 
 
 def caching_off_finding(engine: str | None) -> Finding:

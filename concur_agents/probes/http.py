@@ -205,17 +205,25 @@ class Http:
         """Gets a path below the address."""
         return self._send("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
+    def post(
+        self, path: str, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
         """Posts JSON to a path below the address."""
-        return self._send("POST", path, body)
+        return self._send("POST", path, body, headers)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> HttpResponse:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> HttpResponse:
         url, shown = self._base + path, self.shown + path
         # The client's timeout is per chunk, so a server that sends slowly would never hit it.
         deadline_s = time.monotonic() + self._timeout_s
         content = bytearray()
         try:
-            with self._client.stream(method, url, json=body) as response:
+            with self._client.stream(method, url, json=body, headers=headers) as response:
                 encoding = response.headers.get("content-encoding", "").strip().lower()
                 if encoding not in ("", "identity"):
                     if response.status_code != 200:  # the status says enough

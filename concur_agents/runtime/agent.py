@@ -19,11 +19,11 @@ from concur_agents import _moved
 from concur_agents._outside import finishing
 from concur_agents._text import shown_id, wire_id
 from concur_agents.errors import ConfigError
+from concur_agents.probes.pinning import RANK_HEADER
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.checks import read_seconds
 from concur_agents.runtime.context import current, restore
-from concur_agents.runtime.endpoints import RANK_HEADER
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
 from concur_agents.runtime.waiter import (

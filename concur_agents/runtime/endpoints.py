@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from concur_agents.core import Fleet, Regulator
 from concur_agents.errors import ConfigError
 from concur_agents.recording import scrub
 from concur_agents.runtime.poller import EnginePoller
-
-RANK_HEADER: Final = "X-data-parallel-rank"
-"""Pins a request to a data-parallel rank of vLLM or SGLang."""
 
 
 class Address(NamedTuple):

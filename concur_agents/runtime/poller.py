@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
@@ -21,12 +21,15 @@ from concur_agents.runtime.poll_thread import Backoff
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
     from concur_agents.probes.connection import Headers, Verify
+    from concur_agents.probes.pinning import PinProof
 
 logger = logging.getLogger("concur_agents")
 
 READING_S = 10.0
 """Longest reading [s] of a probe that has no `timeout_s` of its own; with one: twice that."""
 
+CALL_S = 60.0
+"""Longest tiny call [s] of `check_pinning`."""
 
 _MOST_HANGING = 4
 """So many checks may hang, each with its thread, because a name server cannot be interrupted."""
@@ -149,6 +152,20 @@ class EnginePoller:
             self._interrupt()
             raise self._too_long(longest_s)
         return attempt.reading
+
+    def check_pinning(self, ranks: int, model: str | None) -> PinProof:
+        """Proves with a few tiny calls that the rank header pins calls to the engine's ranks."""
+        from concur_agents.probes.http import Http, HttpProbe
+        from concur_agents.probes.pinning import prove_pinning
+
+        assert self._url is not None
+        how: dict[str, Any] = {
+            "api_key": self._api_key,
+            "headers": self._headers,
+            "verify": self._verify,
+        }
+        with Http(self._url, timeout_s=CALL_S, **how) as http, HttpProbe(self._url, **how) as probe:
+            return prove_pinning(http, probe, ranks=ranks, model=model)
 
     def poll(self) -> Reading | None:
         """Reads the engine in this thread. Never raises; None: it could not be read."""

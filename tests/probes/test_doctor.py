@@ -376,7 +376,7 @@ def test_the_json_is_the_diagnosis_with_stable_keys() -> None:
     assert set(shown) == {
         "url", "engine", "backend", "version", "model", "models", "max_model_len",
         "capacity_tokens", "smallest_capacity_tokens", "pools", "block_size", "prefix_caching",
-        "signals", "proof", "findings", "flags", "code", "verdict", "exit_code",
+        "signals", "proof", "pinning", "findings", "flags", "code", "verdict", "exit_code",
     }  # fmt: skip
     assert [signal["name"] for signal in shown["signals"]] == list(SIGNALS)
 

@@ -14,6 +14,7 @@ from concur_agents.core import Law, LawState, Limit, Reading, Regulator, Snapsho
 from concur_agents.observe.metrics import export, serve
 from concur_agents.openai import AsyncOpenAI, OpenAI
 from concur_agents.probes import HttpProbe, parse_page
+from concur_agents.probes.pinning import PinProof
 from concur_agents.recording import Recording, record, replay
 from concur_agents.testing import ManualClock, ScriptedProbe, run, virtual_governor
 
@@ -43,6 +44,7 @@ def looking_at(gov: ca.Governor) -> None:
     for name, times in gov.tool_times().items():
         print(name, times.mean_s)
     assert_type(gov.check(), Reading)
+    assert_type(gov.check_pinning(), dict[str, PinProof])
 
 
 async def an_agent(gov: ca.Governor) -> None:
@@ -55,6 +57,8 @@ async def an_agent(gov: ca.Governor) -> None:
         async with agent.suspended(), agent.tool("pytest"):
             await asyncio.sleep(60)
         assert_type(agent.stats, ca.AgentStats)
+        assert_type((agent.pool, agent.base_url), tuple[str | None, str | None])
+        assert_type(agent.headers, dict[str, str])
         assert_type(ca.current_agent(), ca.Agent | None)
 
 

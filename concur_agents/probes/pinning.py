@@ -1,0 +1,191 @@
+"""Proves that the rank header pins calls: an engine, or a router before it, may ignore it.
+
+Tiny calls are sent to the last rank and to the first, two to each, and the counters of the page say
+which ranks served them. Calls that are spread in turn, or that all go to the first rank, do not
+pass. To be done while nothing else runs, because other calls count as well.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from concur_agents.core import Reading
+from concur_agents.errors import ProbeError
+from concur_agents.probes.http import Http, HttpProbe, HttpResponse
+from concur_agents.probes.usage import read_usage
+
+RANK_HEADER: Final = "X-data-parallel-rank"
+"""Pins a request to a data-parallel rank of vLLM or SGLang."""
+
+PinVerdict: TypeAlias = Literal["pinned", "elsewhere", "refused", "unknown"]
+
+_CALLS = 2
+_SHARE = 0.75  # of what the calls used: two calls in turn leave half of it on the rank
+_COUNTERS = (
+    ("query_tokens_total", "prompt_tokens"),
+    ("computed_tokens_total", "prompt_tokens"),
+    ("generated_tokens_total", "completion_tokens"),
+)
+"""What counts a call, rank by rank, and the part of its usage that it counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinProof:
+    """Whether calls reach the rank that their header names."""
+
+    ranks: int
+    """Data-parallel engines that were expected."""
+    verdict: PinVerdict
+    """"pinned"; "elsewhere": other ranks served them; "refused": the header was; "unknown"."""
+    text: str
+    """The verdict as a sentence, with what to do."""
+
+    @property
+    def works(self) -> bool:
+        """Whether it was proved."""
+        return self.verdict == "pinned"
+
+
+def prove_pinning(
+    http: Http,
+    probe: HttpProbe,
+    *,
+    ranks: int | None = None,
+    model: str | None = None,
+    patience_s: float = 3.0,
+) -> PinProof:
+    """Sends four tiny calls; see the module.
+
+    Args:
+        http: calls the engine.
+        probe: reads the page of the same engine.
+        ranks: data-parallel engines there; None: as many as the page shows.
+        model: serves the calls; None: the first one that is served.
+        patience_s: time that the counters may take to show the calls [s].
+    """
+    try:
+        return _prove(http, probe, ranks, model, patience_s)
+    except ProbeError as error:
+        return PinProof(ranks=ranks or 0, verdict="unknown", text=f"Pinning: {error}")
+
+
+def _prove(
+    http: Http, probe: HttpProbe, ranks: int | None, model: str | None, patience_s: float
+) -> PinProof:
+    page = probe.read_page()
+    count = len(page.readings) if ranks is None else ranks
+
+    def proof(verdict: PinVerdict, text: str) -> PinProof:
+        return PinProof(ranks=count, verdict=verdict, text=text)
+
+    wanted = [str(rank) for rank in range(count)]
+    if count < 2 or any(rank not in page.readings for rank in wanted):
+        return proof(
+            "unknown",
+            f"Pinning cannot be proved: the page has {len(page.readings)} KV pools and not one "
+            f"for each of {count} ranks; SGLang shows them with "
+            "--enable-metrics-for-all-schedulers",
+        )
+    name = model or _first_model(http)
+    for rank in (wanted[-1], wanted[0]):
+        before = probe.read_page().readings
+        counter = next(
+            (pair for pair in _COUNTERS if all(_known(before, each, pair[0]) for each in wanted)),
+            None,
+        )
+        if name is None or counter is None:
+            lacks = "/v1/models names no model" if name is None else "no counter has all ranks"
+            return proof("unknown", f"Pinning cannot be proved: {lacks}")
+        sent = 0
+        for _ in range(_CALLS):
+            answer = _call(http, name, rank)
+            if answer.status >= 400 and "out of range" in answer.text.lower():
+                return proof(
+                    "refused",
+                    f"Rank {rank} is refused as out of range: has it fewer than {count} engines, "
+                    "or is it a router whose engines have one rank each? Govern each at its own "
+                    "address",
+                )
+            usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
+            if usage is None:
+                return proof(
+                    "unknown",
+                    f"Pinning cannot be proved: a tiny call answered HTTP {answer.status}, and "
+                    "reported no usage",
+                )
+            sent += getattr(usage, counter[1])
+        risen = _risen(probe, before, wanted, counter[0], sent, patience_s)
+        if risen[rank] < _SHARE * sent:
+            if sum(risen.values()) < _SHARE * sent:
+                return proof(
+                    "unknown",
+                    f"Pinning cannot be proved: the counters did not rise within {patience_s:g} s",
+                )
+            others = ", ".join(each for each in wanted if risen[each] and each != rank)
+            return proof(
+                "elsewhere",
+                f"Calls pinned to rank {rank} were served by rank {others}: {RANK_HEADER} is "
+                "ignored or dropped on the way. Give each engine an address of its own, or leave "
+                "`ranks=` away: one governor then governs the sum",
+            )
+    return proof("pinned", f"{RANK_HEADER} pins calls to each of {count} ranks")
+
+
+def _risen(
+    probe: HttpProbe,
+    before: Mapping[str, Reading],
+    ranks: list[str],
+    counter: str,
+    sent: int,
+    patience_s: float,
+) -> dict[str, float]:
+    """How much the counter of each rank has risen, once the calls have been counted."""
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        now = probe.read_page().readings
+        risen = {
+            rank: (getattr(now[rank], counter) or 0.0) - getattr(before[rank], counter)
+            for rank in ranks
+            if rank in now
+        }
+        risen = {rank: max(0.0, risen.get(rank, 0.0)) for rank in ranks}
+        if sum(risen.values()) >= sent or time.monotonic() >= deadline_s:
+            return risen
+        time.sleep(min(0.2, patience_s))
+
+
+def _call(http: Http, model: str, rank: str) -> HttpResponse:
+    small = {"model": model, "max_tokens": 1, "temperature": 0.0}
+    prompt = f"Check {uuid.uuid4().hex}: answer with one word."
+    headers = {RANK_HEADER: rank}
+    chat = {"messages": [{"role": "user", "content": prompt}]}
+    answer = http.post("/v1/chat/completions", small | chat, headers=headers)
+    if answer.status in (400, 404, 405, 422) and "out of range" not in answer.text.lower():
+        return http.post("/v1/completions", small | {"prompt": prompt}, headers=headers)
+    return answer
+
+
+def _first_model(http: Http) -> str | None:
+    answer = http.get("/v1/models")
+    data = _json(answer.text).get("data") if answer.status == 200 else None
+    for each in data if isinstance(data, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("id"), str):
+            return str(each["id"])
+    return None
+
+
+def _known(readings: Mapping[str, Reading], rank: str, counter: str) -> bool:
+    return rank in readings and getattr(readings[rank], counter) is not None
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
