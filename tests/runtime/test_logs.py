@@ -79,3 +79,26 @@ def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog)
     run(main())
     lines = [line for line in caplog.messages if "reports a pool of 16000 tokens" in line]
     assert len(lines) == 1
+
+
+def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_engines):
+    caplog.set_level("INFO", "concur_agents")
+    urls = ["http://gpu1:8000", "http://gpu2:8000"]
+    events = []
+
+    def good(now):
+        return Reading(at_s=now, capacity_tokens=9000)
+
+    async def main():
+        scripted_engines({urls[0]: good, urls[1]: lambda now: None if now < 20 else good(now)})
+        async with virtual_governor(urls) as governor:
+            governor.on_event(events.append)
+            async with governor.agent():
+                await asyncio.sleep(60)
+
+    run(main())
+    moves = [(event.kind, event.pool) for event in events if event.kind.startswith("pool_")]
+    assert moves == [("pool_down", urls[1]), ("pool_up", urls[1])]
+    facts = [getattr(line, "concur", {}) for line in caplog.records]
+    assert {"event": "pool_down", "pool": urls[1]} in facts
+    assert {"event": "pool_up", "pool": urls[1]} in facts
