@@ -51,7 +51,7 @@ class PoolReader:
         self._poll_at_s = -math.inf
         self._dark_since_s: float | None = None  # the last good reading before the failures
         self._blind_at_s = monitor.clock() + blind_after_s
-        self._pool_warned = False
+        self._pool_warned = self._ranks_warned = False
         self._states: dict[str | None, LawState] = {}  # of pools of a fleet, as last ticked
         self._down: set[str] = set()  # those of its pools that are down
 
@@ -99,6 +99,7 @@ class PoolReader:
         for pool, part in self._parts(reading):
             self._tick_pool(pool, part)
         self._compare_pools(reading)
+        self._count_ranks()
 
     @property
     def _names(self) -> list[str | None]:
@@ -161,6 +162,22 @@ class PoolReader:
                     limit_tokens=_finite(after.limit.tokens),
                     limit_agents=_finite(after.limit.agents),
                 ),
+            )
+
+    def _count_ranks(self) -> None:
+        """Warns once where the page shows several engines that are governed as one pool."""
+        page: PageReading | None = getattr(self.poller.probe, "last_page", None)
+        if self._ranks_warned or page is None or len(self.pools or "1") > 1:
+            return
+        count = len(page.readings)
+        if count > 1:
+            self._ranks_warned = True
+            logger.warning(
+                "%s shows %d engines, which are governed as one pool: if they are data-parallel "
+                "ranks, ranks=%d (--ranks %d) makes each a pool of its own (logged once)",
+                self.poller.url,
+                *(count, count, count),
+                extra=told("several_engines", url=self.poller.url, engines=count),
             )
 
     def _compare_pools(self, reading: Reading | None) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 
 from concur_agents.core import Reading, make_law
+from concur_agents.probes.page import PageReading
 from concur_agents.testing import ScriptedProbe, run, virtual_governor
 
 
@@ -102,3 +103,25 @@ def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_en
     facts = [getattr(line, "concur", {}) for line in caplog.records]
     assert {"event": "pool_down", "pool": urls[1]} in facts
     assert {"event": "pool_up", "pool": urls[1]} in facts
+
+
+def test_a_page_of_several_engines_that_are_one_pool_is_said_once(caplog):
+    """A governor on their sum does not keep an agent where its prefix is."""
+
+    class Page:
+        url = "http://gpu1:8000"
+        last_page = None
+
+        def read(self):
+            parts = {str(rank): Reading(at_s=0.0, capacity_tokens=9000) for rank in range(4)}
+            self.last_page = PageReading(engine="vllm", reading=parts["0"], readings=parts)
+            return Reading(at_s=0.0, capacity_tokens=36_000)
+
+    async def main():
+        async with virtual_governor(probe=Page()) as governor, governor.agent():
+            await asyncio.sleep(10)
+
+    run(main())
+    said = [line for line in caplog.messages if "ranks=4" in line]
+    assert len(said) == 1
+    assert "shows 4 engines" in said[0]
