@@ -15,13 +15,15 @@ from typing import ClassVar
 import pytest
 from hypothesis import settings
 
-from concur_agents.core import Law, LawState, Limit, Regulator, Snapshot, make_law
+from concur_agents.core import Law, LawState, Limit, Reading, Regulator, Snapshot, make_law
 from concur_agents.recording import Recording, RecordingRegulator, record
 from concur_agents.runtime.config import NOT_OURS
+from concur_agents.runtime.poller import EnginePoller
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
 from concur_agents.sim.workload import plans_from_traces
+from concur_agents.testing import ScriptedProbe
 
 # Two busy cores make a single example slow now and then; the suite's own timeout catches hangs.
 # Derandomised: a red run on one machine is the same red run on the next.
@@ -115,3 +117,20 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Twelve agents on an engine with room for a few of them, under `working_set`."""
     folder = tmp_path_factory.mktemp("recording")
     return simulated(folder / "run.jsonl", shadow=make_law("cache_aimd", start=4))
+
+
+@pytest.fixture
+def scripted_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[dict[str, Callable[[float], Reading | None]]], list[str]]:
+    """`Governor(scripted_engines({url: script, ...}))` reads each address from its script."""
+
+    def engines(scripts: dict[str, Callable[[float], Reading | None]]) -> list[str]:
+        monkeypatch.setattr(
+            EnginePoller,
+            "_make_probe",
+            lambda poller: ScriptedProbe(scripts[poller.url], poller._clock),
+        )
+        return list(scripts)
+
+    return engines

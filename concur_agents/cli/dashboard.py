@@ -13,7 +13,7 @@ from rich.text import Text
 
 from concur_agents.cli.advice import STALLS_PAGE
 from concur_agents.cli.chart import chart
-from concur_agents.observe.frame import Frame, Point
+from concur_agents.observe.frame import Frame, Point, PoolFrame
 
 CHART_ROWS = 4
 
@@ -44,10 +44,15 @@ def dashboard(
         height: rows of the screen; the lists of agents are cut to fit.
     """
     charts = _charts(frame, trail, width)
-    rows = max(2, height - 22 - frame.blind)  # rows left for the two lists
+    most_pools = max(1, min(len(frame.pools), height // 4))
+    rows = height - 22 - frame.blind
+    if frame.pools:
+        rows -= 3 + most_pools + (len(frame.pools) > most_pools)
+    rows = max(2, rows)  # rows left for the two lists
     waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
     parts: list[RenderableType] = [
         _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", _clock(frame)),
+        *([_panel(_pools(frame, most_pools, width), _pools_title(frame))] if frame.pools else []),
         charts,
         _panel(_waiting(frame, waiting), f"waiting: {frame.paused + frame.queued}"),
         _panel(_active(frame, max(1, rows - waiting)), f"active: {_count(frame)}"),
@@ -58,6 +63,8 @@ def dashboard(
 def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
     """A few rows, which `concur run` shows below the output of the program."""
     rows: list[RenderableType] = [summary(frame, width - 4)]
+    if frame.pools:
+        rows.append(_fact("pools", pools_line(frame)))
     if frame.waiting:
         who = frame.waiting[0]
         why = f"{who.agent} {who.state} for {who.waited_s:.0f} s: {who.why}"
@@ -90,6 +97,79 @@ def summary(frame: Frame, width: int) -> Table:
     if frame.blind:
         table.add_row("", Text("the engine cannot be read", style="red"))
     return table
+
+
+def pools_line(frame: Frame) -> Text:
+    """Each pool with its pressure, in one line."""
+    text = Text(overflow="ellipsis", no_wrap=True)
+    for pool in frame.pools:
+        share = "-"
+        if pool.capacity_tokens:
+            share = f"{pool.pressure_tokens / pool.capacity_tokens:.0%}"
+        if pool.reason == "down":
+            text.append(f"{short_pool(pool.pool)} down  ", "red")
+        else:
+            text.append(f"{short_pool(pool.pool)} {share}  ")
+    return text
+
+
+def short_pool(name: str) -> str:
+    """The name of a pool without its scheme."""
+    return name.removeprefix("http://").removeprefix("https://")
+
+
+def _pools_title(frame: Frame) -> str:
+    down = sum(pool.reason == "down" for pool in frame.pools)
+    return f"pools: {len(frame.pools)}" + (f", {down} down" if down else "")
+
+
+def _pools(frame: Frame, most: int, width: int) -> Table:
+    """A row for each pool; those that are down come first if not all fit."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("pool", no_wrap=True, overflow="ellipsis", max_width=MOST_NAME)
+    table.add_column("pressure", no_wrap=True)
+    for column in ("limit", "active", "waiting", "hit rate"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    shown = frame.pools
+    if len(shown) > most:
+        shown = sorted(shown, key=lambda pool: pool.reason != "down")
+    for pool in shown[:most]:
+        table.add_row(
+            escape(short_pool(pool.pool)),
+            _pressure(pool, max(8, min(30, width - 86))),
+            _pool_limit(pool),
+            str(pool.active),
+            str(pool.waiting),
+            _share(pool.hit_rate),
+            f"[red]{pool.reason}[/]" if pool.reason == "down" else escape(pool.reason),
+        )
+    _add_more(table, len(shown) - most)
+    return table
+
+
+def _pressure(pool: PoolFrame, width: int) -> Text:
+    """The pressure as a bar, with the limit marked."""
+    capacity = pool.capacity_tokens
+    if not capacity:
+        return Text(f"{pool.pressure_tokens:,.0f} tokens")
+    full = round(min(1.0, pool.pressure_tokens / capacity) * width)
+    bar = ["█"] * full + ["░"] * (width - full)
+    styles = ["blue"] * full + ["bright_black"] * (width - full)
+    if pool.limit_tokens is not None and pool.limit_tokens <= capacity:
+        mark = min(width - 1, round(pool.limit_tokens / capacity * width))
+        bar[mark], styles[mark] = "│", "green"
+    text = Text()
+    for mark_, style in zip(bar, styles, strict=True):
+        text.append(mark_, style)
+    text.append(f" {pool.pressure_tokens / capacity:4.0%}")
+    return text
+
+
+def _pool_limit(pool: PoolFrame) -> str:
+    if pool.limit_tokens is not None:
+        return f"{pool.limit_tokens:,.0f} tokens"
+    return "-" if pool.limit_agents is None else f"{pool.limit_agents:.0f} agents"
 
 
 def larger_pool(frame: Frame) -> str:
@@ -182,10 +262,11 @@ def _charts(frame: Frame, trail: Sequence[Point], width: int) -> RenderableType:
 def _waiting(frame: Frame, most: int) -> RenderableType:
     if not frame.waiting:
         return Text("none", "dim")
-    table = _list("agent", "state", "for", "why")
+    table = _list("agent", *_pool_column(frame), "state", "for", "why")
     for row in frame.waiting[:most]:
         state = f"[{STYLES[row.state]}]{row.state}[/]"
-        table.add_row(escape(row.agent), state, f"{row.waited_s:.1f} s", escape(row.why))
+        pool = [escape(short_pool(row.pool or "-"))] if frame.pools else []
+        table.add_row(escape(row.agent), *pool, state, f"{row.waited_s:.1f} s", escape(row.why))
     _add_more(table, frame.paused + frame.queued - min(most, len(frame.waiting)))
     return table
 
@@ -193,14 +274,24 @@ def _waiting(frame: Frame, most: int) -> RenderableType:
 def _active(frame: Frame, most: int) -> RenderableType:
     if not frame.active:
         return Text("none", "dim")
-    table = _list("agent", "state", "for", "tokens", "steps")
+    table = _list("agent", *_pool_column(frame), "state", "for", "tokens", "steps")
     for row in frame.active[:most]:
         state = f"[{STYLES[row.state]}]{row.state}[/]"
+        pool = [escape(short_pool(row.pool or "-"))] if frame.pools else []
         table.add_row(
-            escape(row.agent), state, f"{row.for_s:.1f} s", f"{row.tokens:,}", str(row.steps)
+            escape(row.agent),
+            *pool,
+            state,
+            f"{row.for_s:.1f} s",
+            f"{row.tokens:,}",
+            str(row.steps),
         )
     _add_more(table, frame.reasoning + frame.acting - min(most, len(frame.active)))
     return table
+
+
+def _pool_column(frame: Frame) -> list[str]:
+    return ["pool"] if frame.pools else []
 
 
 def _list(*names: str) -> Table:
@@ -216,7 +307,7 @@ def _list(*names: str) -> Table:
             no_wrap=True,
             overflow="ellipsis",
             ratio=1 if name == "why" else None,
-            max_width=MOST_NAME if name == "agent" else None,
+            max_width=MOST_NAME if name in ("agent", "pool") else None,
         )
     return table
 

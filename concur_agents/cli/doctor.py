@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -29,7 +30,9 @@ MARKS = {"info": "[blue]note[/]", "warning": "[yellow]warning[/]", "error": "[re
 
 
 def doctor_command(
-    url: str = typer.Argument(help="The endpoint, with or without /v1."),
+    urls: list[str] = typer.Argument(
+        metavar="URL...", help="The endpoint, with or without /v1; several: each is examined."
+    ),
     model: str = typer.Option("", help="Model to test; default: the first one served."),
     api_key: str = typer.Option(
         "", envvar="CONCUR_API_KEY", show_envvar=True, help="Sent as a bearer token."
@@ -53,7 +56,8 @@ def doctor_command(
     """Examine an endpoint: its engine, its signals, and the flags that would improve them.
 
     Sends two one-token completions with the same prompt, to see whether the answers report cached
-    tokens. Exit code 0: good; 1: usable, with warnings; 2: not usable.
+    tokens. Exit code 0: good; 1: usable, with warnings; 2: not usable. Several endpoints, for one
+    governor of them all, are compared in a table; the exit code is that of the worst.
 
     A governor of yours that reads this endpoint and was started with socket="auto" adds what it has
     seen: stalls, and a pool that is larger than the engine reports.
@@ -62,24 +66,75 @@ def doctor_command(
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
     meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
     first_s, second_s, hit_counter_rose_tokens; or null), findings (level, text, flag), flags,
-    code, verdict and exit_code; null: not reported.
+    code, verdict and exit_code; null: not reported. Of several endpoints: a list of such objects.
     """
-    diagnosis = diagnose(
-        url,
-        api_key=api_key or None,
-        model=model or None,
-        timeout_s=timeout,
-        send=send,
-        headers=metrics_headers or None,
-        verify=metrics_verify,
-    )
-    seen = governor_findings(diagnosis.url)
-    diagnosis = replace(diagnosis, findings=(*diagnosis.findings, *seen))
+    diagnoses = []
+    for url in dict.fromkeys(urls):
+        diagnosis = diagnose(
+            url,
+            api_key=api_key or None,
+            model=model or None,
+            timeout_s=timeout,
+            send=send,
+            headers=metrics_headers or None,
+            verify=metrics_verify,
+        )
+        seen = governor_findings(diagnosis.url)
+        diagnoses.append(replace(diagnosis, findings=(*diagnosis.findings, *seen)))
     if as_json:
-        print(json.dumps(diagnosis.as_dict(), indent=2))
+        found = [diagnosis.as_dict() for diagnosis in diagnoses]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    elif len(diagnoses) > 1:
+        show_several(diagnoses, Console())
     else:
-        show(diagnosis, Console())
-    raise typer.Exit(diagnosis.exit_code)
+        show(diagnoses[0], Console())
+    raise typer.Exit(max(diagnosis.exit_code for diagnosis in diagnoses))
+
+
+def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
+    """Prints the diagnoses of the engines of one governor: a table, then what was found where."""
+    table = Table("endpoint", "engine", "model", box=None, pad_edge=False)
+    for column in ("KV pool", "pools", "cached"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for each in diagnoses:
+        verdict = VERDICTS[each.verdict].split(":")[0].split("[/]")[0] + "[/]"
+        proof = each.proof
+        cached = (
+            "-"
+            if proof is None or proof.second_cached_tokens is None
+            else (f"{proof.second_cached_tokens:,} of {proof.prompt_tokens:,}")
+        )
+        table.add_row(
+            escape(each.url),
+            escape(f"{each.engine or 'not recognised'} {each.version or ''}".strip()),
+            escape(each.model or ", ".join(each.models) or "-"),
+            _number(each.capacity_tokens, missing="-"),
+            str(each.pools or "-"),
+            cached,
+            verdict,
+        )
+    console.print(table)
+    texts: dict[tuple[str, str, str | None], list[str]] = {}
+    for each in diagnoses:
+        for finding in each.findings:
+            key = (finding.level, finding.text, finding.flag)
+            texts.setdefault(key, []).append(each.url)
+    if texts:
+        console.print()
+    for (level, text, flag), urls in texts.items():
+        where = "" if len(urls) == len(diagnoses) else f" ({', '.join(urls)})"
+        add = f"  add [bold]{escape(flag)}[/]" if flag else ""
+        console.print(f"{MARKS[level]}: {escape(text + where)}{add}", soft_wrap=True)
+    models = {each.model for each in diagnoses if each.model}
+    if len(models) > 1:
+        text = "warning: they serve different models, and a call for one fails at another"
+        console.print(f"[yellow]{text}[/]", soft_wrap=True)
+    usable = [each for each in diagnoses if each.verdict != "unusable"]
+    if len(usable) > 1:
+        addresses = ", ".join(json.dumps(each.url) for each in usable)
+        console.print("\n    import concur_agents as ca\n", markup=False)
+        console.print(f"    gov = ca.Governor([{addresses}])", markup=False, soft_wrap=True)
 
 
 def governor_findings(url: str) -> list[Finding]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from concur_agents.runtime.config import OPTIONS, Setting, settings
+from concur_agents.runtime.config import OPTIONS, Option, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,9 +22,13 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=typer.Option(
-                None, option.flag, help=option.text, metavar=option.kind.upper(), show_default=False
+                None,
+                *_flags(option),
+                help=option.text,
+                metavar=option.kind.upper(),
+                show_default=False,
             ),
-            annotation=str | None,
+            annotation=list[str] | None if option.name == "url" else str | None,
         )
         for option in OPTIONS
     ]
@@ -37,6 +41,7 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         given = {option.name: arguments.pop(option.name) for option in OPTIONS}
+        given["url"] = ",".join(given["url"] or ()) or None
         found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
         command(found=found, **arguments)
 
@@ -45,6 +50,11 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
     del run.__wrapped__  # because typer would read its signature
     return run
+
+
+def _flags(option: Option) -> list[str]:
+    """Its names; an address may be given several times, as that of one of several engines."""
+    return [option.flag, "--engine"] if option.name == "url" else [option.flag]
 
 
 def import_from_here() -> None:

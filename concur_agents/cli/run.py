@@ -65,8 +65,9 @@ def run_command(
 
     It governs the calls of `openai` clients and LangGraph graphs in every Python process of the
     program. Each run of a graph, each asyncio task and each thread that calls a model is an agent.
-    --record keeps the decisions. The state and a summary go to stderr. The exit code is the
-    program's; 2: it could not be started.
+    --engine URL, given several times, names several engines: each is a pool, and the calls of an
+    agent go to its own. --record keeps the decisions. The state and a summary go to stderr. The
+    exit code is the program's; 2: it could not be started.
     """
     options = governor_options(found) | {"record": None, "socket": None}
     Governor(**options).close()  # so that wrong options are reported before the program starts

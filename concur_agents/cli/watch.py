@@ -42,8 +42,10 @@ def watch_command(
     Governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, suspended,
     done_total, pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens,
     limit_agents, reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s,
-    stalls_total, reported_tokens, blind, closed, url, waiting (agent, state, waited_s, why) and
-    active (agent, state, for_s, tokens, steps).
+    stalls_total, reported_tokens, blind, closed, url, waiting (agent, state, waited_s, why, pool),
+    active (agent, state, for_s, tokens, steps, pool) and pools (pool, active, waiting,
+    pressure_tokens, capacity_tokens, limit_tokens, limit_agents, hit_rate, reason). With one pool,
+    pool is null and pools is empty.
     """
     with suppress(KeyboardInterrupt):
         if not what or what.endswith(".sock") or Path(what).is_socket():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,15 @@ from concur_agents.cli.damage import readable
 from concur_agents.cli.show import show_frames
 from concur_agents.core import Regulator
 from concur_agents.errors import RecordingError
-from concur_agents.observe.frame import MOST_ROWS, Active, Frame, Point, Waiting, split_pressure
+from concur_agents.observe.frame import (
+    MOST_ROWS,
+    Active,
+    Frame,
+    Point,
+    PoolFrame,
+    Waiting,
+    split_pressure,
+)
 from concur_agents.recording import (
     Happening,
     Line,
@@ -47,7 +56,8 @@ class Screen:
             with suppress(RecordingError):  # a law of the caller's own
                 self._regulator = make_regulator(recording)
         self._now = recording.header.now
-        self._blind = self._closed = False
+        self._blind: set[str | None] = set()  # the pools whose last poll failed; None: there is one
+        self._closed = False
         self._whys: dict[str, str] = {}  # as written when each wait began
 
     def take(self, line: Line) -> None:
@@ -55,10 +65,14 @@ class Screen:
         self._now = max(self._now, line.now)
         self.builder.take(line)
         if isinstance(line, Happening):
-            if line.kind in ("poll_failed", "poll_recovered"):
-                self._blind = line.kind == "poll_failed"
+            if line.kind == "poll_failed":
+                self._blind.add(line.pool)
+            elif line.kind == "poll_recovered":
+                self._blind.discard(line.pool)
             self._closed |= line.kind == "closed"
             return
+        if line.name == "remove_pool":
+            self._blind.discard(line.options["name"])
         if self._regulator is not None:
             self._apply(self._regulator, line)
         if line.agent is not None and line.why is not None:
@@ -104,7 +118,7 @@ class Screen:
         """Where the governor stands now."""
         agents = [who for who in self.agents if who.parent is None]
         states = [who.state for who in agents]
-        last = self.builder.samples[-1] if self.builder.samples else None
+        last = self.builder.latest
         waiting = [who for who in agents if who.waits]
         active = [who for who in self.agents if who.state in ("reasoning", "acting")]
         waiting.sort(key=lambda who: who.since_s)
@@ -138,7 +152,7 @@ class Screen:
             stalls_total=self.builder.stalls,
             reported_tokens=self.builder.reported_tokens,
             longest_wait_s=self._now - waiting[0].since_s if waiting else 0.0,
-            blind=self._blind,
+            blind=bool(self._blind),
             closed=self._closed,
             waiting=[self._waiting(who) for who in waiting[:MOST_ROWS]],
             active=[
@@ -148,10 +162,40 @@ class Screen:
                     for_s=round(self._now - who.since_s, 3),
                     tokens=who.footprint_tokens,
                     steps=who.steps,
+                    pool=who.pool,
                 )
                 for who in active[:MOST_ROWS]
             ],
+            pools=self._pools(agents),
         )
+
+    def _pools(self, agents: list[Standing]) -> list[PoolFrame]:
+        """The pools that are there, or still have agents."""
+        active = Counter(who.pool for who in agents if who.state in ("reasoning", "acting"))
+        waiting = Counter(self._pool_of(who) for who in agents if who.waits)
+        found = []
+        for pool in self.builder.pools.values():
+            if pool.removed_s is not None and not active[pool.name]:
+                continue
+            last = pool.samples[-1] if pool.samples else None
+            found.append(
+                PoolFrame(
+                    pool=pool.name,
+                    active=active[pool.name],
+                    waiting=waiting[pool.name],
+                    pressure_tokens=last.pressure_tokens if last else 0.0,
+                    capacity_tokens=last and last.capacity_tokens,
+                    limit_tokens=last and last.limit_tokens,
+                    limit_agents=last and last.limit_agents,
+                    hit_rate=last and last.hit_rate,
+                    reason="leaving" if pool.removed_s else last.reason if last else "start",
+                )
+            )
+        return found
+
+    def _pool_of(self, who: Standing) -> str | None:
+        """Where an agent waits; without a Regulator, where it was let in last."""
+        return who.pool if self._regulator is None else self._regulator.pool_of(who.id)
 
     def _held(self, active: list[Standing]) -> list[float]:
         """Claims of reasoning agents; without a Regulator, their footprints."""
@@ -168,6 +212,7 @@ class Screen:
             state=who.state,
             waited_s=round(self._now - who.since_s, 3),
             why=why,
+            pool=self._pool_of(who),
         )
 
 

@@ -52,6 +52,10 @@ class FleetReads(FleetMachine):
         member = self._members.get(agent)
         return member is not None and self._is_gone(member.root.pool)
 
+    def is_down(self, pool: str) -> bool:
+        """Whether neither the page nor the engine of this pool answers; False: there is none."""
+        return any(each.is_down for each in self.pools if each.name == pool)
+
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""
         member = self._members.get(agent)

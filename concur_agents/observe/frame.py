@@ -27,6 +27,8 @@ class Waiting:
     """'queued' or 'paused'."""
     waited_s: float
     why: str
+    pool: str | None = None
+    """Of several pools: the one that it waits for or is in; None: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,25 @@ class Active:
     tokens: int
     """Its context after its last step."""
     steps: int
+    pool: str | None = None
+    """Of several pools: the one that it is in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFrame:
+    """One of several pools. None: unknown, or no bound."""
+
+    pool: str
+    active: int
+    waiting: int
+    """Agents that wait in it; those that have no pool yet are in none."""
+    pressure_tokens: float
+    capacity_tokens: float | None
+    limit_tokens: float | None
+    limit_agents: float | None
+    hit_rate: float | None
+    reason: str
+    """Code of the decision in force; 'down': neither its page nor its engine answers."""
 
 
 class Point(NamedTuple):
@@ -95,6 +116,8 @@ class Frame:
     """Waiting agents, the longest wait first."""
     active: list[Active] = field(default_factory=list)
     """Agents that hold a place, the longest in their state first."""
+    pools: list[PoolFrame] = field(default_factory=list)
+    """Each of several pools; empty: there is one."""
 
     @property
     def acting_tokens(self) -> float:
@@ -124,6 +147,7 @@ class Frame:
         known = {name: value for name, value in found.items() if name in names}
         known["waiting"] = [Waiting(**row) for row in found["waiting"]]
         known["active"] = [Active(**row) for row in found["active"]]
+        known["pools"] = [PoolFrame(**row) for row in found.get("pools", ())]
         return cls(**known)
 
 
@@ -162,7 +186,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
         longest_wait_s=snapshot.longest_wait_s,
         stalls_total=snapshot.stalls_total,
         reported_tokens=snapshot.reported_tokens,
-        blind=snapshot.poll_error is not None,
+        blind=any(engine.poll_error is not None for engine in snapshot.endpoints),
         closed=snapshot.closed,
         url=snapshot.url,
         waiting=[
@@ -171,6 +195,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
                 state=who.state,
                 waited_s=round(max(0.0, now - who.since_s), 3),
                 why=why.numbers,
+                pool=who.pool,
             )
             for who, why in whys
             if why
@@ -182,8 +207,23 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
                 for_s=round(max(0.0, now - who.since_s), 3),
                 tokens=round(who.footprint_tokens),
                 steps=who.steps,
+                pool=who.pool,
             )
             for who in agents.active
+        ],
+        pools=[
+            PoolFrame(
+                pool=name,
+                active=view.active,
+                waiting=view.paused + view.queued,
+                pressure_tokens=view.pressure_tokens,
+                capacity_tokens=view.capacity_tokens,
+                limit_tokens=finite(view.limit.tokens),
+                limit_agents=finite(view.limit.agents),
+                hit_rate=view.hit_rate,
+                reason=view.reason,
+            )
+            for name, view in snapshot.pools.items()
         ],
     )
 

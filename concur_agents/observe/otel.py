@@ -39,6 +39,7 @@ WAITED = "concur.waited_s"
 WAITED_TOTAL = "concur.waited_total_s"
 PAUSES = "concur.pauses"
 LAW = "concur.law"
+POOL = "concur.pool"
 
 
 def trace(
@@ -153,6 +154,8 @@ class _Spans:
         if kind in ("admitted", "resumed", "paused", "overdue", "suspended", "resume_asked"):
             attributes = {} if event.waited_s is None else {WAITED: event.waited_s}
             life.span.add_event(f"concur.{kind}", attributes, at_ns)
+            if event.pool is not None and kind in ("admitted", "resumed"):
+                life.span.set_attribute(POOL, event.pool)
             if kind in ("admitted", "resumed"):
                 life.waited_s += event.waited_s or 0.0
             life.pauses += kind == "paused"
@@ -163,6 +166,7 @@ class _Spans:
                     context=life.context,
                     kind=SpanKind.CLIENT,
                     attributes={OPERATION: "chat", AGENT_ID: shown_id(event.agent or "")}
+                    | ({} if event.pool is None else {POOL: event.pool})
                     | self._common(),
                     start_time=at_ns,
                 )

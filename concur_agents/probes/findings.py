@@ -57,8 +57,7 @@ def page_findings(
     if len(page.readings) > 1:
         yield Finding(
             level="info",
-            text=f"{len(page.readings)} KV pools answer here, and one governor governs their sum: "
-            "keep each agent on one of them (session affinity), or it loses its prefix",
+            text=ranks_advice(page),
         )
     if page.engine == "dynamo" and page.backend is None:
         yield Finding(
@@ -66,6 +65,18 @@ def page_findings(
             text="The frontend reports the KV pool of one worker. With several workers, govern "
             "each at its own address",
         )
+
+
+def ranks_advice(page: PageReading) -> str:
+    """What to do about a page with several pools."""
+    count = len(page.readings)
+    text = (
+        f"{count} KV pools answer here, and one governor of this address governs their sum: keep "
+        "each agent on one of them (session affinity), or it loses its prefix"
+    )
+    if page.engine in ("vllm", "sglang") and all(rank.isdigit() for rank in page.readings):
+        text += f". If they are data-parallel ranks, ranks={count} makes each a pool of its own"
+    return text
 
 
 def size_findings(page: PageReading | None, max_model_len: int | None) -> Iterator[Finding]:

@@ -35,6 +35,8 @@ EventKind: TypeAlias = Literal[
     "polled",  # the engine was read; reading
     "poll_failed",  # it could not be read; reason: what went wrong
     "poll_recovered",  # it can be read again; waited_s: how long it was dark
+    "pool_down",  # neither its page nor its engine answers: its agents move at their next boundary
+    "pool_up",  # it can be read again
     "overdue",  # it went on only after more than max_wait_s; waited_s
     "closed",  # from here on every agent passes
 ]
@@ -55,7 +57,9 @@ class Event:
         usage: what the ended step used, where the server said so.
         reading: what the engine said.
         limit: the limit now in force, on `limit_changed`.
-        pool: the one it concerns, where a governor has several.
+        pool: where a governor has several: the one that was read or decided about; of an agent,
+            the one that it is in; None: it has none yet. A page with the pools of several ranks
+            gives an event for each of them.
     """
 
     kind: EventKind

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from concur_agents.runtime.events import told
 from concur_agents.runtime.poller import PENDING
 
 if TYPE_CHECKING:
-    from concur_agents.core import LawState, Limit, Reading
+    from concur_agents.core import Fleet, LawState, Limit, Reading
     from concur_agents.probes import PageReading
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.poller import EnginePoller
@@ -51,8 +51,9 @@ class PoolReader:
         self._poll_at_s = -math.inf
         self._dark_since_s: float | None = None  # the last good reading before the failures
         self._blind_at_s = monitor.clock() + blind_after_s
-        self._pool_warned = False
+        self._pool_warned = self._ranks_warned = False
         self._states: dict[str | None, LawState] = {}  # of pools of a fleet, as last ticked
+        self._down: set[str] = set()  # those of its pools that are down
 
     def read(self) -> list[float]:
         """Reads the engine if that is due; returns when [s] to look after it again."""
@@ -82,10 +83,15 @@ class PoolReader:
         sessions, dark_since_s = self._monitor.sessions, self._dark_since_s
 
         def note(now: float) -> Iterable[str]:
+            for pool in self._names:
+                if reading is None:
+                    reason = self.poller.error or ""
+                    sessions.tell("poll_failed", now, reason=reason, pool=pool)
+                elif dark_since_s is not None:
+                    waited_s = now - dark_since_s
+                    sessions.tell("poll_recovered", now, waited_s=waited_s, pool=pool)
             if reading is None:
-                return sessions.tell("poll_failed", now, reason=self.poller.error or "")
-            if dark_since_s is not None:
-                sessions.tell("poll_recovered", now, waited_s=now - dark_since_s)
+                return ()
             self._blind_at_s = now + self._blind_after_s
             return ()
 
@@ -93,6 +99,7 @@ class PoolReader:
         for pool, part in self._parts(reading):
             self._tick_pool(pool, part)
         self._compare_pools(reading)
+        self._count_ranks()
 
     @property
     def _names(self) -> list[str | None]:
@@ -111,6 +118,7 @@ class PoolReader:
     def _tick_pool(self, pool: str | None, reading: Reading | None) -> None:
         sessions = self._monitor.sessions
         changed: list[tuple[LawState, LawState]] = []
+        down: list[bool] = []
 
         def tick(now: float) -> Iterable[str]:
             if reading is not None:
@@ -120,6 +128,11 @@ class PoolReader:
             after = sessions.regulator.state
             if pool is not None:
                 self._states[pool] = after
+                is_down = cast("Fleet", sessions.regulator).is_down(pool)
+                if is_down is not (pool in self._down):
+                    sessions.tell("pool_down" if is_down else "pool_up", now, pool=pool)
+                    self._down ^= {pool}
+                    down.append(is_down)
             if after.limit != before.limit:
                 sessions.tell(
                     "limit_changed", now, reason=after.reason, limit=after.limit, pool=pool
@@ -128,6 +141,12 @@ class PoolReader:
             return let_in
 
         self._monitor.decide(tick)
+        for is_down in down:
+            if is_down:
+                text = "%s is down: its agents move to other pools at their next boundary"
+                logger.warning(text, pool, extra=told("pool_down", pool=pool))
+            else:
+                logger.info("%s can be read again", pool, extra=told("pool_up", pool=pool))
         for before, after in changed:
             logger.log(
                 logging.INFO if after.reason != before.reason else logging.DEBUG,
@@ -143,6 +162,22 @@ class PoolReader:
                     limit_tokens=_finite(after.limit.tokens),
                     limit_agents=_finite(after.limit.agents),
                 ),
+            )
+
+    def _count_ranks(self) -> None:
+        """Warns once where the page shows several engines that are governed as one pool."""
+        page: PageReading | None = getattr(self.poller.probe, "last_page", None)
+        if self._ranks_warned or page is None or len(self.pools or "1") > 1:
+            return
+        count = len(page.readings)
+        if count > 1:
+            self._ranks_warned = True
+            logger.warning(
+                "%s shows %d engines, which are governed as one pool: if they are data-parallel "
+                "ranks, ranks=%d (--ranks %d) makes each a pool of its own (logged once)",
+                self.poller.url,
+                *(count, count, count),
+                extra=told("several_engines", url=self.poller.url, engines=count),
             )
 
     def _compare_pools(self, reading: Reading | None) -> None:

@@ -60,8 +60,11 @@ class Reads:
                     poll_failures_total=poller.failures_total,
                     poll_error=poller.error,
                     blind_s=poller.blind_s(view.at_s),
+                    pools=tuple((pools or {}).values()),
                 )
-                for poller in (endpoint.poller for endpoint in self._endpoints.all)
+                for poller, pools in (
+                    (endpoint.poller, endpoint.pools) for endpoint in self._endpoints.all
+                )
             ),
         )
 
@@ -156,6 +159,8 @@ class Reads:
     def __repr__(self) -> str:
         view = self._monitor.look(self._monitor.sessions.regulator.view)
         where = f" {self._endpoints.first.url}" if self._endpoints.first.url else ""
+        if view.pools:
+            where = f" of {len(view.pools)} pools"
         passing = "; closed, every agent passes" if self._monitor.sessions.passing else ""
         return (
             f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "

@@ -385,6 +385,8 @@ class Sessions:
         """Puts an event in line, for the monitor to deliver. It lets no agent in."""
         if self._dispatcher.watched:
             agent = None if session is None else session.id
+            if agent is not None:
+                details["pool"] = self.regulator.pool_of(agent)
             self._dispatcher.put(Event(kind=kind, at_s=now, agent=agent, **details))
         return ()
 

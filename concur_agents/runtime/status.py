@@ -10,7 +10,11 @@ from concur_agents.recording import Shadow
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointStatus:
-    """How well one engine can be read; the attributes as in `GovernorSnapshot`."""
+    """How well one engine can be read; the attributes as in `GovernorSnapshot`.
+
+    Attributes:
+        pools: the pools on its page; empty: the governor has one pool in all.
+    """
 
     url: str | None
     engine: str | None
@@ -18,6 +22,7 @@ class EndpointStatus:
     poll_failures_total: int
     poll_error: str | None
     blind_s: float
+    pools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class GovernorSnapshot(View):
         unread_usages_total: usages recorded by the program in which there were no token counts.
         shadow: the law that decides beside the one in force, and where it stands; None: none.
         endpoints: each engine that is read; `url` and so on above are those of the first.
+        pools: with several, the view of each by its name; the numbers of the whole are sums, or
+            means where a sum says nothing.
     """
 
     law: str

@@ -119,11 +119,11 @@ class Ticker:
     def _mind_long_waits(self) -> float | None:
         """Logs a wait that has become long; returns when [s from now] to look again."""
         sessions = self._monitor.sessions
-        why, who = "", ""
+        why, who, pool = "", "", None
         longest_s = 0.0
 
         def look(now: float) -> float | None:
-            nonlocal why, who, longest_s
+            nonlocal why, who, pool, longest_s
             if not sessions.tickets:
                 self._long_wait_s = LONG_WAIT_S
                 return None
@@ -132,7 +132,7 @@ class Ticker:
                 while self._long_wait_s <= longest_s:
                     self._long_wait_s *= 2
                 for agent in sessions.regulator.waiting(1):
-                    who = shown_id(agent)
+                    who, pool = shown_id(agent), sessions.regulator.pool_of(agent)
                     why = explained(sessions.regulator, agent, now)
             elif longest_s < LONG_WAIT_S:
                 self._long_wait_s = LONG_WAIT_S
@@ -142,6 +142,6 @@ class Ticker:
 
         look_again_s = self._monitor.look(look)
         if why:
-            waited = told("long_wait", agent=who, waited_s=longest_s, why=why)
+            waited = told("long_wait", agent=who, waited_s=longest_s, why=why, pool=pool)
             logger.warning("a long wait: %s", why, extra=waited)
         return look_again_s

@@ -1,6 +1,7 @@
 """The `concur` command itself: what it says about a wrong option, on any terminal."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -38,3 +39,19 @@ def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
         main(["--version"])
     sys.stdout.write("2×3")
     assert shown.getvalue().endswith(b"2?3")
+
+
+def test_several_engines_are_given_one_by_one_or_with_commas(capsys):
+    for words in (
+        ["--engine", "http://gpu1:8000", "--engine", "http://gpu2:8000"],
+        ["--url", "http://gpu1:8000,http://gpu2:8000"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["config", "--json", "--ranks", "2", *words])
+        assert not left.value.code
+        found = json.loads(capsys.readouterr().out)
+        assert found["url"]["value"] == ["http://gpu1:8000", "http://gpu2:8000"]
+        assert found["ranks"]["value"] == 2
+    with pytest.raises(SystemExit):
+        main(["config", "--json", "--engine", "http://gpu1:8000"])
+    assert json.loads(capsys.readouterr().out)["url"]["value"] == "http://gpu1:8000"

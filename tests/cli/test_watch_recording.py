@@ -1,16 +1,24 @@
 """`concur watch RECORDING`: a governor at work, through its recording."""
 
+import asyncio
+import io
 import json
+import re
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+from rich.console import Console
 
 from concur_agents import Governor
 from concur_agents.cli.app import main
+from concur_agents.cli.dashboard import dashboard
 from concur_agents.cli.watch import is_path
 from concur_agents.cli.watch_recording import Screen
-from concur_agents.observe.frame import Frame
+from concur_agents.core import Reading, Usage
+from concur_agents.observe.frame import Frame, frame_of
+from concur_agents.recording import Recording
+from concur_agents.testing import run, virtual_governor
 
 
 def concur(*words):
@@ -40,6 +48,61 @@ def test_a_frame_shows_claims_and_waits_with_their_reasons(half_way):
     (waiting,) = frame.waiting
     assert (waiting.agent, waiting.state, waiting.waited_s) == ("waits", "queued", 30.0)
     assert waiting.why == "2 of 2 agents active"
+
+
+def test_of_several_pools_it_shows_each_as_the_living_governor_does(tmp_path, scripted_engines):
+    """Three engines, one of which is down; twelve agents with a place for two in each."""
+    pools = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
+    path = tmp_path / "run.jsonl"
+
+    def good(now):
+        return Reading(at_s=now, capacity_tokens=20_000)
+
+    async def life(governor):
+        async with governor.agent() as agent:
+            while True:
+                async with agent.step(prompt_tokens=3000) as step:
+                    await asyncio.sleep(4)
+                    step.record(None if agent.pool == pools[2] else Usage(3000, 100, 1000))
+
+    async def main():
+        urls = scripted_engines({pools[0]: good, pools[1]: good, pools[2]: lambda now: None})
+        async with virtual_governor(urls, limit=2, record=path) as governor:
+            agents = [asyncio.ensure_future(life(governor)) for _ in range(12)]
+            await asyncio.sleep(30.5)
+            frame = frame_of(governor)
+            governor._recording.recorder.flush()
+            recorded = screen_of(Recording(path)).frame()
+            for agent in agents:
+                agent.cancel()
+            await asyncio.gather(*agents, return_exceptions=True)
+        return frame, recorded
+
+    living, recorded = run(main())
+    assert [pool.pool for pool in living.pools] == pools
+    assert [pool.reason for pool in living.pools] == ["fixed", "fixed", "down"]
+    assert [pool.active for pool in living.pools] == [2, 2, 0]
+    assert sum(pool.waiting for pool in living.pools) < living.queued + living.paused
+    assert {row.pool for row in living.active} == set(pools[:2])
+    assert any(row.pool is None for row in living.waiting)
+    assert living.blind
+    assert recorded.blind
+    for mine, theirs in zip(living.pools, recorded.pools, strict=True):
+        assert (mine.pool, mine.active, mine.waiting, mine.reason) == (
+            (theirs.pool, theirs.active, theirs.waiting, theirs.reason)
+        )
+        assert (mine.capacity_tokens, mine.limit_agents) == (
+            (theirs.capacity_tokens, theirs.limit_agents)
+        )
+    rows = {row.agent: row.pool for row in recorded.waiting}
+    assert rows == {row.agent: row.pool for row in living.waiting}
+    assert Frame.from_dict(json.loads(json.dumps(asdict(living)))) == living
+    console = Console(width=100, height=50, record=True, file=io.StringIO())
+    console.print(dashboard(living, [], "fleet", width=100, height=50))
+    text = console.export_text()
+    assert "pools: 3, 1 down" in text
+    assert re.search(r"gpu1:8000 .* 2 agents +2 ", text)
+    assert re.search(r"gpu3:8000 .* down", text)
 
 
 def test_a_finished_recording_is_shown_to_its_end(batch, capsys):

@@ -105,10 +105,10 @@ def test_counters_and_histograms_add_up(busy):
     assert sum(value for key, value in found.items() if key[0] == "concur_limit_changes_total") > 0
 
 
-def test_every_name_ends_with_its_unit(busy):
+def test_every_name_ends_with_its_unit(busy, fleet):
     units = ("_tokens", "_agents", "_seconds", "_ratio", "_requests", "_total", "_info", "_bucket",
-             "_sum", "_count", "_created", "_passing")  # fmt: skip
-    assert {key[0] for key in busy[0] if not key[0].endswith(units)} == set()
+             "_sum", "_count", "_created", "_passing", "_down")  # fmt: skip
+    assert {key[0] for key in (*busy[0], *fleet[0]) if not key[0].endswith(units)} == set()
     assert all(key[0].startswith("concur_") for key in busy[0])
 
 
@@ -137,19 +137,108 @@ def test_an_export_keeps_no_governor_alive():
     assert generate_latest(registry) == b""
 
 
+GPU1, GPU2 = "http://gpu1:8000", "http://gpu2:8000"
+
+
+def fleet_page(scripted_engines, **options):
+    """Two engines, of which the second dies for good at 30 s; the numbers at 60 s."""
+
+    def good(now):
+        return Reading(at_s=now, kv_usage=0.5, capacity_tokens=10_000, running=2)
+
+    async def life(governor, name):
+        async with governor.agent(name) as agent:
+            while True:
+                async with agent.step(prompt_tokens=2500) as step:
+                    await asyncio.sleep(4)
+                    is_dead = agent.pool == GPU2 and governor._clock() > 30
+                    step.record(None if is_dead else Usage(2500, 100, 1000))
+                await asyncio.sleep(1)
+
+    async def main():
+        registry = CollectorRegistry()
+        urls = scripted_engines({GPU1: good, GPU2: lambda now: good(now) if now < 30 else None})
+        async with virtual_governor(urls, **options) as governor:
+            export(governor, registry)
+            agents = [asyncio.ensure_future(life(governor, f"a{n}")) for n in range(9)]
+            await asyncio.sleep(60)
+            found, snapshot = scraped(registry), governor.snapshot()
+            for agent in agents:
+                agent.cancel()
+            await asyncio.gather(*agents, return_exceptions=True)
+        return found, snapshot
+
+    return run(main())
+
+
+@pytest.fixture
+def fleet(scripted_engines):
+    return fleet_page(scripted_engines, limit=3, max_open=8)
+
+
+def test_each_pool_has_series_of_its_own_and_their_sum_is_the_whole(fleet):
+    found, snapshot = fleet
+    one, two = ("pool", GPU1), ("pool", GPU2)
+    for state in ("reasoning", "acting", "paused", "queued", "suspended"):
+        rows = [
+            value
+            for key, value in found.items()
+            if key[0] == "concur_agents" and ("state", state) in key
+        ]
+        assert sum(rows) == getattr(snapshot, state), state
+    assert snapshot.queued > 0
+    assert found["concur_agents", ("pool", ""), ("state", "queued")] > 0
+    assert found["concur_pressure_tokens", one] == snapshot.pools[GPU1].pressure_tokens > 0
+    assert ("concur_pressure_tokens",) not in found, "or a sum would count it twice"
+    assert found["concur_capacity_tokens", one] == 10_000
+    assert (found["concur_pool_down", one], found["concur_pool_down", two]) == (0, 1)
+    assert found["concur_blind_seconds", two] > 29 > 2 > found["concur_blind_seconds", one]
+    assert found["concur_longest_wait_seconds", ("pool", "")] == snapshot.longest_wait_s
+    assert found["concur_engine_kv_usage_ratio", one] == 0.5
+    assert found["concur_passing",] == 0
+    assert found["concur_poll_failures_total", two] > 3
+    assert found["concur_poll_failures_total", one] == 0
+
+
+def test_counters_of_a_pool_count_what_happened_there(fleet):
+    found, snapshot = fleet
+    for pool in (GPU1, GPU2):
+        at = ("pool", pool)
+        steps = found["concur_steps_total", at]
+        assert found["concur_step_seconds_count", at] == steps > 5
+        told = steps - found["concur_steps_untold_total", at]
+        assert found["concur_cached_tokens_total", at] == 1000 * told
+        assert found["concur_pauses_total", at] == snapshot.pools[pool].pauses_total
+        assert found["concur_wait_seconds_count", ("kind", "queued"), at] >= 3
+    assert found["concur_steps_untold_total", ("pool", GPU2)] > 0
+    assert found["concur_agents_done_total",] == 0
+
+
+def test_governors_with_one_pool_and_with_several_share_a_registry():
+    registry = CollectorRegistry()
+    with Governor(limit=1) as one, Governor([GPU1, GPU2], limit=2) as two:
+        export(one, registry, name="one")
+        export(two, registry, name="two")
+        page = generate_latest(registry).decode()
+        assert page.count("# TYPE concur_agents gauge") == 1
+        assert 'concur_limit_agents{governor="one"} 1.0' in page
+        assert f'concur_limit_agents{{governor="two",pool="{GPU1}"}} 2.0' in page
+
+
 def dashboard():
     text = files("concur_agents").joinpath("observe/dashboards/grafana.json").read_text("utf-8")
     return json.loads(text)
 
 
-@pytest.fixture(scope="module")
-def exported(busy):
+@pytest.fixture
+def exported(busy, fleet, scripted_engines):
     """Name of a sample -> the labels that it may have."""
     labels = {}
     registry = CollectorRegistry()
     with Governor(limit=3, shadow="working_set") as governor:  # the other kind of limit, each
         export(governor, registry)
-        for key in (*busy[0], *scraped(registry)):
+        by_tokens, _ = fleet_page(scripted_engines)
+        for key in (*busy[0], *fleet[0], *by_tokens, *scraped(registry)):
             found = {name for name, _ in key[1:]} | {"governor"}
             labels.setdefault(key[0], set()).update(found)
     return labels
@@ -182,6 +271,8 @@ def test_the_dashboard_asks_only_for_names_and_labels_that_are_exported(exported
             used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
             assert used <= exported[name], f"{panel['title']}: {name} has no {used}"
             assert 'governor=~"$governor"' in matchers, "the choice at the top holds for each panel"
+            has_pool = "pool" in exported[name]
+            assert has_pool == ('pool=~"$pool"' in matchers), f"so does that of pools: {name}"
             is_counter = name.endswith(("_total", "_bucket"))
             assert bool(span) == is_counter, f"{name}: a counter is read as a rate, a gauge is not"
         grouped = re.findall(r"\b(?:by|without)\s*\(([^)]*)\)", expression)
@@ -195,7 +286,7 @@ def test_the_dashboard_asks_only_for_names_and_labels_that_are_exported(exported
         named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
         assert named <= kept, f"{panel['title']}: nothing is left of {named} in the legend"
         for variable in re.findall(r"\$(\w+)", expression):
-            assert variable in GRAFANAS | {"governor"}
+            assert variable in GRAFANAS | {"governor", "pool"}
     shown = {BUCKETS_AND_KIN.sub("", name) for name in asked}
     every = {BUCKETS_AND_KIN.sub("", name) for name in exported}
     not_shown = {"concur_governor_info", "concur_polls_total"} | {
@@ -259,13 +350,17 @@ def test_the_dashboard_has_what_grafana_needs_to_load_it():
 def test_the_dashboard_finds_its_data_source_wherever_it_is_loaded():
     """No uid of the Grafana that it was made on: the variable at the top is the only source."""
     board = dashboard()
-    source, governor = board["templating"]["list"]
+    source, governor, pool = board["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == (
         "datasource", "datasource", "prometheus",
     )  # fmt: skip
     assert (governor["name"], governor["type"], governor["multi"]) == ("governor", "query", True)
     assert governor["datasource"]["uid"] == "${datasource}"
     assert governor["query"]["query"] == "label_values(concur_agents, governor)"
+    assert (pool["name"], pool["type"], pool["multi"]) == ("pool", "query", True)
+    assert pool["datasource"]["uid"] == "${datasource}"
+    assert pool["query"]["query"] == 'label_values(concur_agents{governor=~"$governor"}, pool)'
+    assert pool["allValue"] == ".*", "a governor with one pool has no such label"
     assert "__inputs" not in board
     uids = re.findall(r'"uid": "([^"]*)"', json.dumps(board))
     assert set(uids) == {"${datasource}", board["uid"]}
@@ -278,7 +373,10 @@ def test_prometheus_itself_can_read_every_expression(tmp_path):
     rules = [
         {
             "record": f"test:panel_{panel['id']}_{target['refId']}",
-            "expr": target["expr"].replace("$__rate_interval", "1m").replace("$governor", ".*"),
+            "expr": target["expr"]
+            .replace("$__rate_interval", "1m")
+            .replace("$governor", ".*")
+            .replace("$pool", ".*"),
         }
         for panel, target in targets()
     ]
@@ -291,10 +389,10 @@ def test_prometheus_itself_can_read_every_expression(tmp_path):
     assert f"{len(rules)} rules found" in ran.stdout
 
 
-def test_the_page_of_the_docs_lists_every_name(busy):
+def test_the_page_of_the_docs_lists_every_name(exported):
     from pathlib import Path
 
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
     text = page.read_text("utf-8")
-    stems = {re.sub(r"_(bucket|sum|count|created)$", "", key[0]) for key in busy[0]}
+    stems = {BUCKETS_AND_KIN.sub("", name) for name in exported}
     assert {stem for stem in stems if f"`{stem}" not in text} == set()

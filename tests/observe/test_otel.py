@@ -155,3 +155,22 @@ def test_without_the_extra_it_says_what_to_install():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert 'pip install "concur-agents[otel]"' in ran.stderr
+
+
+def test_with_several_pools_a_span_says_which_one(spans):
+    provider, finished = spans
+    urls = ["http://gpu1:8000", "http://gpu2:8000"]
+
+    async def life(governor):
+        async with governor.agent() as agent, agent.step():
+            await asyncio.sleep(3)
+
+    async def main():
+        async with virtual_governor(urls, limit=1) as governor:
+            trace(governor, provider)
+            await asyncio.gather(life(governor), life(governor))
+
+    run(main())
+    for name in ("invoke_agent", "chat"):
+        pools = [span.attributes["concur.pool"] for span in finished() if span.name == name]
+        assert sorted(pools) == urls

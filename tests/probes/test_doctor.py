@@ -289,6 +289,7 @@ def test_several_pools_ask_for_session_affinity() -> None:
     found = examine(vllm(pages={"/metrics": VLLM + second}, moving_counters=False))
     assert (found.pools, found.capacity_tokens, found.smallest_capacity_tokens) == (2, 19200, 9600)
     assert "session affinity" in texts(found, "info")
+    assert "ranks=2 makes each a pool of its own" in texts(found, "info")
 
 
 def test_a_pool_for_less_than_two_full_contexts_is_named() -> None:
@@ -419,3 +420,28 @@ def test_a_vllm_that_serves_more_than_its_page_reports_counts_in_another_unit() 
     found = texts(examine(vllm(pages={"/v1/models": models})), "warning")
     assert "9,600 tokens" in found
     assert "131,072" in found
+
+
+def test_several_engines_are_compared_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from concur_agents.cli.app import main
+
+    other = vllm(tells_cached=False)
+    with serving(vllm()) as one, serving(other) as two, pytest.raises(SystemExit) as left:
+        main(["doctor", one, two])
+    assert left.value.code == 1, "that of the worst"
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.startswith("http")]
+    assert [row[0] for row in rows] == [one, two]
+    assert [row[1] for row in rows] == ["vllm", "vllm"]
+    assert [row[-1] for row in rows] == ["good", "usable"]
+    assert f"({two})" in " ".join(out.split()), "a finding says where"
+    assert f'gov = ca.Governor(["{one}", "{two}"])' in out
+
+
+def test_of_several_engines_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    from concur_agents.cli.app import main
+
+    with serving(vllm()) as one, serving(sglang({})) as two, pytest.raises(SystemExit):
+        main(["doctor", one, two, "--json", "--no-send"])
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["url"], each["engine"]) for each in found] == [(one, "vllm"), (two, "sglang")]

@@ -299,3 +299,39 @@ def test_a_flushed_cache_is_in_it_and_is_replayed(tmp_path):
     recording = Recording(recorder.path)
     assert [line.name for line in recording] == ["arrive", "flushed"]
     assert list(replay(recording)) == []
+
+
+def test_a_recorded_governor_of_several_engines_replays_to_the_bit(tmp_path, scripted_engines):
+    """Groups, children, breaks; one engine is dark for 20 s, one is added and one is removed."""
+    pools = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
+    dark = {pools[1]: range(6, 26)}
+    scripts = {
+        pool: lambda now, pool=pool: None if int(now) in dark.get(pool, ()) else reading(now % 20)
+        for pool in pools
+    }
+    path = tmp_path / "run.jsonl"
+    events = []
+
+    async def main():
+        urls = scripted_engines(scripts)
+        async with virtual_governor(urls[:2], record=path, max_wait_s=15.0) as governor:
+            governor.on_event(events.append)
+            looking = asyncio.ensure_future(look(governor))
+            living = asyncio.ensure_future(eventful(governor, 3))
+            await asyncio.sleep(4)
+            governor.add_pool(urls[2])
+            await asyncio.sleep(24)
+            governor.remove_pool(urls[0])
+            await living
+            looking.cancel()
+
+    run(main())
+    recording = Recording(path)
+    assert list(replay(recording)) == []
+    calls = [line for line in recording if isinstance(line, RecordedCall)]
+    assert {"add_pool", "remove_pool"} <= {call.name for call in calls}
+    assert {pool for call in calls for pool in call.pools.values()} == set(pools)
+    failed = [line for line in recording if isinstance(line, Happening) and "poll" in line.kind]
+    assert {line.pool for line in failed if line.kind == "poll_failed"} == {pools[1]}
+    began = [event for event in events if event.kind == "step_began"]
+    assert {event.pool for event in began} == set(pools)

@@ -5,6 +5,7 @@ import json
 import logging
 
 from concur_agents.core import Reading, make_law
+from concur_agents.probes.page import PageReading
 from concur_agents.testing import ScriptedProbe, run, virtual_governor
 
 
@@ -79,3 +80,48 @@ def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog)
     run(main())
     lines = [line for line in caplog.messages if "reports a pool of 16000 tokens" in line]
     assert len(lines) == 1
+
+
+def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_engines):
+    caplog.set_level("INFO", "concur_agents")
+    urls = ["http://gpu1:8000", "http://gpu2:8000"]
+    events = []
+
+    def good(now):
+        return Reading(at_s=now, capacity_tokens=9000)
+
+    async def main():
+        scripted_engines({urls[0]: good, urls[1]: lambda now: None if now < 20 else good(now)})
+        async with virtual_governor(urls) as governor:
+            governor.on_event(events.append)
+            async with governor.agent():
+                await asyncio.sleep(60)
+
+    run(main())
+    moves = [(event.kind, event.pool) for event in events if event.kind.startswith("pool_")]
+    assert moves == [("pool_down", urls[1]), ("pool_up", urls[1])]
+    facts = [getattr(line, "concur", {}) for line in caplog.records]
+    assert {"event": "pool_down", "pool": urls[1]} in facts
+    assert {"event": "pool_up", "pool": urls[1]} in facts
+
+
+def test_a_page_of_several_engines_that_are_one_pool_is_said_once(caplog):
+    """A governor on their sum does not keep an agent where its prefix is."""
+
+    class Page:
+        url = "http://gpu1:8000"
+        last_page = None
+
+        def read(self):
+            parts = {str(rank): Reading(at_s=0.0, capacity_tokens=9000) for rank in range(4)}
+            self.last_page = PageReading(engine="vllm", reading=parts["0"], readings=parts)
+            return Reading(at_s=0.0, capacity_tokens=36_000)
+
+    async def main():
+        async with virtual_governor(probe=Page()) as governor, governor.agent():
+            await asyncio.sleep(10)
+
+    run(main())
+    said = [line for line in caplog.messages if "ranks=4" in line]
+    assert len(said) == 1
+    assert "shows 4 engines" in said[0]
