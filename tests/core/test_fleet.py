@@ -42,9 +42,7 @@ def test_one_agent_waits_in_each_pool_and_the_rest_in_one_line():
     view = fleet.view(0.0)
     assert (view.active, view.queued) == (2, 3)
     assert view.pools["a"].queued == 1
-    assert str(fleet.explain("5", 0.0)) == (
-        "5: queued: 1 agents wait for a place in one of 2 pools"
-    )
+    assert str(fleet.explain("5", 0.0)) == "5: queued: waits for one of 2 pools"
 
 
 def test_who_waits_goes_to_whichever_pool_has_room_first():
