@@ -122,14 +122,14 @@ class Route:
         served, target = base(url), self.target
         known = {each.origin for each in _bases(governor.addresses.values())}
         is_other = served is not None and served.origin in known - {target.base.origin}
-        if target.rank is not None and rank:
+        if self.is_pinned and rank:
             is_other = is_other or int(rank) != target.rank
         if is_other:
             self.router.say(
                 "served elsewhere",
-                "a call was sent to %s and was served by %s: the router between them does not keep "
-                "agents on their pools, whose prefixes are then computed again; give the "
-                "governor and the client the engines' own addresses (logged once)",
+                "a call was sent to %s and was served by %s: agents are not kept on their pools, "
+                "and their prefixes are computed again. Give the governor and the client the "
+                "engines' own addresses (logged once)",
                 f"{target.base}{'' if target.rank is None else f', rank {target.rank}'}",
                 printable(worker, 200),
             )

@@ -266,6 +266,36 @@ def test_an_answer_that_says_it_was_served_elsewhere_is_noticed(
     assert len([said for said in caplog.messages if f"served by {worker}" in said]) == is_said
 
 
+@pytest.mark.parametrize("rank_header", ["honour", "refuse", "ignore"])
+def test_an_engine_of_two_ranks(rank_header: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A real one that honours the header, refuses it, or spreads calls whatever it says."""
+    pytest.importorskip("uvicorn")
+    from concur_agents.sim.server import EmbeddedServer
+
+    options: dict[str, Any] = {"engines": 2, "rank_header": rank_header, "worker_header": True}
+    options |= {"time_scale": 1000, "model": "m"}
+    served: dict[int, list[str]] = {}
+    with (
+        EmbeddedServer("h100-qwen3-8b", **options) as server,
+        Governor(server.url, ranks=2, limit=8, poll_interval_s=60) as gov,
+    ):
+        client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-")
+        for agent in (gov.agent("a"), gov.agent("b")):
+            with agent:
+                rank = int(agent.headers["X-data-parallel-rank"])
+                for _ in range(4):
+                    raw = client.chat.completions.with_raw_response.create(**ASK, max_tokens=2)
+                    worker = raw.headers["x-smg-routed-worker-id"]
+                    served.setdefault(rank, []).append(worker.rpartition("@")[2])
+        client.close()
+    if rank_header == "honour":
+        assert served == {0: ["0"] * 4, 1: ["1"] * 4}
+    counts = [
+        sum(word in text for text in caplog.messages) for word in ("out of range", "served by")
+    ]
+    assert counts == {"honour": [0, 0], "refuse": [1, 0], "ignore": [0, 1]}[rank_header]
+
+
 # Keys
 
 SECRETS = {
