@@ -10,11 +10,6 @@ from concur_agents.core import Fleet, Reading, State, Usage, make_law
 from concur_agents.recording import RecordedCall, Recording, record, replay
 from concur_agents.recording.timeline_builder import TimelineBuilder, read_timeline
 from concur_agents.recording.what_if import what_if
-from concur_agents.sim.faults import ReplicaDies
-from concur_agents.sim.profile import load_profile
-from concur_agents.sim.replicas import FleetGate, simulate_fleet
-from concur_agents.sim.traces import load_traces
-from concur_agents.sim.workload import plans_from_traces
 
 POOLS = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
 OPTIONS = {"max_wait_s": 60.0, "max_open": 14, "first_reading_s": 2.0}
@@ -193,24 +188,6 @@ def test_another_law_over_a_recorded_fleet(tmp_path):
     assert outcome.first is not None
     same = what_if(recording, make_law("working_set"))
     assert same.first is None
-
-
-@pytest.fixture(scope="module")
-def batch_of_three(tmp_path_factory):
-    """Real traces on three simulated engines, of which one is dead for two minutes."""
-    path = tmp_path_factory.mktemp("fleet") / "run.jsonl"
-    traces = load_traces("miniswe-gemini3pro", max_context=16_000, cut=True, tool_cap_s=20)
-    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=1500)
-    recorded, recorder = record(Fleet(make_law("working_set"), POOLS), path)
-    with recorder:
-        simulate_fleet(
-            plans_from_traces(traces, 18, 0),
-            [profile] * 3,
-            FleetGate(recorded),
-            faults=[ReplicaDies(1, 60.0, 180.0)],
-            record_series=False,
-        )
-    return Recording(path)
 
 
 def test_a_simulated_batch_on_three_engines_replays_to_the_bit(batch_of_three):
