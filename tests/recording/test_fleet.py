@@ -243,3 +243,21 @@ def test_the_names_of_pools_are_safe_for_a_terminal(tmp_path):
     calls = [line for line in recording if isinstance(line, RecordedCall)]
     assert not any("\x1b" in pool for line in calls for pool in line.pools.values())
     assert not any("\x1b" in pool for line in calls if line.tick for pool in line.tick.view.pools)
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_counts_of_a_fleet_are_those_of_its_agents_one_by_one(tmp_path, seed):
+    """An agent that waits for another pool is paused, also where that pool has it as new."""
+    fleet = Fleet(make_law("working_set"), POOLS, **OPTIONS)
+    story = Story(fleet, seed)
+    moved = 0
+    for _ in range(1000):
+        story.step()
+        view = fleet.view(story.now)
+        roots = [fleet.agent_state(agent) for agent in story.roots]
+        for state in ("reasoning", "acting"):
+            assert getattr(view, state) == roots.count(state), state
+        assert view.paused + view.queued == roots.count("paused") + roots.count("queued")
+        assert fleet._line.begun <= view.paused <= roots.count("paused")
+        moved += fleet._line.begun
+    assert moved
