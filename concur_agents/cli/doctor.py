@@ -149,7 +149,10 @@ def governor_findings(url: str) -> list[Finding]:
 
 def frame_findings(frame: Frame, url: str) -> list[Finding]:
     """What a governor has seen, if it reads `url`."""
-    if frame.url is None or base_of(frame.url) != url:
+    read = {pool.pool.partition("#")[0] for pool in frame.pools}
+    if frame.url is not None:
+        read.add(frame.url)
+    if url not in {base_of(each) for each in read}:
         return []
     texts = []
     if frame.stalls_total:
