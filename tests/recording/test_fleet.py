@@ -214,7 +214,7 @@ def test_the_explanation_of_an_agent_names_its_pool():
     assert str(fleet.explain("a4", 1.0)) == "a4: queued: waits for one of 2 pools"
     assert fleet.agents(["a0"])[0].pool == POOLS[0]
     fleet.arrive("a5", 1.0)
-    assert fleet.why("a5", 1.0).numbers == "waits for one of 2 pools, as do 1 others"
+    assert fleet.why("a5", 1.0).numbers == "waits for one of 2 pools, as does 1 other"
     assert State.QUEUED.value == fleet.agent_state("a5")
 
 
