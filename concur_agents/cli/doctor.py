@@ -66,8 +66,8 @@ def doctor_command(
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
     meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
     first_s, second_s, hit_counter_rose_tokens; or null), pinning (ranks, verdict, text; or null),
-    findings (level, text, flag), flags,
-    code, verdict and exit_code; null: not reported. Of several endpoints: a list of such objects.
+    findings (level, text, flag), flags, code, verdict and exit_code; null: not reported. Of several
+    endpoints: a list of such objects.
     """
     diagnoses = []
     for url in dict.fromkeys(urls):
@@ -101,7 +101,7 @@ def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
     table.add_column("model", overflow="ellipsis", no_wrap=True)
     for column in ("KV pool", "pools", "cached"):
         table.add_column(column, justify="right")
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=8)
     for each in diagnoses:
         verdict = VERDICTS[each.verdict].split(":")[0].split("[/]")[0] + "[/]"
         proof = each.proof
