@@ -10,16 +10,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 from hypothesis import settings
 
-from concur_agents.core import Law, LawState, Limit, Reading, Regulator, Snapshot, make_law
+from concur_agents.core import Fleet, Law, LawState, Limit, Reading, Regulator, Snapshot, make_law
 from concur_agents.recording import Recording, RecordingRegulator, record
 from concur_agents.runtime.config import NOT_OURS
 from concur_agents.runtime.poller import EnginePoller
+from concur_agents.sim.faults import ReplicaDies
 from concur_agents.sim.profile import load_profile
+from concur_agents.sim.replicas import FleetGate, simulate_fleet
 from concur_agents.sim.runner import RegulatorGate, simulate
 from concur_agents.sim.traces import load_traces
 from concur_agents.sim.workload import plans_from_traces
@@ -134,3 +136,22 @@ def scripted_engines(
         return list(scripts)
 
     return engines
+
+
+@pytest.fixture(scope="session")
+def batch_of_three(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Real traces on three simulated engines, of which the second is dead for two minutes."""
+    path = tmp_path_factory.mktemp("fleet") / "run.jsonl"
+    traces = load_traces("miniswe-gemini3pro", max_context=16_000, cut=True, tool_cap_s=20)
+    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=1500)
+    pools = [f"http://gpu{n}:8000" for n in (1, 2, 3)]
+    recorded, recorder = record(Fleet(make_law("working_set"), pools), path)
+    with recorder:
+        simulate_fleet(
+            plans_from_traces(traces, 18, 0),
+            [profile] * 3,
+            FleetGate(cast("Fleet", recorded)),
+            faults=[ReplicaDies(1, 60.0, 180.0)],
+            record_series=False,
+        )
+    return Recording(path)

@@ -65,8 +65,9 @@ def doctor_command(
     With --json the keys are url, engine, backend, version, model, models, max_model_len,
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
     meaning, value, sources), proof (prompt_tokens, first_cached_tokens, second_cached_tokens,
-    first_s, second_s, hit_counter_rose_tokens; or null), findings (level, text, flag), flags,
-    code, verdict and exit_code; null: not reported. Of several endpoints: a list of such objects.
+    first_s, second_s, hit_counter_rose_tokens; or null), pinning (ranks, verdict, text; or null),
+    findings (level, text, flag), flags, code, verdict and exit_code; null: not reported. Of several
+    endpoints: a list of such objects.
     """
     diagnoses = []
     for url in dict.fromkeys(urls):
@@ -93,10 +94,14 @@ def doctor_command(
 
 def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
     """Prints the diagnoses of the engines of one governor: a table, then what was found where."""
-    table = Table("endpoint", "engine", "model", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    widest = max(len(each.url) for each in diagnoses)
+    table.add_column("endpoint", min_width=min(widest, 60), overflow="fold")
+    table.add_column("engine")
+    table.add_column("model", overflow="ellipsis", no_wrap=True)
     for column in ("KV pool", "pools", "cached"):
         table.add_column(column, justify="right")
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=8)
     for each in diagnoses:
         verdict = VERDICTS[each.verdict].split(":")[0].split("[/]")[0] + "[/]"
         proof = each.proof
@@ -134,7 +139,11 @@ def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
     if len(usable) > 1:
         addresses = ", ".join(json.dumps(each.url) for each in usable)
         console.print("\n    import concur_agents as ca\n", markup=False)
-        console.print(f"    gov = ca.Governor([{addresses}])", markup=False, soft_wrap=True)
+        pinned = {
+            each.pinning.ranks if each.pinning and each.pinning.works else 1 for each in usable
+        }
+        ranks = f", ranks={pinned.pop()}" if len(pinned) == 1 and pinned != {1} else ""
+        console.print(f"    gov = ca.Governor([{addresses}]{ranks})", markup=False, soft_wrap=True)
 
 
 def governor_findings(url: str) -> list[Finding]:
@@ -149,7 +158,10 @@ def governor_findings(url: str) -> list[Finding]:
 
 def frame_findings(frame: Frame, url: str) -> list[Finding]:
     """What a governor has seen, if it reads `url`."""
-    if frame.url is None or base_of(frame.url) != url:
+    read = {pool.pool.partition("#")[0] for pool in frame.pools}
+    if frame.url is not None:
+        read.add(frame.url)
+    if url not in {base_of(each) for each in read}:
         return []
     texts = []
     if frame.stalls_total:

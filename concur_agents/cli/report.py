@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from concur_agents._text import printable
+from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
+from concur_agents.cli.pools import pool_rows, pool_table
 from concur_agents.cli.terminal import say
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Recording
@@ -26,7 +29,9 @@ def report_command(
     """Make one self-contained HTML page from a recording; it needs no network.
 
     It shows agents as lanes over time, pressure against capacity and limit, hit rate, throughput
-    and waits. All plots zoom together. With --json the keys are output, bytes and agents.
+    and waits. All plots zoom together. Of several pools it shows each, all together or one by one.
+    With --json the keys are output, bytes and agents; with several pools also pools, as in `concur
+    explain`.
     """
     with readable(recording):
         timeline = read_timeline(Recording(recording))
@@ -37,7 +42,15 @@ def report_command(
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error
     size = len(text.encode())
     if as_json:
-        shown = {"output": str(output), "bytes": size, "agents": len(timeline.lanes)}
+        shown: dict[str, Any] = {
+            "output": str(output),
+            "bytes": size,
+            "agents": len(timeline.lanes),
+        }
+        if timeline.pools:
+            shown["pools"] = pool_rows(timeline)
         print(json.dumps(shown))
     else:
         say(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
+        if timeline.pools:
+            Console().print(pool_table(timeline))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from concur_agents.core.fleet_machine import FleetMachine
 from concur_agents.core.laws.law import LawState
-from concur_agents.core.placement import Member
+from concur_agents.core.placement import Member, Pool
 from concur_agents.core.types import (
     AgentId,
     AgentView,
@@ -65,15 +65,14 @@ class FleetReads(FleetMachine):
 
     def view(self, now: float) -> View:
         """How things stand: sums over the pools, and each of them."""
-        views = {
-            pool.name: replace(pool.regulator.view(now), reason=pool.reason) for pool in self.pools
-        }
+        views = {pool.name: _view_of(pool, now) for pool in self.pools}
         oldest = self._line.oldest()
         in_line_s = 0.0 if oldest is None else now - oldest.since_s
         return replace(
             _sum_of(list(views.values())),
             at_s=now,
-            queued=sum(view.queued for view in views.values()) + len(self._line),
+            paused=sum(view.paused for view in views.values()) + self._line.begun,
+            queued=sum(view.queued for view in views.values()) + len(self._line) - self._line.begun,
             done_total=self._done_total,
             reason=self.reason,
             longest_wait_s=max([*(view.longest_wait_s for view in views.values()), in_line_s]),
@@ -149,6 +148,13 @@ class FleetReads(FleetMachine):
     def __repr__(self) -> str:
         pools = "; ".join(f"{pool.name}: {pool.regulator!r}" for pool in self.pools)
         return f"<Fleet {self.law.name}: {pools}; {len(self._line)} without a pool>"
+
+
+def _view_of(pool: Pool, now: float) -> View:
+    """Its Regulator's view, to which an agent that has just moved there is new."""
+    view = pool.regulator.view(now)
+    moved = pool.candidate is not None and pool.candidate.has_entered
+    return replace(view, reason=pool.reason, paused=view.paused + moved, queued=view.queued - moved)
 
 
 def _state_of(member: Member, state: str) -> str:

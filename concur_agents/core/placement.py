@@ -114,6 +114,8 @@ class Line:
         self._by_age: list[_Age] = []
         self._tickets = 0
         self._size = 0
+        self.begun = 0
+        """Of them, those that have been let in before."""
 
     def __len__(self) -> int:
         return self._size
@@ -122,6 +124,7 @@ class Line:
         """`member` waits for a pool: those that have begun, then larger priorities, then by age."""
         self._tickets += 1
         self._size += 1
+        self.begun += member.has_entered
         member.ticket = self._tickets
         heapq.heappush(self._by_order, self._order_of(member))
         heapq.heappush(self._by_age, self._age_of(member))
@@ -139,6 +142,7 @@ class Line:
         if member.ticket:
             member.ticket = 0
             self._size -= 1
+            self.begun -= member.has_entered
         if len(self._by_order) > 2 * self._size + 64:  # nothing of an agent that is gone stays
             valid = [entry[-1] for entry in self._by_order if entry[-1].ticket == entry[-2]]
             self._by_order = [self._order_of(one) for one in valid]

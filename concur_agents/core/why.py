@@ -66,8 +66,9 @@ class Reason:
             case "next":
                 return "about to be let in"
             case "pools":
-                others = "" if self.count <= 1 else f", as do {self.count - 1:.0f} others"
-                return f"waits for one of {self.most:.0f} pools{others}"
+                others = self.count - 1
+                also = f", as do {others:.0f} others" if others > 1 else ", as does 1 other"
+                return f"waits for one of {self.most:.0f} pools{also if others > 0 else ''}"
 
     def __str__(self) -> str:
         parts = [self.numbers]

@@ -9,7 +9,14 @@ from importlib.resources import files
 from typing import Any
 
 from concur_agents.recording.spread import spread
-from concur_agents.recording.timeline import Lane, Segment, Timeline, TimelinePoint, Wait
+from concur_agents.recording.timeline import (
+    Lane,
+    PoolTimeline,
+    Segment,
+    Timeline,
+    TimelinePoint,
+    Wait,
+)
 
 STATES = ("queued", "reasoning", "acting", "paused", "suspended")
 
@@ -55,9 +62,10 @@ def page(timeline: Timeline, *, title: str) -> str:
 
 
 def _data(timeline: Timeline, title: str) -> dict[str, Any]:
-    start_s = timeline.start_s
+    start_s, waits = timeline.start_s, _longest(timeline.waits)
     lanes = sorted(timeline.lanes.values(), key=_first_s)
     samples = _thinned(timeline.samples)
+    names = list(timeline.pools)
     begun = datetime.fromtimestamp(timeline.header.unix_s, UTC)
     return {
         "title": title,
@@ -70,17 +78,66 @@ def _data(timeline: Timeline, title: str) -> dict[str, Any]:
         "end_s": _short(timeline.end_s - start_s),
         "facts": _facts(timeline),
         "states": STATES,
+        **_series(samples, start_s),
+        "limit_changes": [
+            [
+                _short(item.at_s - start_s),
+                item.reason,
+                *([_index(names, item.pool)] if item.pool else []),
+            ]
+            for item in timeline.limit_changes
+            if item.reason in ("cut", "blind", "down")
+        ],
+        "lanes": [_lane(lane, timeline) for lane in lanes],
+        "waits": [[*_wait(wait, start_s), _where(wait, timeline)] for wait in waits],
+        "pools": [_pool(pool, timeline, samples) for pool in timeline.pools.values()],
+    }
+
+
+def _series(samples: Sequence[TimelinePoint], start_s: float) -> dict[str, Any]:
+    """The numbers over time, of all or of one pool."""
+    return {
         "t": [_short(sample.at_s - start_s) for sample in samples],
         "series": {
             name: _column([getattr(sample, name) for sample in samples]) for name in _SERIES
         },
-        "limit_changes": [
-            [_short(item.at_s - start_s), item.reason]
-            for item in timeline.limit_changes
-            if item.reason in ("cut", "blind")
-        ],
-        "lanes": [_lane(lane, timeline) for lane in lanes],
-        "waits": [_wait(wait, start_s) for wait in _longest(timeline.waits)],
+    }
+
+
+def _index(names: Sequence[str], pool: str | None) -> int | None:
+    return names.index(pool) if pool in names else None
+
+
+def _where(wait: Wait, timeline: Timeline) -> int | None:
+    """The pool of a wait: where it ended, else where the agent is."""
+    return _index(list(timeline.pools), wait.pool or timeline.lanes[wait.agent].pool)
+
+
+def _pool(
+    pool: PoolTimeline, timeline: Timeline, samples: Sequence[TimelinePoint]
+) -> dict[str, Any]:
+    """One of several pools; `share` is its pressure by capacity at the instants of `samples`."""
+    share: list[float | None] = []
+    own = iter(pool.samples)
+    last, following = None, next(own, None)
+    for sample in samples:
+        while following is not None and following.at_s <= sample.at_s:
+            last, following = following, next(own, None)
+        known = last is not None and bool(last.capacity_tokens) and last.reason != "down"
+        share.append(last.pressure_tokens / last.capacity_tokens if known else None)  # type: ignore[union-attr,operator]
+    lanes = timeline.lanes.values()
+    return {
+        "name": pool.name,
+        **_series(_thinned(pool.samples), timeline.start_s),
+        "share": _column(share),
+        "agents": sum(any(name == pool.name for _, name in lane.pools) for lane in lanes),
+        "steps": pool.steps,
+        "output": pool.completion_tokens,
+        "cached": None
+        if pool.cached_tokens is None or not pool.prompt_tokens
+        else _short(pool.cached_tokens / pool.prompt_tokens),
+        "down_s": _short(pool.down_s),
+        "removed": pool.removed_s is not None,
     }
 
 
@@ -136,6 +193,10 @@ def _lane(lane: Lane, timeline: Timeline) -> dict[str, Any]:
         "steps": lane.steps,
         "waited_s": _short(lane.seconds("queued", "paused")),
         "tokens": lane.footprint_tokens,
+        "pools": [
+            [_short(at_s - timeline.start_s), _index(list(timeline.pools), pool)]
+            for at_s, pool in lane.pools
+        ],
     }
 
 

@@ -113,7 +113,9 @@ class Endpoints:
         return Regulator(law, start_s, **options)
 
     def after_fork(self) -> None:
-        """Drops the open connections, which did not survive."""
+        """Drops the open connections, which did not survive, and pools that were removed."""
+        live = {pool for endpoint in self.all for pool in (endpoint.pools or {}).values()}
+        self.addresses = {name: at for name, at in self.addresses.items() if name in live}
         for endpoint in self.all:
             endpoint.poller.after_fork()
 

@@ -123,7 +123,10 @@ class PoolReader:
         def tick(now: float) -> Iterable[str]:
             if reading is not None:
                 sessions.tell("polled", now, reading=reading, pool=pool)
-            before = self._states.get(pool) or sessions.regulator.state
+            regulator = sessions.regulator
+            before = regulator.state
+            if pool is not None:  # that of a fleet is of the pool that was ticked last
+                before = self._states.get(pool) or regulator.law.initial()
             let_in = sessions.regulator.tick(reading, now, pool)
             after = sessions.regulator.state
             if pool is not None:

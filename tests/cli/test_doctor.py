@@ -41,6 +41,14 @@ def test_nothing_is_found_where_nothing_is_wrong_or_another_endpoint_is_read():
     assert frame_findings(frame(stalls_total=3), "http://127.0.0.1:10") == []
 
 
+def test_a_governor_of_several_engines_is_found_by_each():
+    urls = ["http://127.0.0.1:9", "http://127.0.0.1:11"]
+    with ca.Governor(urls, background=False) as gov:
+        seen = dataclasses.replace(frame_of(gov), stalls_total=1)
+    assert all(len(frame_findings(seen, url)) == 1 for url in urls)
+    assert frame_findings(seen, "http://127.0.0.1:10") == []
+
+
 def test_a_running_governor_is_found_by_its_socket(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with ca.Governor(URL, socket="auto", background=False) as gov:

@@ -10,11 +10,6 @@ from concur_agents.core import Fleet, Reading, State, Usage, make_law
 from concur_agents.recording import RecordedCall, Recording, record, replay
 from concur_agents.recording.timeline_builder import TimelineBuilder, read_timeline
 from concur_agents.recording.what_if import what_if
-from concur_agents.sim.faults import ReplicaDies
-from concur_agents.sim.profile import load_profile
-from concur_agents.sim.replicas import FleetGate, simulate_fleet
-from concur_agents.sim.traces import load_traces
-from concur_agents.sim.workload import plans_from_traces
 
 POOLS = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
 OPTIONS = {"max_wait_s": 60.0, "max_open": 14, "first_reading_s": 2.0}
@@ -195,24 +190,6 @@ def test_another_law_over_a_recorded_fleet(tmp_path):
     assert same.first is None
 
 
-@pytest.fixture(scope="module")
-def batch_of_three(tmp_path_factory):
-    """Real traces on three simulated engines, of which one is dead for two minutes."""
-    path = tmp_path_factory.mktemp("fleet") / "run.jsonl"
-    traces = load_traces("miniswe-gemini3pro", max_context=16_000, cut=True, tool_cap_s=20)
-    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=1500)
-    recorded, recorder = record(Fleet(make_law("working_set"), POOLS), path)
-    with recorder:
-        simulate_fleet(
-            plans_from_traces(traces, 18, 0),
-            [profile] * 3,
-            FleetGate(recorded),
-            faults=[ReplicaDies(1, 60.0, 180.0)],
-            record_series=False,
-        )
-    return Recording(path)
-
-
 def test_a_simulated_batch_on_three_engines_replays_to_the_bit(batch_of_three):
     assert list(replay(batch_of_three)) == []
     timeline = read_timeline(batch_of_three)
@@ -237,7 +214,7 @@ def test_the_explanation_of_an_agent_names_its_pool():
     assert str(fleet.explain("a4", 1.0)) == "a4: queued: waits for one of 2 pools"
     assert fleet.agents(["a0"])[0].pool == POOLS[0]
     fleet.arrive("a5", 1.0)
-    assert fleet.why("a5", 1.0).numbers == "waits for one of 2 pools, as do 1 others"
+    assert fleet.why("a5", 1.0).numbers == "waits for one of 2 pools, as does 1 other"
     assert State.QUEUED.value == fleet.agent_state("a5")
 
 
@@ -266,3 +243,21 @@ def test_the_names_of_pools_are_safe_for_a_terminal(tmp_path):
     calls = [line for line in recording if isinstance(line, RecordedCall)]
     assert not any("\x1b" in pool for line in calls for pool in line.pools.values())
     assert not any("\x1b" in pool for line in calls if line.tick for pool in line.tick.view.pools)
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_counts_of_a_fleet_are_those_of_its_agents_one_by_one(tmp_path, seed):
+    """An agent that waits for another pool is paused, also where that pool has it as new."""
+    fleet = Fleet(make_law("working_set"), POOLS, **OPTIONS)
+    story = Story(fleet, seed)
+    moved = 0
+    for _ in range(1000):
+        story.step()
+        view = fleet.view(story.now)
+        roots = [fleet.agent_state(agent) for agent in story.roots]
+        for state in ("reasoning", "acting"):
+            assert getattr(view, state) == roots.count(state), state
+        assert view.paused + view.queued == roots.count("paused") + roots.count("queued")
+        assert fleet._line.begun <= view.paused <= roots.count("paused")
+        moved += fleet._line.begun
+    assert moved

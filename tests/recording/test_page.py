@@ -59,6 +59,26 @@ def test_lanes_and_series_hold_the_recorded_numbers(batch):
     assert dict(data["facts"])["agents"] == "12"
 
 
+def test_a_page_of_several_pools_has_each_of_them(batch_of_three):
+    timeline = read_timeline(batch_of_three)
+    data = data_of(page(timeline, title="run.jsonl"))
+    assert [pool["name"] for pool in data["pools"]] == list(timeline.pools)
+    for pool, own in zip(data["pools"], timeline.pools.values(), strict=True):
+        assert len(pool["t"]) == len(own.samples) == len(pool["series"]["pressure_tokens"])
+        assert len(pool["share"]) == len(data["t"])
+        assert pool["steps"] == own.steps > 0
+    assert data["pools"][1]["down_s"] > 60
+    assert None in data["pools"][1]["share"], "a gap while it is down"
+    total = data["series"]["capacity_tokens"][-1]
+    assert total == sum(pool["series"]["capacity_tokens"][-1] for pool in data["pools"])
+    assert {wait[6] for wait in data["waits"]} == {0, 1, 2}
+    where = {lane["id"]: [data["pools"][pool]["name"] for _, pool in lane["pools"]]
+             for lane in data["lanes"]}  # fmt: skip
+    assert where == {
+        name: [pool for _, pool in lane.pools] for name, lane in timeline.lanes.items()
+    }
+
+
 def test_an_id_cannot_break_out_of_the_page(tmp_path):
     """Ids come from data sets, and data sets from anywhere."""
     name = "</script><script>alert(1)</script>\u2028"
@@ -94,12 +114,16 @@ def test_long_recordings_are_thinned_out_and_keep_their_sums(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("size", ["1200,900", "360,740"])
-@pytest.mark.parametrize("kind", ["batch", "empty"])
-def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, kind):
+@pytest.mark.parametrize("kind", ["batch", "empty", "fleet"])
+def test_a_browser_draws_every_plot_without_a_complaint(
+    batch, batch_of_three, tmp_path, size, kind
+):
     """The page has no other judge: a script error would leave it blank."""
     if CHROMIUM is None:
         pytest.skip("needs a browser: apt-get install chromium")
-    if kind == "empty":
+    if kind == "fleet":
+        batch = batch_of_three
+    elif kind == "empty":
         recorder = record(Regulator(make_law("fixed")), tmp_path / "run.jsonl")[1]
         recorder.close()
         batch = Recording(recorder.path)
@@ -135,6 +159,16 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
         $("find").dispatchEvent(new Event("input"));
         used.found = rows.length;
       }
+      if (D.pools.length) {
+        const full = Number(document.querySelector("canvas[data-plot=pressure]").dataset.drawn);
+        $("find").value = "";
+        $("pool").value = "1";
+        $("pool").dispatchEvent(new Event("change"));
+        drawAll();
+        const one = document.querySelector("canvas[data-plot=pressure]");
+        used.pool = [full, Number(one.dataset.drawn), rows.length, waits.length,
+          $("pools").tBodies[0].rows.length, plots.map((plot) => plot.name)];
+      }
       document.body.dataset.used = JSON.stringify(used);
       document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth;
       document.body.dataset.report = JSON.stringify(report);
@@ -165,8 +199,8 @@ def test_a_browser_draws_every_plot_without_a_complaint(batch, tmp_path, size, k
     assert 'data-ready="true"' in ran.stdout, ran.stderr[-2000:]
     assert 'data-wide="false"' in ran.stdout, "it does not fit the width of a phone"
     report = json.loads(html.unescape(re.search(r'data-report="(.*?)"', ran.stdout)[1]))
-    if kind == "batch":
-        assert report.keys() == PLOTS
+    if kind != "empty":
+        assert report.keys() == PLOTS | ({"pool-pressure"} if kind == "fleet" else set())
         assert all(drawn > 10 and painted > 500 for drawn, painted in report.values()), report
         used = json.loads(html.unescape(re.search(r'data-used="(.*?)"', ran.stdout)[1]))
         before, zoomed, length_s = used["zoomed"]

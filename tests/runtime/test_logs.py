@@ -91,13 +91,15 @@ def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_en
         return Reading(at_s=now, capacity_tokens=9000)
 
     async def main():
-        scripted_engines({urls[0]: good, urls[1]: lambda now: None if now < 20 else good(now)})
+        scripted_engines({urls[0]: good, urls[1]: lambda now: None if 5 < now < 20 else good(now)})
         async with virtual_governor(urls) as governor:
             governor.on_event(events.append)
             async with governor.agent():
                 await asyncio.sleep(60)
 
     run(main())
+    limits = [event.pool for event in events if event.kind == "limit_changed"]
+    assert set(limits) == set(urls), "each pool's first limit is a change, also if they are equal"
     moves = [(event.kind, event.pool) for event in events if event.kind.startswith("pool_")]
     assert moves == [("pool_down", urls[1]), ("pool_up", urls[1])]
     facts = [getattr(line, "concur", {}) for line in caplog.records]
