@@ -264,7 +264,11 @@ class Fleet(FleetReads):
         Raises:
             ValueError: there is a pool of this name.
         """
-        self._open_pool(name, now)
+        emptying = next((p for p in self.pools if p.name == name and p.is_leaving), None)
+        if emptying is not None:
+            emptying.is_leaving = False  # it was being removed, and stays
+        else:
+            self._open_pool(name, now)
         return self._settle(now)
 
     def remove_pool(self, name: str, now: float) -> Decision:

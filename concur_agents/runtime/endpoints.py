@@ -83,7 +83,7 @@ class Endpoints:
         pools = {str(rank): f"{name}#{rank}" for rank in range(self.ranks)}
         if self.ranks == 1:
             pools = {"0": name}
-        if any(pool in self.addresses for pool in pools.values()):
+        if any(endpoint.poller.url == name for endpoint in self.all):
             raise ConfigError(f"{name} is there twice: each address is given once")
         for rank, pool in pools.items():
             self.addresses[pool] = Address(url, int(rank) if self.ranks > 1 else None)

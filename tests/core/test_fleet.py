@@ -174,6 +174,17 @@ def test_a_removed_pool_empties_and_is_gone():
         fleet.remove_pool("b", 3.0)
 
 
+def test_a_pool_that_is_added_again_while_it_empties_stays():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1", "2")
+    fleet.remove_pool("a", 1.0)
+    fleet.add_pool("a", 2.0)
+    assert fleet.begin_step("1", 3.0) == ["1"]
+    assert fleet.pool_of("1") == "a"
+    with pytest.raises(ValueError, match="already"):
+        fleet.add_pool("a", 4.0)
+
+
 def test_an_added_pool_takes_who_waits():
     fleet = fleet_of("a", agents=1)
     enter(fleet, "1", "2", "3")

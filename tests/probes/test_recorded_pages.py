@@ -112,6 +112,17 @@ def test_every_signal_says_where_it_was_read(name: str) -> None:
     assert set(page(name).sources) == set(EXPECTED[name])
 
 
+def test_a_page_of_two_ranks_has_two_pools() -> None:
+    whole = parse_page(load_page(PAGES / "several" / "vllm-0.24.0-h200-dp2.prom.gz"), at_s=7.0)
+    assert {rank: each.capacity_tokens for rank, each in whole.readings.items()} == {
+        "0": 200_000.0,
+        "1": 200_000.0,
+    }
+    assert whole.reading.capacity_tokens == 400_000.0
+    assert whole.smallest_capacity_tokens == 200_000.0
+    assert whole.reading.kv_usage is None, "not on the page before the first step"
+
+
 def test_the_engine_is_recognised_by_its_names() -> None:
     engines = {name: (page(name).engine, page(name).backend) for name in recorded()}
     assert {e for n, e in engines.items() if n.startswith("vllm")} == {("vllm", None)}
