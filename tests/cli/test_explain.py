@@ -208,7 +208,8 @@ def test_of_several_pools_it_says_which_one_and_when_an_agent_moved(two_pools, c
     assert [wait["pool"] for wait in said["waits"]] == [POOLS[0]]
 
 
-def test_of_several_pools_it_adds_up_each(two_pools, capsys):
+def test_of_several_pools_it_adds_up_each(two_pools, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal cuts cells
     assert concur("explain", two_pools.path) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "http://gpu1:8000 2 2 30% 1 agents" in words

@@ -23,7 +23,8 @@ def test_the_command_writes_one_file_and_says_so(batch, tmp_path, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_of_several_pools_it_says_what_each_did(batch_of_three, tmp_path, capsys):
+def test_of_several_pools_it_says_what_each_did(batch_of_three, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal cuts cells
     output = tmp_path / "report.html"
     assert concur("report", batch_of_three.path, "-o", output, "--json") == 0
     pools = json.loads(capsys.readouterr().out)["pools"]

@@ -422,9 +422,12 @@ def test_a_vllm_that_serves_more_than_its_page_reports_counts_in_another_unit() 
     assert "131,072" in found
 
 
-def test_several_engines_are_compared_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_engines_are_compared_in_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from concur_agents.cli.app import main
 
+    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal cuts cells
     other = vllm(tells_cached=False)
     with serving(vllm()) as one, serving(other) as two, pytest.raises(SystemExit) as left:
         main(["doctor", one, two])
