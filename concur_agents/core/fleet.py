@@ -19,13 +19,7 @@ import math
 from concur_agents.core.fleet_reads import FleetReads
 from concur_agents.core.placement import Member
 from concur_agents.core.prefixes import Chain
-from concur_agents.core.types import (
-    AgentId,
-    Decision,
-    Reading,
-    State,
-    Usage,
-)
+from concur_agents.core.types import AgentId, Decision, Reading, State, Usage
 
 
 class Fleet(FleetReads):
@@ -219,7 +213,7 @@ class Fleet(FleetReads):
             self._note(root, State.DONE, now)
             self._orphan(root, now)
         elif root.pool is not None:
-            root.pool.regulator.leave(agent, now)
+            self._hear(root.pool, root.pool.regulator.leave(agent, now), now)
         return self._settle(now)
 
     def _orphan(self, root: Member, now: float) -> None:

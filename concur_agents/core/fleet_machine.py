@@ -8,13 +8,7 @@ from typing import Any
 from concur_agents.core.laws.law import Law
 from concur_agents.core.placement import Line, Member, Pool, pool_for
 from concur_agents.core.regulator import Regulator
-from concur_agents.core.types import (
-    AgentId,
-    Decision,
-    State,
-    Transition,
-    Usage,
-)
+from concur_agents.core.types import AgentId, Decision, State, Transition, Usage
 from concur_agents.core.why import Reason
 
 _WAITING = (State.QUEUED, State.PAUSED)
@@ -176,7 +170,7 @@ class FleetMachine:
             waiting_since_s=member.since_s,
         )
         for child in member.family.values():
-            if child is not member:
+            if child is not member:  # it shares the place, so that this lets in no other agent
                 pool.regulator.arrive(child.agent, now, parent=member.agent)
         self._hear(pool, answer, now)
 
@@ -239,8 +233,7 @@ class FleetMachine:
         Args:
             of: the root of an agent that has just left.
         """
-        candidate: Any = pool.candidate
-        enters = False
+        candidate, entered = pool.candidate, None
         for agent, _, after, reason in decision.transitions:
             member = self._members.get(agent) or self._departed.get(agent) or of
             if member is None or member.agent != agent or member.pool is not pool:
@@ -248,20 +241,21 @@ class FleetMachine:
             if after is State.QUEUED and member.has_entered:
                 after = State.PAUSED
             self._note(member, after, now, reason)
-            enters |= member is candidate and after.is_active
+            if member is candidate and after.is_active:
+                entered = member
         for agent in decision:
             member = self._members.get(agent)
             if member is None or member.root.pool is not pool:
                 continue
-            if enters and member is candidate and (member.asked or not member.asks_place):
+            if member is entered and (member.asked or not member.asks_place):
                 continue  # its calls are begun below
             member.asked, member.asks_place = 0, False
             self._let_in[agent] = None
-        if enters:
+        if entered is not None:
             pool.candidate = None
-            self._entered += not candidate.has_entered
-            candidate.has_entered = True
-            self._begin_asked(candidate, pool, now)
+            self._entered += not entered.has_entered
+            entered.has_entered = True
+            self._begin_asked(entered, pool, now)
 
     def _begin_asked(self, root: Member, pool: Pool, now: float) -> None:
         """A family that has been let in begins the calls with which it waited."""

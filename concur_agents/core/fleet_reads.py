@@ -52,6 +52,10 @@ class FleetReads(FleetMachine):
         member = self._members.get(agent)
         return member is not None and self._is_gone(member.root.pool)
 
+    def has_pool(self, pool: str) -> bool:
+        """Whether there is a pool of this name; one that was removed is gone once it is empty."""
+        return any(each.name == pool for each in self.pools)
+
     def is_down(self, pool: str) -> bool:
         """Whether neither the page nor the engine of this pool answers; False: there is none."""
         return any(each.is_down for each in self.pools if each.name == pool)

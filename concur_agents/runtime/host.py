@@ -28,13 +28,14 @@ from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints, addresses_in
+from concur_agents.runtime.endpoints import Endpoint, Endpoints, addresses_in
 from concur_agents.runtime.events import Dispatcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
 from concur_agents.runtime.poll_thread import PollThread
 from concur_agents.runtime.poller import EnginePoller
 from concur_agents.runtime.pool_reader import PoolReader
+from concur_agents.runtime.pools import Pools
 from concur_agents.runtime.reads import Reads
 from concur_agents.runtime.recording_session import RecordingSession
 from concur_agents.runtime.session import Session
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("concur_agents")
 
 
-class Host(Reads):
+class Host(Reads, Pools):
     """Hosts one `Regulator` for the threads and event loops of a process.
 
     `Governor` is this and its shortcuts to frameworks; its docstring explains the options. Batches
@@ -304,7 +305,7 @@ class Host(Reads):
         """
         self._ungoverned_calls.meet(what, self.ungoverned)
 
-    # Recording, and the engine
+    # Recording
 
     def record(
         self, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
@@ -326,77 +327,6 @@ class Host(Reads):
             ConfigError: it cannot be written, or this governor is being recorded already.
         """
         return self._recording.begin(path, max_bytes)
-
-    def flushed(self, pool: str | None = None) -> None:
-        """Say that the engine's cache has been emptied, as a weight update does.
-
-        Without it, agents that return to an empty cache look like agents whose contexts were
-        evicted, and the pool is taken for a small one until the next hits.
-
-        Args:
-            pool: of several: which one; None: all.
-        """
-        sessions = self._monitor.sessions
-        named = () if pool is None else (pool,)
-        self._monitor.decide(
-            lambda now: () if sessions.passing else sessions.regulator.flushed(now, *named)
-        )
-
-    def add_pool(self, url: str) -> None:
-        """One more engine takes agents from now on.
-
-        Raises:
-            ConfigError: this governor was made for one pool, or the address is there already.
-        """
-        self._check_fleet()
-        endpoint = self._endpoints.add(url)
-        sessions = self._monitor.sessions
-        for pool in (endpoint.pools or {}).values():
-            self._monitor.decide(
-                lambda now, pool=pool: sessions.regulator.add_pool(pool, now)  # type: ignore[attr-defined,misc]
-            )
-        self._ticker.readers.append(self._reader(endpoint))
-        self._nudge()
-
-    def remove_pool(self, url: str) -> None:
-        """An engine takes no more agents; those that are there move at their next boundary.
-
-        Raises:
-            ConfigError: this governor was made for one pool, there is no such address, or no other.
-        """
-        self._check_fleet()
-        endpoint = self._endpoints.remove(url)
-        sessions = self._monitor.sessions
-        for pool in (endpoint.pools or {}).values():
-            self._monitor.decide(
-                lambda now, pool=pool: sessions.regulator.remove_pool(pool, now)  # type: ignore[attr-defined,misc]
-            )
-        readers = self._ticker.readers
-        readers[:] = [reader for reader in readers if reader.poller is not endpoint.poller]
-        endpoint.poller.close()
-
-    def _check_fleet(self) -> None:
-        if not self._endpoints.is_fleet:
-            raise ConfigError(
-                "this governor was made for one pool: give it a list of addresses, such as "
-                'Governor(["http://gpu1:8000", "http://gpu2:8000"])'
-            )
-
-    def address_of(self, agent: str) -> Address | None:
-        """Where the calls of an agent go; None: there is one pool, or it has none yet."""
-        if not self._endpoints.is_fleet:
-            return None
-        pool = self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
-        return None if pool is None else self._endpoints.addresses[pool]
-
-    def pool_of(self, agent: str) -> str | None:
-        """The name of the pool that an agent is in; None: there is one, or it has none yet."""
-        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
-
-    @property
-    def addresses(self) -> dict[str, Address]:
-        """Where each pool's calls go, by the names of the pools; empty: there is one pool."""
-        return dict(self._endpoints.addresses)
 
     # Its life
 

@@ -71,9 +71,8 @@ class PoolReader:
         elif poller.background and clock() >= self._blind_at_s:
             # The regulator notices blindness on ticks, and a reading that hangs brings none.
             self._blind_at_s = math.inf
-            regulator = self._monitor.sessions.regulator
             for pool in self._names:
-                self._monitor.decide(lambda now, pool=pool: regulator.tick(None, now, pool))  # type: ignore[misc]
+                self._tick_pool(pool, None)
         due_s = poller.due_s
         due = [self._poll_at_s if due_s is None else due_s]
         return [*due, self._blind_at_s] if poller.background else due
@@ -121,6 +120,8 @@ class PoolReader:
         down: list[bool] = []
 
         def tick(now: float) -> Iterable[str]:
+            if pool is not None and not cast("Fleet", sessions.regulator).has_pool(pool):
+                return ()  # it was removed while it was being read
             if reading is not None:
                 sessions.tell("polled", now, reading=reading, pool=pool)
             regulator = sessions.regulator

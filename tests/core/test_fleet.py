@@ -69,6 +69,17 @@ def test_children_share_the_pool_of_their_parent():
     assert fleet.pool_of("2.child") == "b"
 
 
+def test_whoever_gets_in_as_a_child_leaves_is_named():
+    """Also if the child's root waits itself, and a stall ends at that moment."""
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2", "3")
+    for agent in "12":
+        fleet.begin_step(agent, 0.0)
+        fleet.end_step(agent, 1.0, CALL)
+    fleet.arrive("3.child", 1.0, parent="3")
+    assert fleet.leave("3.child", 200.0) == ["3"]
+
+
 def test_a_group_goes_together_while_there_is_room():
     fleet = fleet_of("a", "b", agents=3)
     enter(fleet, "x")

@@ -57,7 +57,6 @@ class FleetMachine(RuleBasedStateMachine):
         self.waits = {}  # agent -> calls it waits with; 0: to start, or for its place
         self.calls = {}  # agent -> calls in flight
         self.entered = set()
-        self.suspended = set()
         self.states = {}  # root -> State, from transitions alone
 
     def tell(self, name, *args, **options):
@@ -114,7 +113,6 @@ class FleetMachine(RuleBasedStateMachine):
     def begin(self, data, prompt):
         agent = self.some(data, self.root_of)
         self.waits[agent] = self.waits.get(agent, 0) + 1
-        self.suspended.discard(agent)
         self.tell("begin_step", agent, self.now, prompt_tokens=prompt)
 
     @precondition(lambda self: any(self.calls.values()))
@@ -150,14 +148,12 @@ class FleetMachine(RuleBasedStateMachine):
         agent = self.some(data, [a for a in self.entered if self.root_of[a] == a])
         if not self.waits.get(agent, 1):
             del self.waits[agent]
-        self.suspended.add(agent)
         self.tell("suspend", agent, self.now)
 
     @precondition(lambda self: any(self.root_of[agent] == agent for agent in self.entered))
     @rule(data=st.data())
     def resume(self, data):
         agent = self.some(data, [a for a in self.entered if self.root_of[a] == a])
-        self.suspended.discard(agent)
         self.waits.setdefault(agent, 0)
         self.tell("resume", agent, self.now)
 
@@ -171,7 +167,6 @@ class FleetMachine(RuleBasedStateMachine):
         for book in (self.waits, self.calls):
             book.pop(agent, None)
         self.entered.discard(agent)
-        self.suspended.discard(agent)
         self.tell("leave", agent, self.now)
 
     @rule(data=st.data(), dt=st.floats(0, 10), limit=limits, failed=st.booleans())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import concur_agents as ca
+from concur_agents.testing import ManualClock
 
 ONE, TWO = "http://127.0.0.1:1", "http://127.0.0.1:2"
 
@@ -36,3 +37,28 @@ def test_one_address_is_no_fleet():
         assert gov.addresses == {}
         with pytest.raises(ca.ConfigError, match="made for one pool"):
             gov.add_pool(TWO)
+
+
+def test_a_pool_that_is_removed_while_it_is_read_ends_nothing():
+    """The reading comes back to a fleet that no longer has the pool."""
+    clock = ManualClock()
+    with ca.Governor([ONE, TWO], background=False, clock=clock) as gov:
+        removed = gov._ticker.readers[1]
+        gov.remove_pool(TWO)
+        removed.read()
+        clock.advance(60)
+        removed.read()
+        gov.beat()
+        assert not gov.snapshot().closed, "it governs on"
+        assert list(gov.snapshot().pools) == [ONE]
+
+
+def test_a_flushed_pool_that_is_not_there_is_an_error_of_the_caller():
+    with ca.Governor([ONE, TWO], background=False) as gov:
+        gov.flushed(ONE)
+        gov.flushed()
+        with pytest.raises(ca.ConfigError, match="no pool 'gpu9'"):
+            gov.flushed("gpu9")
+        assert not gov.snapshot().closed, "it governs on"
+    with ca.Governor(limit=2) as gov, pytest.raises(ca.ConfigError, match="no pool"):
+        gov.flushed("gpu9")

@@ -1,0 +1,112 @@
+"""The KV pools of a host: which there are, where their calls go, and which was flushed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from concur_agents.errors import ConfigError
+
+if TYPE_CHECKING:
+    from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
+    from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.pool_reader import PoolReader
+    from concur_agents.runtime.ticker import Ticker
+
+
+class Pools:
+    """One pool or several. Owned by `Host`, which makes the parts."""
+
+    _monitor: Monitor
+    _endpoints: Endpoints
+    _ticker: Ticker
+    _nudge: Callable[[], None]
+    _reader: Callable[[Endpoint], PoolReader]
+
+    def flushed(self, pool: str | None = None) -> None:
+        """Say that the engine's cache has been emptied, as a weight update does.
+
+        Without it, agents that return to an empty cache look like agents whose contexts were
+        evicted, and the pool is taken for a small one until the next hits.
+
+        Args:
+            pool: of several: which one; None: all.
+
+        Raises:
+            ConfigError: there is no such pool.
+        """
+        sessions = self._monitor.sessions
+
+        def flush(now: float) -> Iterable[str]:
+            if sessions.passing:
+                return ()
+            regulator: Any = sessions.regulator
+            if pool is not None and not (self._endpoints.is_fleet and regulator.has_pool(pool)):
+                names = ", ".join(self._endpoints.addresses) or "one without a name"
+                raise ConfigError(f"there is no pool {pool!r}, only {names}")
+            return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
+
+        self._monitor.decide(flush)
+
+    def add_pool(self, url: str) -> None:
+        """One more engine takes agents from now on.
+
+        Raises:
+            ConfigError: this governor was made for one pool, or the address is there already.
+        """
+        self._check_fleet()
+        endpoint = self._endpoints.add(url)
+        self._change(endpoint, "add_pool")
+        self._ticker.readers.append(self._reader(endpoint))
+        self._nudge()
+
+    def remove_pool(self, url: str) -> None:
+        """An engine takes no more agents; those that are there move at their next boundary.
+
+        Raises:
+            ConfigError: this governor was made for one pool, there is no such address, or no other.
+        """
+        self._check_fleet()
+        endpoint = self._endpoints.remove(url)
+        readers = self._ticker.readers
+        readers[:] = [reader for reader in readers if reader.poller is not endpoint.poller]
+        self._change(endpoint, "remove_pool")
+        endpoint.poller.close()
+
+    def address_of(self, agent: str) -> Address | None:
+        """Where the calls of an agent go; None: there is one pool, or it has none yet."""
+        if not self._endpoints.is_fleet:
+            return None
+        pool = self.pool_of(agent)
+        return None if pool is None else self._endpoints.addresses[pool]
+
+    def pool_of(self, agent: str) -> str | None:
+        """The name of the pool that an agent is in; None: there is one, or it has none yet."""
+        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where each pool's calls go, by the names of the pools; empty: there is one pool."""
+        return dict(self._endpoints.addresses)
+
+    def _change(self, endpoint: Endpoint, what: str) -> None:
+        """Each pool of an address comes or goes.
+
+        Args:
+            what: the name of the fleet's method.
+        """
+        sessions = self._monitor.sessions
+        for pool in (endpoint.pools or {}).values():
+
+            def change(now: float, pool: str = pool) -> Iterable[str]:
+                let_in: Iterable[str] = getattr(sessions.regulator, what)(pool, now)
+                return let_in
+
+            self._monitor.decide(change)
+
+    def _check_fleet(self) -> None:
+        if not self._endpoints.is_fleet:
+            raise ConfigError(
+                "this governor was made for one pool: give it a list of addresses, such as "
+                'Governor(["http://gpu1:8000", "http://gpu2:8000"])'
+            )
