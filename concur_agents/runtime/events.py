@@ -58,8 +58,9 @@ class Event:
         reading: what the engine said.
         limit: the limit now in force, on `limit_changed`.
         pool: where a governor has several: the one that was read or decided about; of an agent,
-            the one that it is in; None: it has none yet. A page with the pools of several ranks
-            gives an event for each of them.
+            the one that it was in when this happened, which `pool_of` may have forgotten when the
+            event is delivered; None: it had none yet. A page with the pools of several ranks gives
+            an event for each of them.
     """
 
     kind: EventKind

@@ -769,7 +769,7 @@ async def test_eight_agents_of_two_pools_at_limit_two_each(
         def count(event: Event) -> None:
             if event.kind == "step_ended":
                 assert event.usage is not None
-                used[gov.pool_of(event.agent or "") or ""] += event.usage.prompt_tokens
+                used[event.pool or ""] += event.usage.prompt_tokens
 
         gov.on_event(count)
         answers = await run_eight(framework, gov, server)

@@ -62,3 +62,29 @@ def test_a_flushed_pool_that_is_not_there_is_an_error_of_the_caller():
         assert not gov.snapshot().closed, "it governs on"
     with ca.Governor(limit=2) as gov, pytest.raises(ca.ConfigError, match="no pool"):
         gov.flushed("gpu9")
+
+
+def test_events_name_the_pool_that_the_agent_had_when_they_happened():
+    """They may be delivered once the agent has left and the governor has forgotten where it was."""
+    seen, forgotten = [], []
+
+    def watch(event):
+        if event.agent == "first" and event.kind == "arrived":
+            with gov.agent("second") as agent, agent.step() as step:
+                step.record({"prompt_tokens": 10, "completion_tokens": 1})
+        elif event.agent == "second":
+            forgotten.append(gov.pool_of("second"))
+            seen.append((event.kind, event.pool))
+
+    with ca.Governor([ONE, TWO], limit=2, background=False) as gov:
+        gov.on_event(watch)
+        with gov.agent("first"):
+            pass
+    assert forgotten == [None] * len(seen), "or this test shows nothing"
+    assert seen == [
+        ("arrived", None),
+        ("admitted", TWO),
+        ("step_began", TWO),
+        ("step_ended", TWO),
+        ("left", TWO),
+    ]

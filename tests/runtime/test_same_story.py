@@ -264,7 +264,7 @@ def governed_fleet_story(batch, profile, law, monkeypatch):
         async with virtual_governor(POOLS, law=law, poll_interval_s=POLL_S) as governor:
             governor.on_event(
                 lambda e: (
-                    story.append((e.agent, governor.pool_of(e.agent), e.at_s))
+                    story.append((e.agent, e.pool, e.at_s))
                     if e.kind in ("admitted", "step_began")
                     else None
                 )
