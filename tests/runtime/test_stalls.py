@@ -134,14 +134,19 @@ def test_a_limiter_of_pydantic_ai(caplog):
     assert_said_once(caplog)
 
 
-def test_two_governors_one_inside_the_other(caplog):
+@pytest.mark.parametrize("opposite", [False, True], ids=["one order", "opposite orders"])
+@pytest.mark.parametrize("options", [{}, {"max_wait_s": 0.5}], ids=["unbounded", "bounded"])
+def test_two_governors_one_inside_the_other(caplog, opposite, options):
+    """In opposite orders each half of the agents holds what the other half waits for."""
+
     async def main():
         async with (
-            virtual_governor(limit=2, max_wait_s=0.5) as outer,
-            virtual_governor(limit=2, max_wait_s=0.5) as inner,
+            virtual_governor(limit=2, **options) as first,
+            virtual_governor(limit=2, **options) as second,
         ):
 
             async def solve(i):
+                outer, inner = (second, first) if opposite and i % 2 else (first, second)
                 async with outer.agent(f"a{i}") as one, inner.agent(f"a{i}") as two:
                     for _ in range(STEPS):
                         async with one.step(), two.step():
@@ -149,9 +154,11 @@ def test_two_governors_one_inside_the_other(caplog):
 
             async with asyncio.timeout(7_200):
                 await asyncio.gather(*(solve(i) for i in range(AGENTS)))
-            assert_idle(outer)
-            assert_idle(inner)
-            return outer.snapshot().stalls_total + inner.snapshot().stalls_total
+            assert_idle(first)
+            assert_idle(second)
+            return first.snapshot().stalls_total + second.snapshot().stalls_total
 
-    assert run(main())
-    assert "a stall: agents waited" in caplog.text
+    stalls = run(main())
+    if opposite or options:
+        assert stalls
+        assert "a stall: agents waited" in caplog.text
