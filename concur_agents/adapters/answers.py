@@ -69,8 +69,12 @@ def _values(text: bytes, key: bytes) -> Iterator[Any]:
         colon = _VALUE.match(text, at + len(key))
         if colon is not None:
             piece = text[colon.end() : colon.end() + _LONGEST_USAGE].decode("utf-8", "ignore")
-            with suppress(ValueError, RecursionError):
-                yield _DECODER.raw_decode(piece)[0]
+            try:
+                value = _DECODER.raw_decode(piece)[0]
+            except (ValueError, RecursionError):
+                pass
+            else:
+                yield value
         at = text.rfind(key, 0, at)  # because streams have "usage":null in all events but one
 
 

@@ -32,13 +32,13 @@ class Call:
 
     def __init__(self, agent: Agent, prompt: Prompt | None, *, is_owner: bool = False) -> None:
         self.agent = agent
-        self.over = False
         self._prompt = prompt
         self._is_owner = is_owner  # the agent exists for this call only
         if prompt is None:
             self._step = agent.step()
         else:
             self._step = agent.step(prompt.tokens, prefix=prompt.chain)
+        self.over = False  # last, see `__del__`
 
     async def begin(self) -> None:
         """Waits until the agent may run."""
@@ -99,7 +99,7 @@ class Call:
             self.end()
 
     def __del__(self) -> None:
-        if hasattr(self, "_step"):
+        if not getattr(self, "over", True):
             self.end()  # dropped without an end: an abandoned stream
 
 

@@ -133,6 +133,8 @@ class Edit:
 
     def is_on_trial(self, status: int) -> bool:
         """Whether the endpoint may have refused a field of ours that it has never taken before."""
+        if not self.added:
+            return False
         new = [name for name in self.added if (self.host, name) not in self.extras.taken]
         if new and status < 400:
             self.extras.taken.update((self.host, name) for name in new)

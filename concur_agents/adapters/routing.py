@@ -191,9 +191,9 @@ class Router:
             None: it stays as it is.
         """
         _restore(request)
-        if agent is None:
-            return None
         governor: Governing = client._concur_governor
+        if agent is None or governor.address_of(agent.id) is None:
+            return None
         asked = _base_of_request(request.url)
         target = self.target(governor, agent, asked)
         if target is None:

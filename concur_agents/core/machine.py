@@ -175,10 +175,18 @@ class Machine:
 
     def _fill(self, now: float, *first: AgentId) -> Decision:
         """What every call ends with: let in the agents that may be now, and answer."""
+        admission, woken = self._admission, list(first)
+        if len(admission.queue):
+            woken += self._let_in(now)
+            admission.queue.settle()
+        moves, admission.moves = tuple(admission.moves), []
+        return Decision(woken, moves)
+
+    def _let_in(self, now: float) -> list[AgentId]:
         admission, meter = self._admission, self._meter
         stall_s = self._stall_s()
         stalled = stall_s is not None and stall_s <= now
-        woken = list(first)
+        woken: list[AgentId] = []
         for root in admission.fill(now, stalled=stalled):
             meter.last_call_s = now
             waiters, root.waiters = root.waiters, {}
@@ -193,9 +201,7 @@ class Machine:
         if stalled:
             meter.stalls += 1
             meter.stalled_s = now
-        admission.queue.settle()
-        moves, admission.moves = tuple(admission.moves), []
-        return Decision(woken, moves)
+        return woken
 
     def _stall_s(self) -> float | None:
         """When a stall will have to be assumed if nothing moves before [s]; None: never."""

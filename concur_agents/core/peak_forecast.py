@@ -25,8 +25,9 @@ _LEAST_SHARE = 1e-9
 
 def coarse(tokens: float) -> int:
     """`tokens` to six binary digits, rounded down: at most 32 sizes an octave."""
-    dropped = max(0, int(tokens).bit_length() - 6)
-    return int(tokens) >> dropped << dropped
+    whole = int(tokens)
+    dropped = max(0, whole.bit_length() - 6)
+    return whole >> dropped << dropped
 
 
 @dataclass(slots=True)
@@ -41,12 +42,13 @@ class PeakForecast:
 
     def change(self, before_tokens: float, after_tokens: float) -> None:
         """An agent that held `before_tokens` holds `after_tokens` from now on; 0: nothing."""
-        before, after = coarse(before_tokens), coarse(after_tokens)
-        self.held[before] -= 1
-        if not self.held[before]:
-            del self.held[before]
-        self.held[after] += 1
-        del self.held[0]  # an agent that holds nothing is not counted
+        held, before, after = self.held, coarse(before_tokens), coarse(after_tokens)
+        if before:  # an agent that holds nothing is not counted
+            held[before] -= 1
+            if not held[before]:
+                del held[before]
+        if after:
+            held[after] = held.get(after, 0) + 1
 
     def look(self, open_agents: int, first_tokens: float) -> None:
         """Take stock: `open_agents` agents are open, and a newcomer begins with `first_tokens`."""

@@ -53,5 +53,9 @@ class Prefixes:
 
     def shared(self, chain: Chain) -> float:
         """How many tokens of `chain`, which its holder has joined, are charged once for all."""
-        nodes = (self._nodes[name] for name, _ in chain)
-        return sum((node.own_tokens for node in nodes if node.holders >= node.needed), 0.0)
+        tokens = 0.0
+        for name, _ in chain:
+            node = self._nodes[name]
+            if node.holders >= node.needed:
+                tokens += node.own_tokens
+        return tokens

@@ -91,8 +91,10 @@ class Claims:
         elif claim.fading is not None:
             fading, claim.fading = claim.fading, None
             fading.count -= 1
-            part = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
-            fading.total = max(0.0, fading.total - part) if fading.count else 0.0
+            part = fading.total
+            if fading.count:
+                part = claim.tokens * math.exp((claim.theta - fading.theta) * fading.rate)
+            fading.total = max(0.0, fading.total - part)
         claim.tokens = 0.0
 
     def pressure(self, now: float) -> float:

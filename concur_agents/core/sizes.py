@@ -93,16 +93,16 @@ class Sizes:
         """Mean footprint of the agents that have a context [tokens]."""
         return self.footprint_tokens / self.contexts if self.contexts else 0.0
 
-    def own_share(self, chain: Chain = ()) -> float:
+    def own_share(self, charged: float = 0.0) -> float:
         """Least share of a context that its agent has alone, 0..1.
 
-        What `chain` names is charged once already.  Of first prompts, what newcomers find cached
-        may be shared, and all of it while they are few: those of one burst find nothing.
+        So much of it is `charged` once for all already [tokens].  Of first prompts, what newcomers
+        find cached may be shared, and all of it while they are few: those of one burst find
+        nothing.
         """
         first = self.first_prompt.value
         if len(self._newcomers) >= _RECENT // 2:
             first = min(first, float(max(self._newcomers)))
-        charged = self.prefixes.shared(chain)
         mean, shared = self.footprint_mean - charged, max(0.0, first - charged)
         return max(0.0, 1.0 - shared / mean) if mean > 0.0 else 0.0
 
@@ -182,8 +182,8 @@ class Sizes:
         reused = reusable if cached >= reusable - _SLACK_TOKENS else float(cached)
         self.recent_reusable = 0.98 * self.recent_reusable + reusable
         self.recent_reused = 0.98 * self.recent_reused + reused
+        shared = self.prefixes.shared(who.chain)
         if who.chain:
-            shared = self.prefixes.shared(who.chain)
             reusable, reused = reusable - shared, max(0.0, reused - shared)
         elif reused <= self._found:  # the shared prefix alone, for which it is not credited yet
             reusable, reused = reusable - self._found, 0.0
@@ -192,7 +192,7 @@ class Sizes:
                 who.distance,
                 reusable,
                 reused,
-                own_share=self.own_share(who.chain),
+                own_share=self.own_share(shared),
                 used_s=who.idle_since_s,
                 back_s=who.begun_s,
             )

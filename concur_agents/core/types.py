@@ -82,8 +82,11 @@ class Usage:
     @property
     def is_plausible(self) -> bool:
         """Whether a call can have taken this much; if not, the step counts as of unknown usage."""
-        counts = (self.prompt_tokens, self.completion_tokens, self.cached_tokens or 0)
-        return all(map(is_plausible, counts))
+        return (
+            0 <= self.prompt_tokens <= _MOST_TOKENS
+            and 0 <= self.completion_tokens <= _MOST_TOKENS
+            and 0 <= (self.cached_tokens or 0) <= _MOST_TOKENS
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -384,7 +384,7 @@ class Agent:
         told = self._read(usage)
         if told is not None:
             step.usage = told
-        step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
+        step._finish(End(step.usage, overloaded, read_seconds(retry_after_s)))
 
     def _read(self, usage: object) -> Usage | None:
         told = read_usage(usage)

@@ -7,9 +7,10 @@ argument has to be its caller's error, here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, SupportsFloat
 
+from concur_agents._outside import is_from_handler
 from concur_agents.core import Chain
 from concur_agents.errors import ConfigError
 
@@ -59,19 +60,18 @@ def check_chain(prefix: Chain | None) -> Chain | None:
     """
     if prefix is None:
         return None
-    try:
-        chain = tuple((name, tokens) for name, tokens in prefix)
-        names = {name for name, _ in chain}
-    except (TypeError, ValueError):
-        raise _bad_chain(prefix) from None
+    parts: dict[Hashable, float] = {}
     reached = 0.0
-    for _, tokens in chain:
-        if not _is_number(tokens) or not reached <= tokens < math.inf:
-            raise _bad_chain(prefix)
-        reached = float(tokens)
-    if len(names) != len(chain):
-        raise _bad_chain(prefix)
-    return tuple((name, float(tokens)) for name, tokens in chain)
+    try:
+        for name, tokens in prefix:
+            if name in parts or not _is_number(tokens) or not reached <= tokens < math.inf:
+                raise ValueError
+            parts[name] = reached = float(tokens)
+    except (TypeError, ValueError) as error:
+        if is_from_handler(error):
+            raise
+        raise _bad_chain(prefix) from None
+    return tuple(parts.items())
 
 
 def check_routes(routes: Iterable[Any]) -> tuple[str, ...]:
@@ -94,9 +94,12 @@ def read_seconds(told: object) -> float:
 
 def _is_number(value: object) -> bool:
     # Numbers of numpy's are none of `int` and `float`, and as good; the callers make them so.
-    return isinstance(value, int | float) or (
+    return isinstance(value, _NUMBERS) or (
         isinstance(value, SupportsFloat) and not isinstance(value, str | bytes)
     )
+
+
+_NUMBERS = (int, float)  # not `int | float`, which would be made anew at each question
 
 
 def _bad_chain(prefix: object) -> ConfigError:

@@ -178,14 +178,14 @@ class Step:
                 self._ticket = None
                 ticket.ends_with_parts = True
             else:
-                self.end()
+                self._finish(End(self.usage))
         finally:
             self._leave_block()
 
     @finishing
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
-        self.finish()
+        self._finish(End(self.usage))
 
     @finishing
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
@@ -297,11 +297,14 @@ class Step:
 
     @finishing
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self._end_block()
 
     @finishing
     def _leave(self) -> None:
-        self.end()
+        self._end_block()
+
+    def _end_block(self) -> None:
+        self._finish(End(self.usage))
         self._leave_block()
 
 
@@ -403,8 +406,9 @@ def caller() -> Hashable:
 
     An id and no reference: should it be reused, its first owner is gone and so is his call.
     """
-    if running_loop() is not None:
-        task = asyncio.current_task()
+    loop = running_loop()
+    if loop is not None:
+        task = asyncio.current_task(loop)
         if task is not None:
             return id(task)
     return -threading.get_ident()
