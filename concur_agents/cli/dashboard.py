@@ -17,6 +17,9 @@ from concur_agents.observe.frame import Frame, Point, PoolFrame
 
 CHART_ROWS = 4
 
+MOST_WHYS = 2
+"""Most pools of which it is said why they are down."""
+
 MOST_NAME = 32
 """Columns for the name of an agent."""
 
@@ -47,7 +50,7 @@ def dashboard(
     most_pools = max(1, min(len(frame.pools), height // 4))
     rows = height - 22 - frame.blind
     if frame.pools:
-        rows -= 3 + most_pools + (len(frame.pools) > most_pools)
+        rows -= 3 + most_pools + (len(frame.pools) > most_pools) + len(_why_down(frame))
     rows = max(2, rows)  # rows left for the two lists
     waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
     parts: list[RenderableType] = [
@@ -64,7 +67,7 @@ def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
     """A few rows, which `concur run` shows below the output of the program."""
     rows: list[RenderableType] = [summary(frame, width - 4)]
     if frame.pools:
-        rows.append(_fact("pools", pools_line(frame)))
+        rows += [_fact("pools", pools_line(frame)), *(_fact("", why) for why in _why_down(frame))]
     if frame.waiting:
         who = frame.waiting[0]
         why = f"{who.agent} {who.state} for {who.waited_s:.0f} s: {who.why}"
@@ -123,8 +126,15 @@ def _pools_title(frame: Frame) -> str:
     return f"pools: {len(frame.pools)}" + (f", {down} down" if down else "")
 
 
-def _pools(frame: Frame, most: int, width: int) -> Table:
-    """A row for each pool; those that are down come first if not all fit."""
+def _why_down(frame: Frame) -> list[Text]:
+    """Why pools are down: a line for each of the first."""
+    down = [pool for pool in frame.pools if pool.reason == "down" and pool.unread]
+    texts = [f"{short_pool(pool.pool)} is down: {pool.unread}" for pool in down[:MOST_WHYS]]
+    return [Text(text, "red", overflow="ellipsis", no_wrap=True) for text in texts]
+
+
+def _pools(frame: Frame, most: int, width: int) -> Group:
+    """A row for each pool, those that are down first if not all fit; then why they are."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("pool", no_wrap=True, overflow="ellipsis", max_width=MOST_NAME)
     table.add_column("pressure", no_wrap=True)
@@ -145,7 +155,7 @@ def _pools(frame: Frame, most: int, width: int) -> Table:
             f"[red]{pool.reason}[/]" if pool.reason == "down" else escape(pool.reason),
         )
     _add_more(table, len(shown) - most)
-    return table
+    return Group(table, *_why_down(frame))
 
 
 def _pressure(pool: PoolFrame, width: int) -> Text:

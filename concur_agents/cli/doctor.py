@@ -60,7 +60,7 @@ def doctor_command(
     governor of them all, are compared in a table; the exit code is that of the worst.
 
     A governor of yours that reads this endpoint and was started with socket="auto" adds what it has
-    seen: stalls, and a pool that is larger than the engine reports.
+    seen: stalls, a pool that is larger than the engine reports, and pools that are down.
 
     With --json the keys are url, engine, backend, version, model, models, max_model_len,
     capacity_tokens, smallest_capacity_tokens, pools, block_size, prefix_caching, signals (name,
@@ -169,6 +169,11 @@ def frame_findings(frame: Frame, url: str) -> list[Finding]:
     reported, used = frame.reported_tokens, frame.capacity_tokens
     if reported is not None and used is not None and used > reported:
         texts.append(pool_advice(reported, used))
+    texts += [
+        f"{pool.pool} is down: {pool.unread}"
+        for pool in frame.pools
+        if pool.reason == "down" and pool.unread and base_of(pool.pool.partition("#")[0]) == url
+    ]
     return [Finding(level="warning", text=f"A running governor: {text}") for text in texts]
 
 

@@ -16,7 +16,7 @@ from concur_agents._text import wire_id
 from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
-from concur_agents.cli.pools import pool_rows, pool_table
+from concur_agents.cli.pools import pool_rows, print_pools
 from concur_agents.core import Usage
 from concur_agents.errors import RecordingError
 from concur_agents.recording import Happening, RecordedCall, Recording
@@ -46,7 +46,7 @@ def explain_command(
 
     With several pools, agents and waits also have the key pool, an agent has pools (since_s, pool),
     and the whole has pools (pool, agents, steps, prompt_tokens, cached_tokens, output_tokens,
-    limit_tokens, limit_agents, reason, down_s, removed).
+    limit_tokens, limit_agents, reason, down_s, why_down, removed).
     """
     with readable(recording):
         _explain(recording, agent, most, as_json=as_json)
@@ -117,7 +117,7 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
         text = ", ".join(f"{kind} ({number})" for kind, number in ends.most_common())
         console.print(f"Waits ended because {text}.", soft_wrap=True)
     if timeline.pools:
-        console.print(pool_table(timeline))
+        print_pools(console, timeline)
         console.print()
     table = Table("agent", box=None, pad_edge=False)
     if timeline.pools:

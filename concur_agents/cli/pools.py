@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents.cli.console import Console
 from concur_agents.recording.timeline import PoolTimeline, Timeline
 
 
@@ -32,12 +33,21 @@ def _row(pool: PoolTimeline, agents: int) -> dict[str, Any]:
         "limit_agents": last and last.limit_agents,
         "reason": last and last.reason,
         "down_s": pool.down_s,
+        "why_down": pool.why_down if pool.down_s else "",
         "removed": pool.removed_s is not None,
     }
 
 
-def pool_table(timeline: Timeline) -> Table:
-    """The same for people."""
+def print_pools(console: Console, timeline: Timeline) -> None:
+    """Prints the same for people: a table, and why pools were down."""
+    console.print(_table(timeline))
+    for row in pool_rows(timeline):
+        if row["why_down"]:
+            text = escape(f"{row['pool']} was down: {row['why_down']}")
+            console.print(f"[red]{text}[/]", soft_wrap=True)
+
+
+def _table(timeline: Timeline) -> Table:
     table = Table("pool", box=None, pad_edge=False)
     for column in ("agents", "steps", "prompts cached", "limit"):
         table.add_column(column, justify="right")

@@ -11,7 +11,7 @@ import typer
 from concur_agents._text import printable
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
-from concur_agents.cli.pools import pool_rows, pool_table
+from concur_agents.cli.pools import pool_rows, print_pools
 from concur_agents.cli.terminal import say
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Recording
@@ -53,4 +53,4 @@ def report_command(
     else:
         say(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
         if timeline.pools:
-            Console().print(pool_table(timeline))
+            print_pools(Console(), timeline)

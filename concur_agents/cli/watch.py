@@ -44,8 +44,8 @@ def watch_command(
     limit_agents, reason, hit_rate, hit_deficit, pauses_total, overdue_total, longest_wait_s,
     stalls_total, reported_tokens, blind, closed, url, waiting (agent, state, waited_s, why, pool),
     active (agent, state, for_s, tokens, steps, pool) and pools (pool, active, waiting,
-    pressure_tokens, capacity_tokens, limit_tokens, limit_agents, hit_rate, reason). With one pool,
-    pool is null and pools is empty.
+    pressure_tokens, capacity_tokens, limit_tokens, limit_agents, hit_rate, reason, unread: why its
+    last reading failed). With one pool, pool is null and pools is empty.
     """
     with suppress(KeyboardInterrupt):
         if not what or what.endswith(".sock") or Path(what).is_socket():

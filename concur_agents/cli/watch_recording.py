@@ -189,6 +189,7 @@ class Screen:
                     limit_agents=last and last.limit_agents,
                     hit_rate=last and last.hit_rate,
                     reason="leaving" if pool.removed_s else last.reason if last else "start",
+                    unread=pool.unread,
                 )
             )
         return found

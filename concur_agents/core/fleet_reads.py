@@ -68,12 +68,15 @@ class FleetReads(FleetMachine):
         return member.root.state.value
 
     def view(self, now: float) -> View:
-        """How things stand: sums over the pools, and each of them."""
+        """How things stand: sums over the pools, and each of them.
+
+        The tokens, limits and shares of a pool that is down are left out: no agent can use it.
+        """
         views = {pool.name: _view_of(pool, now) for pool in self.pools}
         oldest = self._line.oldest()
         in_line_s = 0.0 if oldest is None else now - oldest.since_s
         return replace(
-            _sum_of(list(views.values())),
+            _sum_of(list(views.values()), [views[pool.name] for pool in self._usable]),
             at_s=now,
             paused=sum(view.paused for view in views.values()) + self._line.begun,
             queued=sum(view.queued for view in views.values()) + len(self._line) - self._line.begun,
@@ -85,8 +88,13 @@ class FleetReads(FleetMachine):
 
     @property
     def limit(self) -> Limit:
-        """The pools' limits, summed up."""
-        return _sum_of_limits([pool.regulator.limit for pool in self.pools])
+        """The limits of the pools that are not down, summed up."""
+        return _sum_of_limits([pool.regulator.limit for pool in self._usable])
+
+    @property
+    def _usable(self) -> list[Pool]:
+        """The pools whose tokens count: those that are not down; if all are, all."""
+        return [pool for pool in self.pools if not pool.is_down] or self.pools
 
     @property
     def reason(self) -> str:
@@ -167,23 +175,30 @@ def _state_of(member: Member, state: str) -> str:
     return State.PAUSED.value if is_paused else state
 
 
-def _sum_of(views: Sequence[View]) -> View:
-    """Several pools as one: sums, and means where a sum says nothing."""
+def _sum_of(views: Sequence[View], usable: Sequence[View]) -> View:
+    """Several pools as one: sums, and means where a sum says nothing.
+
+    Args:
+        views: all of them, whose agents and totals count.
+        usable: those whose tokens count.
+    """
     sums = {
         name: sum(getattr(view, name) for view in views)
         for name in (
             "active", "reasoning", "acting", "paused", "queued", "suspended", "done_total",
-            "pressure_tokens", "footprint_tokens", "pauses_total", "overdue_total", "stalls_total",
+            "pauses_total", "overdue_total", "stalls_total",
         )
     }  # fmt: skip
     return replace(
         views[0],
         **sums,
-        capacity_tokens=_sum([view.capacity_tokens for view in views]),
-        reported_tokens=_sum([view.reported_tokens for view in views]),
-        limit=_sum_of_limits([view.limit for view in views]),
-        hit_rate=_mean([view.hit_rate for view in views]),
-        hit_deficit=_mean([view.hit_deficit for view in views]),
+        pressure_tokens=sum(view.pressure_tokens for view in usable),
+        footprint_tokens=sum(view.footprint_tokens for view in usable),
+        capacity_tokens=_sum([view.capacity_tokens for view in usable]),
+        reported_tokens=_sum([view.reported_tokens for view in usable]),
+        limit=_sum_of_limits([view.limit for view in usable]),
+        hit_rate=_mean([view.hit_rate for view in usable]),
+        hit_deficit=_mean([view.hit_deficit for view in usable]),
     )
 
 

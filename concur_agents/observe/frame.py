@@ -62,6 +62,8 @@ class PoolFrame:
     hit_rate: float | None
     reason: str
     """Code of the decision in force; 'down': neither its page nor its engine answers."""
+    unread: str | None = None
+    """Why the last reading of it failed; None: it did not."""
 
 
 class Point(NamedTuple):
@@ -163,6 +165,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
     now, limit = snapshot.at_s, snapshot.limit
     # The reason is read after the list, so an agent may have gone on since: then it has none.
     whys = [] if snapshot.closed else [(who, governor.why(who.agent)) for who in agents.waiting]
+    unread = {name: why for each in snapshot.endpoints for name, why in each.unread.items()}
     return Frame(
         at_s=round(now - start_s, 3),
         law=snapshot.law,
@@ -222,6 +225,7 @@ def frame_of(governor: Host, *, start_s: float = 0.0) -> Frame:
                 limit_agents=finite(view.limit.agents),
                 hit_rate=view.hit_rate,
                 reason=view.reason,
+                unread=unread.get(name),
             )
             for name, view in snapshot.pools.items()
         ],

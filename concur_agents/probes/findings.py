@@ -76,7 +76,19 @@ def ranks_advice(page: PageReading) -> str:
     )
     if page.engine in ("vllm", "sglang") and all(rank.isdigit() for rank in page.readings):
         text += f". If they are data-parallel ranks, ranks={count} makes each a pool of its own"
+    else:
+        text += f". They are named {', '.join(page.readings)}, so ranks= cannot tell them apart"
     return text
+
+
+def missing_rank(page: PageReading, rank: str) -> str:
+    """Why a page has no reading of `rank`, and what to do."""
+    shown = ", ".join(page.readings)
+    text = f"its page shows no rank {rank}, only {shown}"
+    if not all(each.isdigit() for each in page.readings):
+        return f"{text}: they are named otherwise, so leave ranks= away"
+    flag = ", with --enable-metrics-for-all-schedulers" if page.engine == "sglang" else ""
+    return f"{text}: ranks= is as many engines as it shows{flag}"
 
 
 def size_findings(page: PageReading | None, max_model_len: int | None) -> Iterator[Finding]:

@@ -137,6 +137,7 @@ def _pool(
         if pool.cached_tokens is None or not pool.prompt_tokens
         else _short(pool.cached_tokens / pool.prompt_tokens),
         "down_s": _short(pool.down_s),
+        "why_down": pool.why_down,
         "removed": pool.removed_s is not None,
     }
 

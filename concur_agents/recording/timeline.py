@@ -202,6 +202,10 @@ class PoolTimeline:
     completion_tokens: int = 0
     removed_s: float | None = None
     """When it was removed [s]; None: it was not."""
+    unread: str | None = None
+    """Why the last reading of it failed; None: it did not."""
+    why_down: str = ""
+    """Why the last of its readings that failed did so; '': none failed."""
 
     @property
     def is_down(self) -> bool:

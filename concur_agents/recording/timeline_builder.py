@@ -140,6 +140,10 @@ class TimelineBuilder:
     # -- inside ------------------------------------------------------------------------------
 
     def _happen(self, line: Happening) -> None:
+        if line.pool is not None and line.kind in ("poll_failed", "poll_recovered"):
+            pool = self._pool(line.pool)
+            pool.unread = line.reason if line.kind == "poll_failed" else None
+            pool.why_down = pool.unread or pool.why_down
         if line.agent is None or line.agent not in self._lanes:
             return
         lane = self._lanes[line.agent]

@@ -28,6 +28,8 @@ class Endpoint:
     poller: EnginePoller
     pools: dict[str, str] | None
     """The regulator's names of its pools, by rank; None: the governor has one pool in all."""
+    unread: dict[str | None, str] = field(default_factory=dict)
+    """Of them, those without a reading the last time, and why; None: the one pool."""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ class Endpoints:
         self.addresses = {name: at for name, at in self.addresses.items() if name in live}
         for endpoint in self.all:
             endpoint.poller.after_fork()
+            endpoint.unread.clear()
 
     def close(self) -> None:
         """Closes probes of its own."""

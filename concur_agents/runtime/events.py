@@ -35,7 +35,7 @@ EventKind: TypeAlias = Literal[
     "polled",  # the engine was read; reading
     "poll_failed",  # it could not be read; reason: what went wrong
     "poll_recovered",  # it can be read again; waited_s: how long it was dark
-    "pool_down",  # neither its page nor its engine answers: its agents move at their next boundary
+    "pool_down",  # its agents move at their next boundary; reason: why it cannot be read
     "pool_up",  # it can be read again
     "overdue",  # it went on only after more than max_wait_s; waited_s
     "closed",  # from here on every agent passes

@@ -209,8 +209,7 @@ class Host(Reads, Pools):
     def _reader(self, endpoint: Endpoint) -> PoolReader:
         return PoolReader(
             self._monitor,
-            endpoint.poller,
-            pools=endpoint.pools,
+            endpoint,
             blind_after_s=self._regulator_options["blind_after_s"],
             nudge=weakly(self._nudge),
         )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
+from concur_agents.probes.findings import missing_rank
 from concur_agents.runtime.events import told
 from concur_agents.runtime.poller import PENDING
 
 if TYPE_CHECKING:
     from concur_agents.core import Fleet, LawState, Limit, Reading
     from concur_agents.probes import PageReading
+    from concur_agents.runtime.endpoints import Endpoint
+    from concur_agents.runtime.events import EventKind
     from concur_agents.runtime.monitor import Monitor
-    from concur_agents.runtime.poller import EnginePoller
 
 logger = logging.getLogger("concur_agents")
 
@@ -27,8 +29,7 @@ class PoolReader:
 
     Args:
         monitor: makes the decisions.
-        poller: reads the page.
-        pools: the regulator's names of the pools on it, by rank; None: there is one pool in all.
+        endpoint: what is read; its `unread` is kept up to date.
         blind_after_s: without a reading for this long [s] the regulator is asked to notice.
         nudge: asks for a beat, in any thread; called when a reading in the background is over. It
             must not keep its owner alive.
@@ -37,19 +38,18 @@ class PoolReader:
     def __init__(
         self,
         monitor: Monitor,
-        poller: EnginePoller,
+        endpoint: Endpoint,
         *,
-        pools: Mapping[str, str] | None,
         blind_after_s: float,
         nudge: Callable[[], object],
     ) -> None:
         self._monitor = monitor
-        self.poller = poller
-        self.pools = pools
+        self.endpoint = endpoint
+        self._poller = endpoint.poller
         self._blind_after_s = blind_after_s
         self._nudge = nudge
         self._poll_at_s = -math.inf
-        self._dark_since_s: float | None = None  # the last good reading before the failures
+        self._read_s: dict[str | None, float] = {}  # by pool: last reading, or the first attempt
         self._blind_at_s = monitor.clock() + blind_after_s
         self._pool_warned = self._ranks_warned = False
         self._states: dict[str | None, LawState] = {}  # of pools of a fleet, as last ticked
@@ -57,13 +57,12 @@ class PoolReader:
 
     def read(self) -> list[float]:
         """Reads the engine if that is due; returns when [s] to look after it again."""
-        poller, clock = self.poller, self._monitor.clock
+        poller, clock = self._poller, self._monitor.clock
         if poller.due_s is not None:
             result = poller.collect()
         elif clock() < self._poll_at_s:
             result = PENDING
         else:
-            self._dark_since_s = poller.sighted_s if poller.failures else None
             result = poller.begin(self._nudge) if poller.background else poller.poll()
         if result is not PENDING:
             self._tick(result)
@@ -79,45 +78,69 @@ class PoolReader:
 
     def _tick(self, reading: Reading | None) -> None:
         """Passes the result of a reading to the regulator; None: it failed."""
-        sessions, dark_since_s = self._monitor.sessions, self._dark_since_s
-
-        def note(now: float) -> Iterable[str]:
-            for pool in self._names:
-                if reading is None:
-                    reason = self.poller.error or ""
-                    sessions.tell("poll_failed", now, reason=reason, pool=pool)
-                elif dark_since_s is not None:
-                    waited_s = now - dark_since_s
-                    sessions.tell("poll_recovered", now, waited_s=waited_s, pool=pool)
-            if reading is None:
-                return ()
-            self._blind_at_s = now + self._blind_after_s
-            return ()
-
-        self._monitor.decide(note)
-        for pool, part in self._parts(reading):
+        parts = self._parts(reading)
+        self._monitor.decide(lambda now: self._note(parts, reading is not None, now))
+        for pool, part in parts:
             self._tick_pool(pool, part)
         self._compare_pools(reading)
         self._count_ranks()
 
+    def _note(
+        self, parts: list[tuple[str | None, Reading | None]], was_read: bool, now: float
+    ) -> tuple[()]:
+        """Keeps account of the pools without a reading: those that the page does not show, or all.
+
+        Args:
+            parts: what was read of each pool.
+            was_read: the page could be read.
+            now: the time [s].
+        """
+        sessions, unread = self._monitor.sessions, self.endpoint.unread
+        first_s = self._poller.sighted_s
+        for pool, part in parts:
+            read_s = self._read_s.setdefault(pool, now if first_s is None else first_s)
+            if part is None:
+                why = self._missing(pool) if was_read else self._poller.error or ""
+                sessions.tell("poll_failed", now, reason=why, pool=pool)
+                unread[pool] = why
+                continue
+            if unread.pop(pool, None) is not None:
+                sessions.tell("poll_recovered", now, waited_s=now - read_s, pool=pool)
+            self._read_s[pool] = now
+        if was_read:
+            self._blind_at_s = now + self._blind_after_s
+        return ()
+
+    def _missing(self, pool: str | None) -> str:
+        """Why a page that was read has no reading of a pool."""
+        page = self._page
+        ranks = [rank for rank, name in (self.endpoint.pools or {}).items() if name == pool]
+        return "its probe keeps no page" if page is None else missing_rank(page, *ranks)
+
+    @property
+    def _page(self) -> PageReading | None:
+        """The page that was read last; None: the probe keeps none."""
+        page: PageReading | None = getattr(self._poller.probe, "last_page", None)
+        return page
+
     @property
     def _names(self) -> list[str | None]:
-        return [None] if self.pools is None else list(self.pools.values())
+        return [None] if self.endpoint.pools is None else list(self.endpoint.pools.values())
 
     def _parts(self, reading: Reading | None) -> list[tuple[str | None, Reading | None]]:
         """What `reading` says of each pool."""
-        if reading is None or self.pools is None:
+        if reading is None or self.endpoint.pools is None:
             return [(pool, reading) for pool in self._names]
-        if len(self.pools) == 1:
-            return [(pool, reading) for pool in self.pools.values()]
-        page: PageReading | None = getattr(self.poller.probe, "last_page", None)
+        if len(self.endpoint.pools) == 1:
+            return [(pool, reading) for pool in self.endpoint.pools.values()]
+        page = self._page
         found = {} if page is None else page.readings
-        return [(pool, found.get(rank)) for rank, pool in self.pools.items()]
+        return [(pool, found.get(rank)) for rank, pool in self.endpoint.pools.items()]
 
     def _tick_pool(self, pool: str | None, reading: Reading | None) -> None:
         sessions = self._monitor.sessions
         changed: list[tuple[LawState, LawState]] = []
-        down: list[bool] = []
+        down: list[str] = []  # why; '': it is up again
 
         def tick(now: float) -> Iterable[str]:
             if pool is not None and not cast("Fleet", sessions.regulator).has_pool(pool):
@@ -134,9 +157,11 @@ class PoolReader:
                 self._states[pool] = after
                 is_down = cast("Fleet", sessions.regulator).is_down(pool)
                 if is_down is not (pool in self._down):
-                    sessions.tell("pool_down" if is_down else "pool_up", now, pool=pool)
+                    kind: EventKind = "pool_down" if is_down else "pool_up"
+                    why = self.endpoint.unread.get(pool, "no answer") if is_down else ""
+                    sessions.tell(kind, now, reason=why, pool=pool)
                     self._down ^= {pool}
-                    down.append(is_down)
+                    down.append(why)
             if after.limit != before.limit:
                 sessions.tell(
                     "limit_changed", now, reason=after.reason, limit=after.limit, pool=pool
@@ -145,10 +170,10 @@ class PoolReader:
             return let_in
 
         self._monitor.decide(tick)
-        for is_down in down:
-            if is_down:
-                text = "%s is down: its agents move to other pools at their next boundary"
-                logger.warning(text, pool, extra=told("pool_down", pool=pool))
+        for why in down:
+            if why:
+                text = "%s is down: %s; its agents move to other pools at their next boundary"
+                logger.warning(text, pool, why, extra=told("pool_down", pool=pool, error=why))
             else:
                 logger.info("%s can be read again", pool, extra=told("pool_up", pool=pool))
         for before, after in changed:
@@ -170,8 +195,8 @@ class PoolReader:
 
     def _count_ranks(self) -> None:
         """Warns once where the page shows several engines that are governed as one pool."""
-        page: PageReading | None = getattr(self.poller.probe, "last_page", None)
-        if self._ranks_warned or page is None or len(self.pools or "1") > 1:
+        page = self._page
+        if self._ranks_warned or page is None or len(self.endpoint.pools or "1") > 1:
             return
         count = len(page.readings)
         if count > 1:
@@ -179,14 +204,19 @@ class PoolReader:
             logger.warning(
                 "%s shows %d engines, which are governed as one pool: if they are data-parallel "
                 "ranks, ranks=%d (--ranks %d) makes each a pool of its own (logged once)",
-                self.poller.url,
+                self._poller.url,
                 *(count, count, count),
-                extra=told("several_engines", url=self.poller.url, engines=count),
+                extra=told("several_engines", url=self._poller.url, engines=count),
             )
 
     def _compare_pools(self, reading: Reading | None) -> None:
         """Warns once where calls and hits prove that the pool is larger than it is reported."""
-        if self._pool_warned or self.pools or reading is None or reading.capacity_tokens is None:
+        if (
+            self._pool_warned
+            or self.endpoint.pools
+            or reading is None
+            or reading.capacity_tokens is None
+        ):
             return
         view = self._monitor.look(self._monitor.sessions.regulator.view)
         reported, used = reading.capacity_tokens, view.capacity_tokens

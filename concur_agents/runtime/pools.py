@@ -69,7 +69,7 @@ class Pools:
         self._check_fleet()
         endpoint = self._endpoints.remove(url)
         readers = self._ticker.readers
-        readers[:] = [reader for reader in readers if reader.poller is not endpoint.poller]
+        readers[:] = [reader for reader in readers if reader.endpoint is not endpoint]
         self._change(endpoint, "remove_pool")
         endpoint.poller.close()
 

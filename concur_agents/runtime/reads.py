@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from concur_agents.core import AgentView, Law, Reading, Reason
+from concur_agents.core import AgentView, Fleet, Law, Reading, Reason
 from concur_agents.runtime.status import EndpointStatus, GovernorSnapshot
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
     from concur_agents.probes.pinning import PinProof
-    from concur_agents.runtime.endpoints import Endpoints
+    from concur_agents.runtime.endpoints import Endpoint, Endpoints
     from concur_agents.runtime.events import Dispatcher, Watcher
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.recording_session import RecordingSession
@@ -52,25 +52,31 @@ class Reads:
             waiters=len(self._monitor.sessions.tickets),
             unread_usages_total=self._monitor.unread_usages_total,
             shadow=self._recording.shadow,
-            endpoints=tuple(
-                EndpointStatus(
-                    url=poller.url,
-                    engine=poller.engine,
-                    last_reading=poller.last_reading,
-                    poll_failures_total=poller.failures_total,
-                    poll_error=poller.error,
-                    blind_s=poller.blind_s(view.at_s),
-                    pools=tuple((pools or {}).values()),
-                )
-                for poller, pools in (
-                    (endpoint.poller, endpoint.pools) for endpoint in self._endpoints.all
-                )
-            ),
+            endpoints=tuple(_status_of(endpoint, view.at_s) for endpoint in self._endpoints.all),
         )
 
     def explain(self, agent: str) -> str:
-        """Why an agent waits, or what it does, in one line for humans."""
-        return self._monitor.look(lambda now: self._monitor.sessions.explain(agent, now))
+        """Why an agent waits, or what it does, in one line for humans.
+
+        Of several pools: also that its pool is down, or any while it has none, and why.
+        """
+        return self._monitor.look(
+            lambda now: "; ".join((self._monitor.sessions.explain(agent, now), *self._down(agent)))
+        )
+
+    def _down(self, agent: str) -> list[str]:
+        """Which pools that an agent may wait for are down, and why."""
+        sessions = self._monitor.sessions
+        if not self._endpoints.is_fleet or agent not in sessions.by_id or sessions.passing:
+            return []
+        fleet = cast("Fleet", sessions.regulator)
+        pool = fleet.pool_of(agent)
+        return [
+            f"{name} is down: {why}"
+            for endpoint in self._endpoints.all
+            for name, why in endpoint.unread.items()
+            if name is not None and pool in (None, name) and fleet.is_down(name)
+        ]
 
     def why(self, agent: str) -> Reason | None:
         """What keeps an agent waiting; None: it does not wait. O(1), unlike `explain`."""
@@ -166,3 +172,17 @@ class Reads:
             f"<Governor {self._law.name}{where}: {view.active} active, {view.paused} paused, "
             f"{view.queued} queued{passing}>"
         )
+
+
+def _status_of(endpoint: Endpoint, now: float) -> EndpointStatus:
+    poller = endpoint.poller
+    return EndpointStatus(
+        url=poller.url,
+        engine=poller.engine,
+        last_reading=poller.last_reading,
+        poll_failures_total=poller.failures_total,
+        poll_error=poller.error,
+        blind_s=poller.blind_s(now),
+        pools=tuple((endpoint.pools or {}).values()),
+        unread={pool: why for pool, why in endpoint.unread.items() if pool is not None},
+    )

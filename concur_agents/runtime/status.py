@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from concur_agents.core import Reading, View
 from concur_agents.recording import Shadow
@@ -14,6 +15,8 @@ class EndpointStatus:
 
     Attributes:
         pools: the pools on its page; empty: the governor has one pool in all.
+        unread: those of them without a reading the last time, and why: the page could not be
+            read, or does not show them.
     """
 
     url: str | None
@@ -23,6 +26,7 @@ class EndpointStatus:
     poll_error: str | None
     blind_s: float
     pools: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class GovernorSnapshot(View):
         shadow: the law that decides beside the one in force, and where it stands; None: none.
         endpoints: each engine that is read; `url` and so on above are those of the first.
         pools: with several, the view of each by its name; the numbers of the whole are sums, or
-            means where a sum says nothing.
+            means where a sum says nothing, without the tokens of a pool that is down.
     """
 
     law: str

@@ -10,7 +10,7 @@ import concur_agents as ca
 from concur_agents.cli.app import main
 from concur_agents.cli.dashboard import summary
 from concur_agents.cli.doctor import frame_findings, governor_findings
-from concur_agents.observe.frame import frame_of
+from concur_agents.observe.frame import PoolFrame, frame_of
 from concur_agents.testing import run, virtual_governor
 
 URL = "http://127.0.0.1:9"
@@ -47,6 +47,19 @@ def test_a_governor_of_several_engines_is_found_by_each():
         seen = dataclasses.replace(frame_of(gov), stalls_total=1)
     assert all(len(frame_findings(seen, url)) == 1 for url in urls)
     assert frame_findings(seen, "http://127.0.0.1:10") == []
+
+
+def test_a_pool_that_is_down_is_a_finding_with_the_reason_at_its_own_address():
+    pools = [
+        PoolFrame(
+            pool=f"{url}#{rank}", active=0, waiting=0, pressure_tokens=0, capacity_tokens=None,
+            limit_tokens=None, limit_agents=None, hit_rate=None, reason=reason,
+            unread="its page shows no rank 1",
+        )
+        for url, rank, reason in ((URL, 0, "start"), (URL, 1, "down"), ("http://gpu2", 1, "down"))
+    ]  # fmt: skip
+    (found,) = frame_findings(frame(pools=pools), URL)
+    assert found.text == f"A running governor: {URL}#1 is down: its page shows no rank 1"
 
 
 def test_a_running_governor_is_found_by_its_socket(tmp_path, monkeypatch):

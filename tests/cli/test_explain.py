@@ -8,7 +8,7 @@ import pytest
 from concur_agents.cli.app import main
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Fleet, Reading, Regulator, Usage, make_law
-from concur_agents.recording import Recording, record
+from concur_agents.recording import Happening, Recording, record
 from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.testing import run as run_virtual
 from concur_agents.testing import virtual_governor
@@ -181,6 +181,9 @@ def two_pools(tmp_path):
         for name in "ab":
             recorded.begin_step(name, 0.0)
             recorded.end_step(name, 1.0, Usage(1000, 10, 900))
+        recorder.note(
+            Happening(kind="poll_failed", now=2.0, pool=POOLS[1], reason="no answer in 5 s")
+        )
         for now in (2.0, 10.0):
             recorded.tick(Reading(at_s=now, capacity_tokens=9000), now, POOLS[0])
             recorded.tick(None, now, POOLS[1])
@@ -214,6 +217,7 @@ def test_of_several_pools_it_adds_up_each(two_pools, capsys, monkeypatch):
     words = " ".join(capsys.readouterr().out.split())
     assert "http://gpu1:8000 2 2 30% 1 agents" in words
     assert "http://gpu2:8000 1 1 90% 1 agents down for 21 s" in words
+    assert "http://gpu2:8000 was down: no answer in 5 s" in words
     concur("explain", two_pools.path, "--json")
     said = json.loads(capsys.readouterr().out)
     assert [(row["pool"], row["agents"], row["steps"]) for row in said["pools"]] == [
@@ -221,3 +225,4 @@ def test_of_several_pools_it_adds_up_each(two_pools, capsys, monkeypatch):
         (POOLS[1], 1, 1),
     ]
     assert said["pools"][1]["reason"] == "down"
+    assert [row["why_down"] for row in said["pools"]] == ["", "no answer in 5 s"]

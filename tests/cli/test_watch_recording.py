@@ -12,7 +12,7 @@ from rich.console import Console
 
 from concur_agents import Governor
 from concur_agents.cli.app import main
-from concur_agents.cli.dashboard import dashboard
+from concur_agents.cli.dashboard import dashboard, strip
 from concur_agents.cli.watch import is_path
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Reading, Usage
@@ -91,8 +91,8 @@ def test_of_several_pools_it_shows_each_as_the_living_governor_does(tmp_path, sc
         assert (mine.pool, mine.active, mine.waiting, mine.reason) == (
             (theirs.pool, theirs.active, theirs.waiting, theirs.reason)
         )
-        assert (mine.capacity_tokens, mine.limit_agents) == (
-            (theirs.capacity_tokens, theirs.limit_agents)
+        assert (mine.capacity_tokens, mine.limit_agents, mine.unread) == (
+            (theirs.capacity_tokens, theirs.limit_agents, theirs.unread)
         )
     rows = {row.agent: row.pool for row in recorded.waiting}
     assert rows == {row.agent: row.pool for row in living.waiting}
@@ -103,6 +103,10 @@ def test_of_several_pools_it_shows_each_as_the_living_governor_does(tmp_path, sc
     assert "pools: 3, 1 down" in text
     assert re.search(r"gpu1:8000 .* 2 agents +2 ", text)
     assert re.search(r"gpu3:8000 .* down", text)
+    why = "gpu3:8000 is down: the script says that this reading fails"
+    assert why in text
+    console.print(strip(living, "fleet", width=100))
+    assert why in console.export_text()
 
 
 def test_a_finished_recording_is_shown_to_its_end(batch, capsys):

@@ -165,6 +165,24 @@ def test_a_dead_pool_that_answers_again_takes_agents_again():
     assert fleet.tick(page(9.0), 9.0, "a") == ["3"]
 
 
+def test_sums_leave_out_the_tokens_of_a_pool_that_is_down_but_not_its_agents():
+    """Or an operator sees room in which no agent can run."""
+    fleet = fleet_of("a", "b", agents=4)
+    enter(fleet, "1", "2", "3")
+    fleet.tick(page(0.0, 1000), 0.0, "a")
+    fleet.tick(page(0.0, 3000), 0.0, "b")
+    assert fleet.view(0.0).capacity_tokens == 4000
+    assert fleet.view(0.0).limit.agents == fleet.limit.agents == 8
+    fail(fleet, "a", 1.0)
+    view = fleet.view(7.0)
+    assert view.capacity_tokens == view.reported_tokens == 3000
+    assert view.limit.agents == fleet.limit.agents == 4
+    assert view.pressure_tokens == view.pools["b"].pressure_tokens
+    assert view.active == 3
+    fail(fleet, "b", 8.0)
+    assert fleet.view(14.0).capacity_tokens == 4000, "all are down: each may be the first to return"
+
+
 def test_if_all_pools_are_down_agents_stay_where_they_are():
     fleet = fleet_of("a", "b")
     enter(fleet, "1", "2")

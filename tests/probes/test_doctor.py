@@ -292,6 +292,18 @@ def test_several_pools_ask_for_session_affinity() -> None:
     assert "ranks=2 makes each a pool of its own" in texts(found, "info")
 
 
+def test_pools_of_several_models_cannot_be_told_apart_by_rank() -> None:
+    second = "\n".join(
+        line.replace('model_name="', 'model_name="other-')
+        for line in VLLM.split("\n")
+        if "vllm:" in line
+    )
+    found = examine(vllm(pages={"/metrics": VLLM + second}, moving_counters=False))
+    assert found.pools == 2
+    assert "so ranks= cannot tell them apart" in texts(found, "info")
+    assert "other-" in texts(found, "info")
+
+
 def test_a_pool_for_less_than_two_full_contexts_is_named() -> None:
     models = VLLM_MODELS.replace('"max_model_len":4096', '"max_model_len":8192')
     assert "fewer than two full contexts" in texts(examine(vllm(pages={"/v1/models": models})),

@@ -103,7 +103,9 @@ def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_en
     moves = [(event.kind, event.pool) for event in events if event.kind.startswith("pool_")]
     assert moves == [("pool_down", urls[1]), ("pool_up", urls[1])]
     facts = [getattr(line, "concur", {}) for line in caplog.records]
-    assert {"event": "pool_down", "pool": urls[1]} in facts
+    error = "the script says that this reading fails"
+    assert {"event": "pool_down", "pool": urls[1], "error": error} in facts
+    assert [event.reason for event in events if event.kind == "pool_down"] == [error]
     assert {"event": "pool_up", "pool": urls[1]} in facts
 
 
