@@ -30,7 +30,9 @@ def free_tier_bound(plans: Sequence[AgentPlan], profile: Profile, *, seed: int =
     check_plans(plans, profile)
     tokens = new_tokens(plans) + sum(s.output.tokens for p in plans for s in p.steps)
     runs = sum(len(p.steps) + len(p.steps[0].prompt) for p in plans)
-    endless = profile.replace(kv_blocks=profile.kv_blocks + tokens // profile.block_size + 2 * runs)
+    endless = profile.replace(
+        kv_blocks=profile.kv_blocks + tokens // profile.block_size + 2 * runs, host_tier_tokens=0
+    )
     caps = {len(plans), *(max(1, len(plans) // part) for part in (2, 4, 8))}
     results = [
         simulate(

@@ -55,6 +55,8 @@ class Hit(NamedTuple):
     """Tokens that need not be computed; a whole number of blocks."""
     reclaimed_blocks: int
     """Blocks that count as free now and would not any more once the sequence is held."""
+    restored_tokens: int = 0
+    """Tokens behind these that a host tier has; they need blocks, but need not be computed."""
 
 
 class Holding:
@@ -223,6 +225,9 @@ class PrefixCache:
 
     def _prune(self, node: Node) -> None:
         """Drop a node that holds nothing, and every ancestor that only led to it."""
-        while not (node.pins or node.resident or node.children) and node.parent is not None:
+        while self._is_bare(node) and node.parent is not None:
             del node.parent.children[node.run]
             node = node.parent
+
+    def _is_bare(self, node: Node) -> bool:
+        return not (node.pins or node.resident or node.children)

@@ -11,8 +11,11 @@ class Totals:
 
     query_tokens_total: int = 0
     hit_tokens_total: int = 0
+    host_hit_tokens_total: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
+    cached_host_tokens_total: int = 0
+    restored_tokens_total: int = 0
     computed_tokens_total: int = 0
     generated_tokens_total: int = 0
     preemptions_total: int = 0
@@ -37,9 +40,22 @@ class EngineCounters:
     query_tokens_total: int
     """Prompt tokens looked up in the cache, at first admission."""
     hit_tokens_total: int
+    """Those of them that the KV pool had."""
+    host_hit_tokens_total: int
+    """Those behind them that the host tier had."""
     prompt_tokens_total: int
     """Prompt tokens of requests whose prefill is done, cached or not."""
     cached_tokens_total: int
+    """Those of them that came from the cache, the host tier included."""
+    cached_host_tokens_total: int
+    """Those that came from the host tier."""
+    restored_tokens_total: int
+    """Tokens copied from the host tier into the pool, also again after a preemption."""
+    stored_tokens_total: int
+    """Tokens copied from the pool to the host tier."""
+    host_capacity_tokens: int
+    """What the host tier holds at most; 0: there is none."""
+    host_used_tokens: int
     computed_tokens_total: int
     """Tokens really prefilled, also those computed again after a preemption."""
     generated_tokens_total: int

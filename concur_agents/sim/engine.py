@@ -9,6 +9,9 @@ its blocks go back to the cache, it returns to the head of the queue and is comp
     arriving --(request overhead)--> waiting --> prefill --> decode --> finished
                                         ^-- preempted --'------'
 
+What a host tier has of a prompt (`host_tier`) comes back in the step that lets the request in. The
+batch waits for it; real engines copy beside the computation and are faster.
+
 A prompt that got only part of what it needs has used up the budget, so none came in behind it:
 at most one sequence is in mid-prefill, and it is the latest admitted. A step costs O(sequences that
 join or leave), not O(batch) (`decodes`), and a stretch of steps in which no request joins, leaves
@@ -24,9 +27,10 @@ import heapq
 import math
 from collections import deque
 
-from concur_agents.sim.cache import PrefixCache, Run
+from concur_agents.sim.cache import Run
 from concur_agents.sim.counters import EngineCounters, Totals
 from concur_agents.sim.decodes import Decodes
+from concur_agents.sim.host_tier import TieredCache, make_cache
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.request import Event, Request, Sequence
 from concur_agents.sim.step_time import StepTime
@@ -44,7 +48,7 @@ class Engine:
 
     def __init__(self, profile: Profile, *, start_s: float = 0.0, max_jump: int = FOREVER) -> None:
         self.profile = profile
-        self.cache = PrefixCache(profile.kv_blocks, profile.block_size)
+        self.cache = make_cache(profile)
         self._now_s = start_s  # how far the caller has run it
         self._max_jump = max_jump
         self._clock = 0  # start of the next step (or of the one in flight) [fs since start_s]
@@ -160,6 +164,8 @@ class Engine:
 
     def counters(self) -> EngineCounters:
         """The metrics page, as of the last step that ended."""
+        size, cache = self.profile.block_size, self.cache
+        tier = cache if isinstance(cache, TieredCache) else None
         return EngineCounters(
             at_s=self._now_s,
             capacity_tokens=self.profile.capacity_tokens,
@@ -169,7 +175,10 @@ class Engine:
             running=len(self._running),
             waiting=len(self._waiting)
             + sum(ready_s <= self._now_s for ready_s, _, _ in self._arrivals),
-            evicted_tokens_total=self.cache.evicted_blocks_total * self.profile.block_size,
+            evicted_tokens_total=cache.evicted_blocks_total * size,
+            stored_tokens_total=tier.host_stored_blocks_total * size if tier else 0,
+            host_capacity_tokens=tier.host_blocks * size if tier else 0,
+            host_used_tokens=tier.host_used_blocks * size if tier else 0,
             steps_total=self._decodes.tick,
             **vars(self._totals),
         )
@@ -182,7 +191,7 @@ class Engine:
         """Crash and come back at once: cache and counters start anew, and whatever was in flight is
         sent again.
         """
-        self.cache = PrefixCache(self.profile.kv_blocks, self.profile.block_size)
+        self.cache = make_cache(self.profile)
         unfinished = [s for s in (*self._running, *self._waiting) if not s.cancelled]
         self._running.clear()
         self._waiting.clear()
@@ -263,7 +272,8 @@ class Engine:
         while step.budget and self._waiting and not self._blocked:
             sequence = self._waiting[0]
             hit = self.cache.look_up(sequence.runs, sequence.known)
-            reach = hit.tokens + min(step.budget, sequence.known - hit.tokens)
+            cached = hit.tokens + hit.restored_tokens
+            reach = cached + min(step.budget, sequence.known - cached)
             if self.profile.reserve_full_prompt:
                 reach = sequence.known
             need = self.cache.blocks(reach) - hit.tokens // self.profile.block_size
@@ -278,12 +288,18 @@ class Engine:
             self._order += 1
             sequence.order = self._order
             sequence.holding = self.cache.hold(sequence.runs, hit.tokens)
+            if hit.restored_tokens:
+                self.cache.grow(sequence.holding, cached)  # there is room: `reach` is beyond it
+                step.end += self._time.restore_fs(hit.restored_tokens)
+                self._totals.restored_tokens_total += hit.restored_tokens
             request = sequence.request
             if request.scheduled_s is None:
                 request.scheduled_s = self._time.at_s(self._clock)
-                request.cached_tokens = hit.tokens
+                request.cached_tokens = cached
+                request.restored_tokens = hit.restored_tokens
                 self._totals.query_tokens_total += sequence.prompt_tokens
                 self._totals.hit_tokens_total += hit.tokens
+                self._totals.host_hit_tokens_total += hit.restored_tokens
             self._chunk(sequence, step)
 
     def _chunk(self, sequence: Sequence, step: _Step) -> bool:
@@ -320,6 +336,7 @@ class Engine:
                 request.first_token_s = at_s
                 self._totals.prompt_tokens_total += sequence.prompt_tokens
                 self._totals.cached_tokens_total += request.cached_tokens or 0
+                self._totals.cached_host_tokens_total += request.restored_tokens
                 if not sequence.cancelled:
                     events.append(Event("first_token", at_s, request))
             left = request.output.tokens - sequence.generated

@@ -28,6 +28,7 @@ _AT_LEAST_ZERO = (
     "decode_s_per_seq",
     "decode_s_per_kv_token",
     "request_overhead_s",
+    "restore_tokens_per_s",
 )
 
 
@@ -70,10 +71,24 @@ class Profile:
     reserve_full_prompt: bool = True
     """Let a request in only if its whole prompt fits, not just its first chunk (vLLM's
     `scheduler_reserve_full_isl`, on by default there)."""
+    host_tier_tokens: int = 0
+    """Tokens of KV that a tier in the host's memory holds behind the pool; 0: there is none."""
+    restore_tokens_per_s: float = 0.0
+    """How fast the host's copies come back into the pool."""
+    host_tier_writes: str = "through"
+    """When copies are made: "through", as sequences finish, or "back", as the pool evicts."""
 
     def __post_init__(self) -> None:
         for field in _AT_LEAST_ONE:
             self._check(getattr(self, field) >= 1, field, "at least 1")
+        self._check(self.host_tier_tokens >= 0, "host_tier_tokens", "at least 0")
+        if self.host_tier_tokens:
+            at_least = self.host_tier_tokens >= self.block_size
+            self._check(at_least, "host_tier_tokens", f"a block of {self.block_size} or more")
+            rated = self.restore_tokens_per_s > 0
+            self._check(rated, "restore_tokens_per_s", "above 0 where there is a host tier")
+        known = self.host_tier_writes in ("through", "back")
+        self._check(known, "host_tier_writes", "'through' or 'back'")
         # Without it time would stand still.
         self._check(self.step_overhead_s > 0, "step_overhead_s", "above 0 s")
         for field in _AT_LEAST_ZERO:

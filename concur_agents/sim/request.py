@@ -21,7 +21,9 @@ class Request:
     """When the client sends it."""
 
     cached_tokens: int | None = field(default=None, init=False)
-    """Prompt tokens found in the cache when first let in."""
+    """Prompt tokens found in the cache when first let in, in its host tier too."""
+    restored_tokens: int = field(default=0, init=False)
+    """Those of them that came from the host tier."""
     scheduled_s: float | None = field(default=None, init=False)
     first_token_s: float | None = field(default=None, init=False)
     finish_s: float | None = field(default=None, init=False)

@@ -3,6 +3,7 @@
     prefill of n tokens from position p:  n x per token  +  n (p + n / 2) x per token squared
     n steps of d decodes over c tokens:   n x (per step + d x per sequence + c x per KV token)
                                           + d n (n - 1) / 2 x per KV token
+    n tokens back from a host tier:       n / its rate
 
 Time is counted in whole femtoseconds (`fs`), because n steps taken at once and one by one must
 agree to the last bit; an instant (`clock`) counts them since the start of the engine.
@@ -20,7 +21,7 @@ FS_PER_S = 10**15
 class StepTime:
     """The time of one engine's steps; see the top of this file."""
 
-    __slots__ = ("_kv_token", "_sequence", "_start_s", "_step", "_token", "_token2")
+    __slots__ = ("_kv_token", "_restored", "_sequence", "_start_s", "_step", "_token", "_token2")
 
     def __init__(self, profile: Profile, start_s: float) -> None:
         self._start_s = start_s
@@ -34,11 +35,17 @@ class StepTime:
                 profile.decode_s_per_kv_token,
             )
         )
+        rate = profile.restore_tokens_per_s
+        self._restored = round(FS_PER_S / rate) if rate else 0
 
     def prefill_fs(self, position: int, tokens: int) -> int:
         """What the prefill of `tokens` tokens after the first `position` takes [fs]."""
         # A token at position p attends to p tokens: n tokens from p on to n * (p + n / 2).
         return tokens * self._token + tokens * (2 * position + tokens) * self._token2 // 2
+
+    def restore_fs(self, tokens: int) -> int:
+        """What `tokens` tokens take from the host tier into the pool [fs]."""
+        return tokens * self._restored
 
     def decode_fs(self, sequences: int, context: int, steps: int) -> int:
         """What `steps` steps take for the decodes alone, which hold `context` tokens now [fs]."""
