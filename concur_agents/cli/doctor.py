@@ -20,6 +20,7 @@ from concur_agents.observe.socket_path import sockets
 from concur_agents.probes.diagnosis import CacheProof, Diagnosis, Finding
 from concur_agents.probes.doctor import diagnose
 from concur_agents.probes.http import base_of
+from concur_agents.probes.page import TIER_SIGNALS
 
 VERDICTS = {
     "good": "[bold green]good[/]: it has everything that a governor can use",
@@ -233,6 +234,8 @@ def _proof(proof: CacheProof | None) -> str:
 def _signals(diagnosis: Diagnosis) -> Table:
     table = Table("signal", "now", "read from", box=None, pad_edge=False)
     for signal in diagnosis.signals:
+        if signal.name in TIER_SIGNALS and not signal.sources:
+            continue  # most engines have no tier
         source = escape(", ".join(signal.sources)) if signal.sources else "[dim]not reported[/]"
         table.add_row(signal.name, _number(signal.value, missing="-"), source)
     return table

@@ -53,6 +53,12 @@ class Reading:
     """Output tokens."""
     decode_s_total: float | None = None
     """Time spent in decode, summed over requests [s]."""
+    host_capacity_tokens: float | None = None
+    """Size of the tier behind the KV pool, in the host's memory or beyond [tokens]."""
+    host_used_tokens: float | None = None
+    """What that tier holds now [tokens]."""
+    host_hit_tokens_total: float | None = None
+    """Those of the cached prompt tokens that came from that tier."""
 
     def __post_init__(self) -> None:
         if self.kv_usage is not None and not 0.0 <= self.kv_usage <= 1.0 + 1e-6:
@@ -61,7 +67,7 @@ class Reading:
             raise ValueError(f"capacity_tokens must be above 0, got {self.capacity_tokens}")
         for each in fields(self)[1:]:
             value = getattr(self, each.name)
-            most = _MOST_TOKENS if each.name == "capacity_tokens" else _MOST_COUNTED
+            most = _MOST_TOKENS if each.name.endswith("capacity_tokens") else _MOST_COUNTED
             if value is not None and not 0 <= value <= most:
                 object.__setattr__(self, each.name, None)
 

@@ -26,6 +26,9 @@ MEANINGS: Final[Mapping[str, str]] = {
     "prefill_s_total": "time in prefill, summed over requests [s]",
     "generated_tokens_total": "output tokens",
     "decode_s_total": "time in decode, summed over requests [s]",
+    "host_capacity_tokens": "size of the tier behind the KV pool [tokens]",
+    "host_used_tokens": "what that tier holds [tokens]",
+    "host_hit_tokens_total": "cached prompt tokens that came from that tier",
 }
 """Signal -> its meaning in one line."""
 

@@ -46,6 +46,9 @@ def _names_in(table: NameTable) -> frozenset[str]:
 
 _WANTED: Final[Mapping[str, frozenset[str]]] = {t.engine: _names_in(t) for t in TABLES}
 
+TIER_SIGNALS: Final = ("host_capacity_tokens", "host_used_tokens", "host_hit_tokens_total")
+"""Those of a tier behind the KV pool, which most engines do not have."""
+
 SIGNALS: Final[tuple[str, ...]] = (
     "kv_usage",
     "capacity_tokens",
@@ -58,6 +61,7 @@ SIGNALS: Final[tuple[str, ...]] = (
     "prefill_s_total",
     "generated_tokens_total",
     "decode_s_total",
+    *TIER_SIGNALS,
 )
 """The fields of a Reading that an engine can report."""
 
@@ -263,7 +267,7 @@ def _sound(name: str, value: float) -> float | None:
     if name == "kv_usage":
         # engines compute 1 - free/all, which rounding puts slightly below 0 or above 1
         return min(1.0, max(0.0, value)) if -0.01 <= value <= 1.05 else None
-    if name == "capacity_tokens":
+    if name in ("capacity_tokens", "host_capacity_tokens"):
         return value if value > 0 else None
     return value if value >= 0 else None
 

@@ -69,6 +69,13 @@ TABLE = NameTable(
         "generated_tokens_total": (Total("sglang:generation_tokens_total"),),
         # Of streamed requests only: None until there is one.
         "decode_s_total": (Total("sglang:inter_token_latency_seconds_sum"),),
+        # with --enable-hierarchical-cache
+        "host_capacity_tokens": (Smallest("sglang:hicache_host_total_tokens"),),
+        "host_used_tokens": (Total("sglang:hicache_host_used_tokens"),),
+        "host_hit_tokens_total": (
+            Total("sglang:prefill_effective_tokens_total", {"mode": ("host_hit", "storage_hit")}),
+            Total("sglang:load_back_tokens_total"),
+        ),
     },
     block_size=(Smallest("sglang:page_size"),),
     max_model_len=(Smallest("sglang:context_len"),),

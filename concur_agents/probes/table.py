@@ -93,7 +93,23 @@ class Plus:
     others: tuple[MetricRef, ...]
 
 
-MetricRef: TypeAlias = Total | Peak | Label | Smallest | Times | Plus
+@dataclass(frozen=True)
+class Ratio:
+    """The first reference over the second: bytes per token. None if either is missing or 0."""
+
+    over: MetricRef
+    under: MetricRef
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A reference in another unit: GiB as bytes."""
+
+    ref: MetricRef
+    factor: float
+
+
+MetricRef: TypeAlias = Total | Peak | Label | Smallest | Times | Plus | Ratio | Scaled
 """A place on a page that may hold one number."""
 
 
@@ -128,6 +144,12 @@ def value_at(ref: MetricRef, series: Series) -> float | None:
             start = value_at(first, series)
             more = (value_at(other, series) or 0.0 for other in others)
             return None if start is None else sum(more, start)
+        case Ratio(over, under):
+            top, bottom = value_at(over, series), value_at(under, series)
+            return top / bottom if top and bottom else None
+        case Scaled(ref, factor):
+            value = value_at(ref, series)
+            return None if value is None else factor * value
 
 
 def names_at(ref: MetricRef) -> tuple[str, ...]:
@@ -137,8 +159,10 @@ def names_at(ref: MetricRef) -> tuple[str, ...]:
             return (f"{name}{{{label}}}",)
         case Peak(name, others):
             return (name, *others)
-        case Times(left, right):
+        case Times(left, right) | Ratio(left, right):
             return names_at(left) + names_at(right)
+        case Scaled(ref, _):
+            return names_at(ref)
         case Plus(first, others):
             return names_at(first) + tuple(name for other in others for name in names_at(other))
         case Total(name, where):

@@ -8,9 +8,20 @@ https://docs.vllm.ai/en/latest/design/metrics.html.
 
 from __future__ import annotations
 
-from concur_agents.probes.table import HitRefs, Label, NameTable, Peak, Plus, Times, Total
+from concur_agents.probes.table import (
+    HitRefs,
+    Label,
+    NameTable,
+    Peak,
+    Plus,
+    Ratio,
+    Scaled,
+    Times,
+    Total,
+)
 
 _CONFIG = "vllm:cache_config_info"
+_FROM_TIER = Total("vllm:prompt_tokens_by_source_total", {"source": ("external_kv_transfer",)})
 
 TABLE = NameTable(
     engine="vllm",
@@ -64,6 +75,26 @@ TABLE = NameTable(
             Total("vllm:time_per_output_token_seconds_sum"),
             Total("vllm:request_decode_time_seconds_sum"),
         ),
+        "host_capacity_tokens": (
+            Times(
+                Label("vllm:simple_kv_offload_info", "capacity_blocks"),
+                Label(_CONFIG, "block_size"),
+            ),
+            # The option is in GiB. What a token takes is known once tokens were loaded.
+            Ratio(
+                Scaled(Label(_CONFIG, "kv_offloading_size"), 2**30),
+                Ratio(Total("vllm:kv_offload_load_bytes_total"), _FROM_TIER),
+            ),
+            Ratio(
+                Scaled(Label(_CONFIG, "kv_offloading_size"), 2**30),
+                Ratio(
+                    Total("vllm:kv_offload_total_bytes_total", {"transfer_type": ("CPU_to_GPU",)}),
+                    _FROM_TIER,
+                ),
+            ),
+        ),
+        # No usage: kv_offload_cpu_cache_usage_perc is what transfers pin, not what the tier holds.
+        "host_hit_tokens_total": (_FROM_TIER, Total("vllm:external_prefix_cache_hits_total")),
     },
     block_size=(Label(_CONFIG, "block_size"),),
     prefix_caching=Label(_CONFIG, "enable_prefix_caching"),

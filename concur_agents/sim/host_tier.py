@@ -118,9 +118,8 @@ class TieredCache(PrefixCache):
     def _copy_all(self, holding: Holding) -> None:
         """Copy what the sequence has in the pool, its beginning first."""
         for node in holding.path:
-            if not node.resident:
-                break
-            self._copy(node, 0, node.resident)
+            if node.resident:
+                self._copy(node, 0, node.resident)
 
     def _copy(self, node: Node, first: int, stop: int) -> None:
         """The host gets blocks `first` to `stop` of `node`, and what lies between its own and

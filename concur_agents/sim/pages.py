@@ -25,6 +25,7 @@ from prometheus_client.samples import Sample
 
 from concur_agents.sim.engine import Engine, Request
 from concur_agents.sim.profile import Profile
+from concur_agents.sim.tier_pages import offloading_gib, sglang_tier, vllm_tier
 
 __all__ = ["Kind", "MetricsPage", "RankHeader", "text_of"]
 
@@ -175,7 +176,13 @@ class MetricsPage(Collector):
         rank = str(self._rank or 0)
         labels = {"engine": rank, "model_name": self._model}
         gauge, counter, histogram = self._writers("vllm:", labels)
-        local, cached = at.prompt_tokens_total - at.cached_tokens_total, at.cached_tokens_total
+        cached, external = at.cached_tokens_total, at.cached_host_tokens_total
+        sources = {
+            "local_compute": at.prompt_tokens_total - cached,
+            "local_cache_hit": cached - external,
+            "external_kv_transfer": external,
+        }
+        behind = at.query_tokens_total - at.hit_tokens_total if profile.host_tier_tokens else 0
 
         yield gauge(
             "num_requests_running", "Number of requests in model execution batches.", at.running
@@ -196,8 +203,14 @@ class MetricsPage(Collector):
             "prefix_cache_queries", "Prefix cache queries [tokens].", at.query_tokens_total
         )
         yield counter("prefix_cache_hits", "Prefix cache hits [tokens].", at.hit_tokens_total)
-        yield counter("external_prefix_cache_queries", "Queries of a KV connector [tokens].", 0)
-        yield counter("external_prefix_cache_hits", "Hits of a KV connector [tokens].", 0)
+        yield counter(
+            "external_prefix_cache_queries", "Queries of a KV connector [tokens].", behind
+        )
+        yield counter(
+            "external_prefix_cache_hits",
+            "Hits of a KV connector [tokens].",
+            at.host_hit_tokens_total,
+        )
         yield counter("num_preemptions", "Number of preemptions.", at.preemptions_total)
         yield counter(
             "prompt_tokens", "Number of prefill tokens processed.", at.prompt_tokens_total
@@ -205,7 +218,7 @@ class MetricsPage(Collector):
         yield counter(
             "prompt_tokens_by_source",
             "Number of prompt tokens by source.",
-            {"local_compute": local, "local_cache_hit": cached, "external_kv_transfer": 0},
+            sources,
             "source",
         )
         yield counter("prompt_tokens_cached", "Number of cached prompt tokens.", cached)
@@ -229,6 +242,8 @@ class MetricsPage(Collector):
         yield histogram(
             "request_prefill_kv_computed_tokens", "New KV tokens per prefill.", self._computed
         )
+        if profile.host_tier_tokens:
+            yield from vllm_tier(at, profile, self._time_scale, gauge, counter)
         config = {
             "block_size": profile.block_size,
             "cache_dtype": "auto",
@@ -237,6 +252,8 @@ class MetricsPage(Collector):
             "gpu_memory_utilization": 0.92,
             "kv_cache_max_concurrency": profile.capacity_tokens / profile.max_model_len,
             "kv_cache_size_tokens": profile.capacity_tokens,
+            "kv_offloading_backend": "native",
+            "kv_offloading_size": offloading_gib(profile),
             "num_cpu_blocks": None,
             "num_gpu_blocks": profile.kv_blocks,
             "num_gpu_blocks_override": None,
@@ -272,7 +289,8 @@ class MetricsPage(Collector):
         _, prompts, of_prompts = self._writers("sglang:", tokenizer)
         cache = self._engine.cache
         size = profile.block_size
-        computed = at.query_tokens_total - at.hit_tokens_total
+        computed = at.query_tokens_total - at.hit_tokens_total - at.host_hit_tokens_total
+        of_tier = {"host": at.cached_host_tokens_total} if profile.host_tier_tokens else {}
 
         yield gauge("num_running_reqs", "The number of running requests.", at.running)
         yield gauge("num_queue_reqs", "The number of requests in the waiting queue.", at.waiting)
@@ -288,7 +306,12 @@ class MetricsPage(Collector):
         yield counter(
             "prefill_effective_tokens",
             "Effective prefill tokens by mode.",
-            {"input": computed, "device_hit": at.hit_tokens_total, "host_hit": 0, "storage_hit": 0},
+            {
+                "input": computed,
+                "device_hit": at.hit_tokens_total,
+                "host_hit": at.host_hit_tokens_total,
+                "storage_hit": 0,
+            },
             "mode",
         )
         yield counter(
@@ -296,7 +319,7 @@ class MetricsPage(Collector):
             "Total number of tokens processed by mode.",
             {
                 "prefill_compute": at.computed_tokens_total,
-                "prefill_cache": at.hit_tokens_total,
+                "prefill_cache": at.hit_tokens_total + at.host_hit_tokens_total,
                 "decode": at.generated_tokens_total,
             },
             "mode",
@@ -315,9 +338,11 @@ class MetricsPage(Collector):
         yield prompts(
             "cached_tokens",
             "Number of cached prompt tokens by source.",
-            {"device": at.cached_tokens_total},
+            {"device": at.cached_tokens_total - at.cached_host_tokens_total, **of_tier},
             "cache_source",
         )
+        if profile.host_tier_tokens:
+            yield from sglang_tier(at, gauge, counter)
         yield of_requests("time_to_first_token_seconds", "Time to first token [s].", self._ttft)
         yield of_requests("e2e_request_latency_seconds", "Latency of requests [s].", self._whole)
         yield of_requests("inter_token_latency_seconds", "Inter-token latency [s].", self._between)

@@ -372,6 +372,7 @@ class Simulation:
             prefill_s_total=at.prefill_s_total,
             generated_tokens_total=at.generated_tokens_total,
             decode_s_total=at.decode_s_total,
+            host_hit_tokens_total=at.cached_host_tokens_total,
         )
 
     def _sample(self) -> None:

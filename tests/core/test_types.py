@@ -23,6 +23,7 @@ ABSURD = [10**400, 1e300, math.inf, math.nan, -1.0, -math.inf]
 READ = (
     *("hit_tokens_total", "query_tokens_total", "running", "waiting", "preemptions_total"),
     *("computed_tokens_total", "prefill_s_total", "generated_tokens_total", "decode_s_total"),
+    *("host_capacity_tokens", "host_used_tokens", "host_hit_tokens_total"),
 )
 numbers = st.one_of(
     st.sampled_from([*ABSURD, 0, 1e-320, 1e12, 1e15]), st.integers(0, 10_000), st.floats(0.0, 1e6)

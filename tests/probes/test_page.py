@@ -74,6 +74,44 @@ def test_hits_in_a_kv_connector_are_hits() -> None:
     assert (reading.hit_tokens_total, reading.query_tokens_total) == (90, 100)
 
 
+def test_vllm_says_the_size_of_its_tier_in_gib_and_what_a_token_takes_in_bytes() -> None:
+    """16 GiB at 131,072 bytes per token are 131,072 tokens; before the first load none is known."""
+    config = 'vllm:cache_config_info{block_size="16",kv_offloading_size="16.0"} 1\n'
+    source = 'vllm:prompt_tokens_by_source_total{source="external_kv_transfer"} '
+    assert read(config + source + "0\n").host_capacity_tokens is None
+    for name in (
+        "vllm:kv_offload_load_bytes_total",
+        'vllm:kv_offload_total_bytes_total{transfer_type="CPU_to_GPU"}',
+    ):
+        reading = read(f"{config}{source}1000\n{name} 131072000\n")
+        assert reading.host_capacity_tokens == 131_072
+        assert reading.host_hit_tokens_total == 1_000
+
+
+def test_the_simple_tier_of_vllm_says_its_size_in_blocks() -> None:
+    reading = read(
+        'vllm:cache_config_info{block_size="16"} 1\n'
+        'vllm:simple_kv_offload_info{backend="simple",capacity_blocks="1000"} 1\n'
+    )
+    assert reading.host_capacity_tokens == 16_000
+
+
+def test_what_transfers_pin_is_not_what_the_tier_of_vllm_holds() -> None:
+    """`kv_offload_cpu_cache_usage_perc` reads 0 beside a tier that is full."""
+    reading = read("vllm:num_requests_running 1\nvllm:kv_offload_cpu_cache_usage_perc 0.25\n")
+    assert reading.host_used_tokens is None
+
+
+def test_sglang_says_what_its_host_pool_holds() -> None:
+    reading = read(
+        "sglang:hicache_host_used_tokens 5000\n"
+        "sglang:hicache_host_total_tokens 679296\n"
+        'sglang:load_back_tokens_total{pool="kv"} 320\n'
+    )
+    assert (reading.host_used_tokens, reading.host_capacity_tokens) == (5_000, 679_296)
+    assert reading.host_hit_tokens_total == 320
+
+
 def test_hybrid_models_have_the_capacity_vllm_says_not_blocks_times_size() -> None:
     reading = read(
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000",'

@@ -12,8 +12,9 @@ from concur_agents.probes.replay import load_page
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 
 IDLE = {"running": 0.0, "waiting": 0.0}
-VLLM = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0}
-SGLANG = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0}
+VLLM = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0, "host_hit_tokens_total": 0.0}
+SGLANG = VLLM
+LOADS = IDLE | {"kv_usage": 0.0, "capacity_tokens": 9600.0}
 
 # Everything that each page reports; a signal that is not listed must be None, not 0.
 EXPECTED: dict[str, dict[str, float]] = {
@@ -60,13 +61,13 @@ EXPECTED: dict[str, dict[str, float]] = {
     | {"computed_tokens_total": 176_572, "prefill_s_total": 152.3885614980}
     | {"generated_tokens_total": 4_320},
     # /v1/loads has no hit counters at all
-    "sglang-0.5.23-cpu-v1-loads-boot.json": SGLANG
+    "sglang-0.5.23-cpu-v1-loads-boot.json": LOADS
     | {"computed_tokens_total": 0, "prefill_s_total": 0.0},
-    "sglang-0.5.23-cpu-v1-loads-cap3.json": SGLANG
+    "sglang-0.5.23-cpu-v1-loads-cap3.json": LOADS
     | {"computed_tokens_total": 31_131, "prefill_s_total": 18.334582},
-    "sglang-0.5.23-cpu-v1-loads-cap12.json": SGLANG
+    "sglang-0.5.23-cpu-v1-loads-cap12.json": LOADS
     | {"computed_tokens_total": 145_458, "prefill_s_total": 57.301471},
-    "sglang-0.5.23-cpu-v1-loads-cap1.json": SGLANG
+    "sglang-0.5.23-cpu-v1-loads-cap1.json": LOADS
     | {"computed_tokens_total": 176_571, "prefill_s_total": 76.667054},
     # 600 blocks of 16 tokens
     "dynamo-1.6.1-frontend-after.prom.gz": IDLE

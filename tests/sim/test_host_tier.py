@@ -46,6 +46,15 @@ def test_with_write_through_the_host_also_holds_what_the_pool_has() -> None:
     assert serve(back, Run("a", 61)) == (0, 60)
 
 
+def test_a_run_shorter_than_a_block_does_not_end_the_copy() -> None:
+    """Recorded agents send a few tokens between two long observations."""
+    cache = TieredCache(10, 10, 20)
+    runs = (Run("a", 31), Run("yes", 3), Run("b", 31))
+    serve(cache, *runs)
+    serve(cache, Run("c", 91))
+    assert serve(cache, *runs) == (0, 60)
+
+
 def test_the_host_forgets_the_least_recently_used_from_its_tail() -> None:
     """As the pool does, so that what is left is a beginning, which can be used."""
     cache = TieredCache(6, 10, 12)

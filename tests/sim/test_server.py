@@ -395,6 +395,28 @@ def test_every_metric_is_one_of_the_real_engine_with_its_type_and_labels(
             assert labels == real[name][1], name
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_probe_reads_the_host_tier_from_the_page(kind: Kind) -> None:
+    """A pool of 1,000 tokens that two chats outgrow in turn, and a tier that holds both."""
+    profile = H100.replace(kv_blocks=64, host_tier_tokens=6_400, restore_tokens_per_s=230_000.0)
+    with (
+        EmbeddedServer(profile, time_scale=math.inf, metrics=kind) as server,
+        connect(server) as client,
+        HttpProbe(server.url) as probe,
+    ):
+        texts = [text_of_tokens(700, seed=seed) for seed in "ab"]
+        answers = [chat(client, user(text), max_tokens=1) for text in (*texts, texts[0])]
+        after = probe.read()
+    assert cached(answers[2]) > 600
+    assert after.hit_tokens_total == cached(answers[2])
+    assert after.host_hit_tokens_total
+    assert after.host_hit_tokens_total > 300
+    assert after.host_capacity_tokens == pytest.approx(6_400, rel=1e-6)
+    if kind == "sglang":
+        assert after.host_used_tokens
+        assert after.host_used_tokens >= 1_376
+
+
 def test_seconds_on_the_page_are_those_of_the_clients() -> None:
     """8,000 prompt tokens take this machine 0.22 s; at ten times its speed, 22 ms."""
     sums = {}

@@ -57,6 +57,8 @@ def build_case(
     *,
     profile: str,
     kv_tokens: int | None,
+    host_tier_tokens: int = 0,
+    restore_tokens_per_s: float | None = None,
     arrival: str,
     batch: Sequence[Options],
     faults: Sequence[Options],
@@ -68,6 +70,11 @@ def build_case(
     engine = load_profile(profile)
     if kv_tokens is not None:
         engine = engine.replace(kv_blocks=max(1, kv_tokens // engine.block_size))
+    if host_tier_tokens:
+        engine = engine.replace(
+            host_tier_tokens=host_tier_tokens,
+            restore_tokens_per_s=restore_tokens_per_s or engine.restore_tokens_per_s,
+        )
     parts = [_agents(part, seed) for part in batch]
     plans = parts[0] if len(parts) == 1 else mix(*parts, seed=seed)
     plans = arrange(plans, parse_arrival(arrival), seed=seed)

@@ -7,6 +7,8 @@ A file is either a scenario::
     quick = true                        # also part of `--quick`
     profile = "h100-qwen3-8b"           # engine: a bundled profile, or the path of one
     kv_tokens = 160_000                 # size of the KV pool; left out: the profile's
+    host_tier_tokens = 480_000          # of a tier in the host's memory behind it; none
+    restore_tokens_per_s = 9.3e5        # how fast that gives back; the profile's
     arrival = "burst"                   # or "staggered:2", "poisson:0.5"
     horizon_s = 1800                    # cut there: agents finished per hour count, no makespan
     replicas = 4                        # a fleet of such engines, with arms of its own
@@ -73,6 +75,8 @@ class Scenario:
     """What ought to happen, from the comment on top of the file."""
     profile: str
     kv_tokens: int | None = None
+    host_tier_tokens: int = 0
+    restore_tokens_per_s: float | None = None
     arrival: str = "burst"
     poll_interval_s: float = 1.0
     horizon_s: float | None = None
@@ -123,6 +127,9 @@ class Scenario:
             "sizes_told": self.sizes_told or not listening,
             "horizon_s": self.horizon_s,
         }
+        if self.host_tier_tokens:
+            tier = self.host_tier_tokens, self.restore_tokens_per_s
+            facts |= {"host_tier": tier}
         if self.replicas is not None:
             facts |= {"replicas": self.replicas, "shares": self.shares}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -137,6 +144,8 @@ class Scenario:
         return build_case(
             profile=self.profile,
             kv_tokens=self.kv_tokens,
+            host_tier_tokens=self.host_tier_tokens,
+            restore_tokens_per_s=self.restore_tokens_per_s,
             arrival=self.arrival,
             batch=self.batch,
             faults=self.faults,
@@ -225,6 +234,8 @@ _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "quick": bool,
     "profile": str,
     "kv_tokens": int,
+    "host_tier_tokens": int,
+    "restore_tokens_per_s": (int, float),
     "arrival": str,
     "poll_interval_s": (int, float),
     "horizon_s": (int, float),
@@ -251,6 +262,8 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
 _POSITIVE = (
     "agents",
     "kv_tokens",
+    "host_tier_tokens",
+    "restore_tokens_per_s",
     "max_steps",
     "steps",
     "poll_interval_s",
@@ -390,6 +403,11 @@ class _File:
         except ConfigError as error:
             raise self.error(str(error)) from error
         shares, replicas = scenario.shares, scenario.replicas
+        rate = scenario.restore_tokens_per_s or load_profile(scenario.profile).restore_tokens_per_s
+        if scenario.host_tier_tokens and not rate:
+            raise self.error(
+                "host_tier_tokens needs restore_tokens_per_s: the profile does not say how fast"
+            )
         if shares and len(shares) != replicas:
             raise self.error(f"shares has {len(shares)} numbers for {replicas or 'no'} replicas")
         if not all(share > 0 for share in shares):

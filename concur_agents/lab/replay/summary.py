@@ -313,6 +313,7 @@ _COUNTERS = (
     "preemptions_total",
     "prefill_s_total",
     "decode_s_total",
+    "host_hit_tokens_total",
 )
 
 

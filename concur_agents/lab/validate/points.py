@@ -147,7 +147,10 @@ def sweep_points(sweep: dict[str, Any]) -> list[Point]:
         shared=shape["shared"],
     )
     full = load_profile(sweep["profile"])
-    profile = full.replace(kv_blocks=sweep["kv_tokens"] // full.block_size)
+    profile = full.replace(
+        kv_blocks=sweep["kv_tokens"] // full.block_size,
+        host_tier_tokens=sweep.get("host_tier_tokens", 0),
+    )
     points: list[Point] = []
     for arm in sweep["arms"]:
         gate = make_gate(arm["arm"], plans, profile.capacity_tokens)
