@@ -83,6 +83,8 @@ def _warnings(frame: Frame) -> list[str]:
         found.append(f"{frame.overdue_total:,} agents let in as overdue.")
     if larger := larger_pool(frame):
         found.append(larger[0].upper() + larger[1:] + ".")
+    down = [pool for pool in frame.pools if pool.reason == "down" and pool.unread]
+    found += [f"{short_pool(pool.pool)} is down: {pool.unread}" for pool in down]
     return found
 
 

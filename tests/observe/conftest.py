@@ -39,6 +39,8 @@ def frame():
         active=[Active(agent="issue-18", state="acting", for_s=9, tokens=500, steps=3)],
         pools=[
             PoolFrame(pool="http://gpu0:8000", limit_tokens=900, reason="reported", **pool),
-            PoolFrame(pool="http://gpu1:8000", limit_tokens=None, reason="down", **pool),
+            PoolFrame(
+                pool="http://gpu1:8000", limit_tokens=None, reason="down", unread="HTTP 503", **pool
+            ),
         ],
     )

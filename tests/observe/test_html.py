@@ -39,6 +39,7 @@ def test_pools_agents_waits_and_reasons_are_said(frame):
         "25% of 2,000 tokens",
         "gpu0:8000 50% 900 tokens 1 1 90.0% reported",
         "gpu1:8000 50% - 1 1 90.0% down",
+        "gpu1:8000 is down: HTTP 503",
         "Waiting: 3 agent pool state for why issue-<17> - paused 30.0 s 1 of 1 agents active",
         "and 2 more",
         "issue-18 - acting 9.0 s 500 3",
