@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import binascii
 import hmac
 import ipaddress
+from base64 import b64decode
 
 from concur_agents.errors import ConfigError
 
@@ -31,9 +33,22 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+CHALLENGE = 'Basic realm="concur-agents", charset="UTF-8"'
+"""For `WWW-Authenticate`: makes a browser ask for the token, as a password."""
+
+
 def is_allowed(authorization: str | None, token: str | None) -> bool:
-    """Whether a request with this `Authorization` header may pass; without a token each may."""
+    """Whether a request with this `Authorization` header may pass; without a token each may.
+
+    The token comes as `Bearer TOKEN`, or as the password of any user (`Basic`, RFC 7617), because
+    that is what a browser can send.
+    """
     if not token:
         return True
     given = (authorization or "").encode("utf-8", "replace")
+    if given.startswith(b"Basic "):
+        try:
+            given = b"Bearer " + b64decode(given[6:], validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
     return hmac.compare_digest(given, f"Bearer {token}".encode())

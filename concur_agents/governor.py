@@ -149,6 +149,13 @@ class Governor(Host):
 
         return GovernedExecutor(self, max_workers, thread_name_prefix, initializer, initargs)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: where its agents stand, and why those that wait do."""
+        from concur_agents.observe.frame import frame_of
+        from concur_agents.observe.html import notebook_html
+
+        return notebook_html(frame_of(self))
+
     def _listen(self, socket: str | os.PathLike[str]) -> Callable[[], None]:
         from concur_agents.observe.socket import listen
 

@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from pathlib import Path
 
 import httpx
@@ -55,7 +56,8 @@ def test_nothing_else_listens():
                 }:  # fmt: skip
                     found.add(path.relative_to(PACKAGE).as_posix())
     # `concur serve-sim` calls the server's own door, and a governor the one of observe/socket.py.
-    assert found - MAY_LISTEN == {"cli/serve_sim.py", "governor.py"}
+    # So does `concur watch --web`, through the listener of that server.
+    assert found - MAY_LISTEN == {"cli/serve_sim.py", "cli/watch_web.py", "governor.py"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
@@ -80,12 +82,23 @@ def test_elsewhere_nothing_listens_without_a_token(host, capsys):
         main(["serve-sim", "--host", host, "--port", "0"])
     assert left.value.code == 2
     assert "give a token" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["watch", "--web", "--host", host, "gov.sock"])
+    assert left.value.code == 2
+    assert "give a token" in capsys.readouterr().err
 
 
 def test_a_token_is_compared_as_a_whole():
     assert is_allowed(None, None)
     assert is_allowed("Bearer abc", "abc")
     for given in (None, "", "abc", "Bearer ab", "Bearer abcd", "bearer abc", "Bearer \udcff"):
+        assert not is_allowed(given, "abc")
+
+
+def test_a_browser_sends_the_token_as_a_password():
+    assert is_allowed("Basic " + b64encode(b"someone:ab:c").decode(), "ab:c")
+    assert is_allowed("Basic " + b64encode(":ü".encode()).decode(), "ü")
+    for given in ("Basic", "Basic ", "Basic !", "Basic YWJj", "Basic YTph", "Basic \udcff"):
         assert not is_allowed(given, "abc")
 
 

@@ -1,8 +1,9 @@
-"""How far a batch has come, shown on a terminal or as log lines."""
+"""How far a batch has come: a bar on a terminal or in a notebook, else lines."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import logging
 import sys
@@ -74,7 +75,9 @@ class Reporter(Protocol):
 
 
 def default_reporter(stream: TextIO | None = None) -> Reporter:
-    """A bar on a terminal with rich installed, else plain lines; both on stderr."""
+    """A bar in a notebook, or on a terminal with rich installed; else plain lines on stderr."""
+    if stream is None and (display := notebook_display()) is not None:
+        return NotebookReporter(display)
     stream = sys.stderr if stream is None else stream
     if stream.isatty() and importlib.util.find_spec("rich") is not None:
         return BarReporter(stream)
@@ -154,3 +157,48 @@ class BarReporter:
     def close(self) -> None:
         """Ends: the batch is over."""
         self._bar.stop()
+
+
+class NotebookReporter:
+    """Shows a bar below the cell of a notebook.
+
+    Args:
+        display: IPython's function `display`.
+    """
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._shown: Any = None  # the handle of what is displayed
+
+    def update(self, progress: Progress) -> None:
+        """Takes the newest counts."""
+        if self._shown is None:
+            self._shown = self._display(_NotebookBar(progress), display_id=True)
+        else:
+            self._shown.update(_NotebookBar(progress))
+
+    def close(self) -> None:
+        """Ends: the bar stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NotebookBar:
+    progress: Progress
+
+    def _repr_html_(self) -> str:
+        total, done = self.progress.total, self.progress.done
+        share = "" if total is None else f' max="{total}" value="{done}"'
+        return f"agents <progress{share}></progress> {self.progress}"
+
+    def __repr__(self) -> str:
+        return f"agents: {self.progress}"
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display`, if this is the kernel of a notebook; else None."""
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    if not hasattr(shell, "kernel"):  # None, or IPython on a terminal
+        return None
+    display: Callable[..., Any] = importlib.import_module("IPython.display").display
+    return display

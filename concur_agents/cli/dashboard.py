@@ -14,6 +14,14 @@ from rich.text import Text
 from concur_agents.cli.advice import STALLS_PAGE
 from concur_agents.cli.chart import chart
 from concur_agents.observe.frame import Frame, Point, PoolFrame
+from concur_agents.observe.words import (
+    clock_text,
+    larger_pool,
+    limit_text,
+    pool_limit_text,
+    share_text,
+    short_pool,
+)
 
 CHART_ROWS = 4
 
@@ -54,7 +62,7 @@ def dashboard(
     rows = max(2, rows)  # rows left for the two lists
     waiting = max(1, min(len(frame.waiting), max(rows // 2, rows - len(frame.active))))
     parts: list[RenderableType] = [
-        _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", _clock(frame)),
+        _panel(summary(frame, width - 4), title, f"{frame.law}: {frame.reason}", clock_text(frame)),
         *([_panel(_pools(frame, most_pools, width), _pools_title(frame))] if frame.pools else []),
         charts,
         _panel(_waiting(frame, waiting), f"waiting: {frame.paused + frame.queued}"),
@@ -72,7 +80,7 @@ def strip(frame: Frame, title: str, *, width: int) -> RenderableType:
         who = frame.waiting[0]
         why = f"{who.agent} {who.state} for {who.waited_s:.0f} s: {who.why}"
         rows.append(_fact("first", Text(why, overflow="ellipsis", no_wrap=True)))
-    return _panel(Group(*rows), title, f"{frame.law}: {frame.reason}", _clock(frame))
+    return _panel(Group(*rows), title, f"{frame.law}: {frame.reason}", clock_text(frame))
 
 
 def summary(frame: Frame, width: int) -> Table:
@@ -83,9 +91,9 @@ def summary(frame: Frame, width: int) -> Table:
     table.add_row("KV pool", pool_bar(frame, max(10, min(60, width - 40))))
     table.add_row("agents", _agents(frame))
     table.add_row("limit", limit_text(frame))
-    deficit = Text(_share(frame.hit_deficit), _warmth(frame.hit_deficit))
+    deficit = Text(share_text(frame.hit_deficit), _warmth(frame.hit_deficit))
     deficit.append(
-        f" of the reusable tokens missed the cache (hit rate {_share(frame.hit_rate)})", "dim"
+        f" of the reusable tokens missed the cache (hit rate {share_text(frame.hit_rate)})", "dim"
     )
     table.add_row("hit deficit", deficit)
     waits = Text(f"longest {frame.longest_wait_s:.0f} s; {frame.pauses_total:,} pauses; ")
@@ -116,11 +124,6 @@ def pools_line(frame: Frame) -> Text:
     return text
 
 
-def short_pool(name: str) -> str:
-    """The name of a pool without its scheme."""
-    return name.removeprefix("http://").removeprefix("https://")
-
-
 def _pools_title(frame: Frame) -> str:
     down = sum(pool.reason == "down" for pool in frame.pools)
     return f"pools: {len(frame.pools)}" + (f", {down} down" if down else "")
@@ -148,10 +151,10 @@ def _pools(frame: Frame, most: int, width: int) -> Group:
         table.add_row(
             escape(short_pool(pool.pool)),
             _pressure(pool, max(8, min(30, width - 86))),
-            _pool_limit(pool),
+            pool_limit_text(pool),
             str(pool.active),
             str(pool.waiting),
-            _share(pool.hit_rate),
+            share_text(pool.hit_rate),
             f"[red]{pool.reason}[/]" if pool.reason == "down" else escape(pool.reason),
         )
     _add_more(table, len(shown) - most)
@@ -176,20 +179,6 @@ def _pressure(pool: PoolFrame, width: int) -> Text:
     return text
 
 
-def _pool_limit(pool: PoolFrame) -> str:
-    if pool.limit_tokens is not None:
-        return f"{pool.limit_tokens:,.0f} tokens"
-    return "-" if pool.limit_agents is None else f"{pool.limit_agents:.0f} agents"
-
-
-def larger_pool(frame: Frame) -> str:
-    """Both numbers where calls and hits prove a larger pool than the engine reports; else ""."""
-    reported, used = frame.reported_tokens, frame.capacity_tokens
-    if reported is None or used is None or used <= reported:
-        return ""
-    return f"the engine reports {reported:,.0f} tokens; calls and hits prove more: {used:,.0f} used"
-
-
 def pool_bar(frame: Frame, width: int = 36) -> Text:
     """The KV pool as a bar: claims of reasoning and acting agents, faded contexts, free room."""
     capacity = frame.capacity_tokens
@@ -209,16 +198,6 @@ def pool_bar(frame: Frame, width: int = 36) -> Text:
         text.append(f"{mark} ", style)
         text.append(f"{name}  ", "dim")
     return text
-
-
-def limit_text(frame: Frame) -> str:
-    """The limit as text."""
-    bounds = []
-    if frame.limit_tokens is not None:
-        bounds.append(f"{frame.limit_tokens:,.0f} tokens of pressure")
-    if frame.limit_agents is not None:
-        bounds.append(f"{frame.limit_agents:.1f} agents")
-    return " and ".join(bounds) or "none"
 
 
 def side_by_side(charts: Sequence[tuple[str, list[Text]]], width: int) -> RenderableType:
@@ -352,17 +331,6 @@ def _agents(frame: Frame) -> Text:
 def _count(frame: Frame) -> str:
     text = str(frame.reasoning + frame.acting)
     return text if frame.limit_agents is None else f"{text} of {frame.limit_agents:.0f}"
-
-
-def _clock(frame: Frame) -> str:
-    minutes, seconds = divmod(int(frame.at_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-    return clock + (" (closed)" if frame.closed else "")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def _warmth(deficit: float | None) -> str:

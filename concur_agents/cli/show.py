@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from itertools import islice
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -18,6 +17,9 @@ from concur_agents.observe.frame import Frame, Point
 
 T = TypeVar("T")
 
+Show: TypeAlias = Callable[[Iterator[Frame], Callable[[], Sequence[Point]], str], None]
+"""Shows frames somewhere: takes the frames, what gives the past, and a title."""
+
 PAGE = 60
 """Rows of the dashboard without a terminal."""
 
@@ -27,19 +29,16 @@ def show_frames(
     trail: Callable[[], Sequence[Point]],
     title: str,
     *,
-    count: int = 0,
     as_json: bool = False,
 ) -> None:
-    """Shows each frame until there are no more.
+    """Shows each frame on the terminal until there are no more.
 
     Args:
         frames: the frames; each may block until it is due.
         trail: the past of the governor, oldest first.
         title: name of the governor or file.
-        count: most frames; 0: no bound.
         as_json: a JSON object per frame.
     """
-    frames = islice(frames, count or None)
     if as_json:
         for frame in frames:
             print(json.dumps(asdict(frame)), flush=True)

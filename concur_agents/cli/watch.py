@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import typer
 
+from concur_agents.cli.show import Show, show_frames
 from concur_agents.cli.watch_endpoint import watch_endpoint
 from concur_agents.cli.watch_recording import watch_recording
 from concur_agents.cli.watch_socket import watch_socket
+from concur_agents.errors import ConfigError
+from concur_agents.observe.frame import Frame, Point
 
 
 def watch_command(
@@ -28,6 +34,17 @@ def watch_command(
         0.0, min=0.0, help="Recording: play it from its beginning, this many times as fast."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per frame."),
+    web: bool = typer.Option(
+        False, "--web", help="Governor: show it as a page in a browser, until it ends."
+    ),
+    host: str = typer.Option("127.0.0.1", help="Page: where to listen; elsewhere with a token."),
+    port: int = typer.Option(8765, min=0, max=65535, help="Page: its port; 0: any free one."),
+    token: str = typer.Option(
+        "",
+        envvar="CONCUR_WATCH_TOKEN",
+        show_envvar=True,
+        help="Page: the password that a browser asks for.",
+    ),
 ) -> None:
     """Show an endpoint with what a law would do about it (dry run), or a governor at work.
 
@@ -45,17 +62,43 @@ def watch_command(
     stalls_total, reported_tokens, blind, closed, url, waiting (agent, state, waited_s, why, pool),
     active (agent, state, for_s, tokens, steps, pool) and pools (pool, active, waiting,
     pressure_tokens, capacity_tokens, limit_tokens, limit_agents, hit_rate, reason, unread: why its
-    last reading failed). With one pool, pool is null and pools is empty.
+    last reading failed). With one pool, pool is null and pools is empty. With --web there is one
+    line, with the key url.
     """
+    is_socket = not what or what.endswith(".sock") or Path(what).is_socket()
+    if web and not is_socket and not is_path(what):
+        raise ConfigError(
+            "--web shows a governor: name its socket or its recording, or start it with "
+            'socket="auto" and name nothing'
+        )
+    on_page = _on_page(host, port, token or None, as_json=as_json) if web else None
+
+    def show(frames: Iterator[Frame], trail: Callable[[], Sequence[Point]], title: str) -> None:
+        frames = islice(frames, count or None)
+        if on_page is not None:
+            on_page(frames, trail, title)
+        else:
+            show_frames(frames, trail, title, as_json=as_json)
+
     with suppress(KeyboardInterrupt):
-        if not what or what.endswith(".sock") or Path(what).is_socket():
-            watch_socket(what, interval_s=interval, count=count, as_json=as_json)
+        if is_socket:
+            watch_socket(what, show, interval_s=interval)
         elif is_path(what):
-            watch_recording(
-                Path(what), interval_s=interval, count=count, speed=speed, as_json=as_json
-            )
+            watch_recording(Path(what), show, interval_s=interval, speed=speed)
         else:
             watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
+
+
+def _on_page(host: str, port: int, token: str | None, *, as_json: bool) -> Show:
+    """What shows frames in a browser.
+
+    Raises:
+        ConfigError: other machines could connect without a token.
+        ImportError: the ``server`` extra is not installed.
+    """
+    from concur_agents.cli.watch_web import WebAddress, serve_frames
+
+    return partial(serve_frames, address=WebAddress(host, port, token), as_json=as_json)
 
 
 def is_path(text: str) -> bool:

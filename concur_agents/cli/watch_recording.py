@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from concur_agents.cli.damage import readable
-from concur_agents.cli.show import show_frames
+from concur_agents.cli.show import Show
 from concur_agents.core import Regulator
 from concur_agents.errors import RecordingError
 from concur_agents.observe.frame import (
@@ -217,23 +217,20 @@ class Screen:
         )
 
 
-def watch_recording(
-    path: Path, *, interval_s: float, count: int, speed: float, as_json: bool
-) -> None:
-    """Shows a recording until its governor ends or `count` frames are shown.
+def watch_recording(path: Path, show: Show, *, interval_s: float, speed: float) -> None:
+    """Shows a recording until its governor ends.
 
     Args:
         path: the recording.
+        show: shows its frames.
         interval_s: time between frames [s].
-        count: most frames; 0: no bound.
         speed: 0: from now on, live; else from its beginning, this many times as fast.
-        as_json: a JSON object per frame.
     """
     with readable(path):
         recording = Recording(path)
         screen = Screen(recording)
         frames = _frames(recording, screen, interval_s=interval_s, speed=speed)
-        show_frames(frames, screen.trail, path.name, count=count, as_json=as_json)
+        show(frames, screen.trail, path.name)
 
 
 def _frames(

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from concur_agents.cli.show import show_frames
+from concur_agents.cli.show import Show
 from concur_agents.errors import WatchError
 from concur_agents.observe.frame import Frame, Point
 from concur_agents.observe.socket import TRAIL
@@ -15,14 +15,13 @@ from concur_agents.observe.socket_client import SocketClient, frames
 from concur_agents.observe.socket_path import sockets
 
 
-def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) -> None:
-    """Shows a living governor until it ends or `count` frames are shown.
+def watch_socket(where: str, show: Show, *, interval_s: float) -> None:
+    """Shows a living governor until it ends.
 
     Args:
         where: its socket; "": the only one in the user's own folder.
+        show: shows its frames.
         interval_s: time between frames [s].
-        count: most frames; 0: no bound.
-        as_json: a JSON object per frame.
 
     Raises:
         WatchError: no governor listens there, or the folder holds no socket or several.
@@ -36,7 +35,7 @@ def watch_socket(where: str, *, interval_s: float, count: int, as_json: bool) ->
                 yield frame
                 trail.append(frame.point)
 
-        show_frames(remembered(), lambda: list(trail), path.name, count=count, as_json=as_json)
+        show(remembered(), lambda: list(trail), path.name)
 
 
 def _only_one() -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 
+from concur_agents.recording.drawing import asset, drawn
 from concur_agents.recording.spread import spread
 from concur_agents.recording.timeline import (
     Lane,
@@ -54,11 +53,7 @@ _SERIES = (
 
 def page(timeline: Timeline, *, title: str) -> str:
     """The page, as text in UTF-8."""
-    data = json.dumps(_data(timeline, title), allow_nan=False, separators=(",", ":"))
-    # Inside <script> only its end tag matters, and the id of an agent may hold anything.
-    data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    template = files("concur_agents.recording").joinpath("page.html").read_text(encoding="utf-8")
-    return template.replace("/*DATA*/null", data, 1)
+    return drawn(asset("concur_agents.recording", "page.html"), _data(timeline, title))
 
 
 def _data(timeline: Timeline, title: str) -> dict[str, Any]:

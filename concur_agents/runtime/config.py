@@ -20,7 +20,7 @@ from concur_agents.probes.connection import read_headers
 
 PREFIX = "CONCUR_"
 
-NOT_OURS = ("CONCUR_TEST_", "CONCUR_ENGINE_", "CONCUR_DYNAMO_", "CONCUR_RUN_")
+NOT_OURS = ("CONCUR_TEST_", "CONCUR_ENGINE_", "CONCUR_DYNAMO_", "CONCUR_RUN_", "CONCUR_WATCH_")
 """Beginnings of names that are no options of a governor: tests, and `concur run` within itself."""
 
 

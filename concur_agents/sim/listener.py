@@ -1,4 +1,4 @@
-"""How the embedded server listens: its socket, uvicorn's server, and the token in front of it."""
+"""How our servers listen: the socket, uvicorn's server, and the token in front of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from concur_agents._access import is_allowed
+from concur_agents._access import CHALLENGE, is_allowed
 from concur_agents._extras import missing_extra
 from concur_agents.errors import ConfigError
 
@@ -31,7 +31,8 @@ def guarded(app: ASGIApp, token: str | None) -> ASGIApp:
             return
         body = b'{"error": {"message": "a token is needed", "type": "authentication_error"}}'
         start = {"type": "http.response.start", "status": 401}
-        await send(start | {"headers": [(b"content-type", b"application/json")]})
+        shown = [(b"content-type", b"application/json"), (b"www-authenticate", CHALLENGE.encode())]
+        await send(start | {"headers": shown})
         await send({"type": "http.response.body", "body": body})
 
     return checked

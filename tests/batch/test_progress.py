@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from concur_agents import AgentPool
-from concur_agents.batch.progress import PlainReporter, Progress
+from concur_agents.batch.progress import (
+    NotebookReporter,
+    PlainReporter,
+    Progress,
+    default_reporter,
+)
 from concur_agents.testing import run, virtual_governor
 
 
@@ -79,7 +86,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then():
 
 def test_on_a_terminal_progress_is_a_bar():
     pytest.importorskip("rich")
-    from concur_agents.batch.progress import BarReporter, default_reporter
+    from concur_agents.batch.progress import BarReporter
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -92,3 +99,37 @@ def test_on_a_terminal_progress_is_a_bar():
     reporter.close()
     assert "1 of 4 done, 2 running, 1 queued" in terminal.getvalue()
     assert isinstance(default_reporter(io.StringIO()), PlainReporter)
+
+
+class Cell:
+    """What IPython's `display` and its handles do, without a kernel."""
+
+    def __init__(self):
+        self.shown = []
+
+    def display(self, what, *, display_id):
+        assert display_id is True
+        self.shown.append(what)
+        return self
+
+    def update(self, what):
+        self.shown[-1] = what
+
+
+def test_in_a_notebook_progress_is_one_bar_below_the_cell(monkeypatch):
+    """Its stderr is no terminal, and lines every ten seconds would fill the cell."""
+    cell, shell = Cell(), SimpleNamespace(kernel="a kernel")
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    parts = SimpleNamespace(display=cell.display)
+    monkeypatch.setitem(sys.modules, "IPython.display", parts)
+    reporter = default_reporter()
+    reporter.update(Progress(running=2))
+    reporter.update(Progress(total=4, ok=1, running=2, queued=1))
+    reporter.close()
+    (bar,) = cell.shown
+    assert bar._repr_html_() == (
+        'agents <progress max="4" value="1"></progress> 1 of 4 done, 2 running, 1 queued'
+    )
+    assert repr(bar) == "agents: 1 of 4 done, 2 running, 1 queued"
+    del shell.kernel  # IPython on a terminal
+    assert not isinstance(default_reporter(), NotebookReporter)
