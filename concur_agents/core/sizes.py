@@ -159,7 +159,7 @@ class Sizes:
         self._set_footprint(who, float(usage.prompt_tokens + usage.completion_tokens))
 
     def join_group(self, account: Account) -> None:
-        """`account`, if it is active, shares its first prompt with its group, as far as that is known.
+        """`account`, if it is active, shares its first prompt with its group, if its size is known.
 
         One member is enough for the prompt to be charged as shared, because the others follow.
         """
