@@ -186,20 +186,20 @@ class Step:
                 self._ticket = None
                 ticket.ends_with_parts = True
             else:
-                self._finish(End(self.usage))
+                self._finish(End(self.usage, aborted=self._was_aborted))
         finally:
             self._leave_block()
 
     @finishing
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
-        self._finish(End(self.usage))
+        self._finish(End(self.usage, aborted=self._was_aborted))
 
     @finishing
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
         """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
-        was_aborted = self._was_aborted
-        self._finish(End(self.usage, overloaded, read_seconds(retry_after_s), aborted=was_aborted))
+        again_s = read_seconds(retry_after_s)
+        self._finish(End(self.usage, overloaded, again_s, aborted=self._was_aborted))
 
     @finishing
     def withdraw(self) -> None:
@@ -313,7 +313,7 @@ class Step:
         self._end_block()
 
     def _end_block(self) -> None:
-        self._finish(End(self.usage))
+        self._finish(End(self.usage, aborted=self._was_aborted))
         self._leave_block()
 
 

@@ -54,5 +54,6 @@ def test_in_a_fleet_the_first_of_the_line_takes_the_place():
         fleet.arrive(agent, 0.0)
     assert step(fleet, "a", 0.0)
     assert step(fleet, "b", 0.0)
-    fleet.arrive("fresh", 1.0, priority=1)
-    assert fleet.begin_step("a", 2.0) == ["fresh"]
+    fleet.arrive("fresh", 1.0, priority=1)  # it waits in the pool of b, because c does in that of a
+    assert step(fleet, "a", 2.0)
+    assert fleet.begin_step("b", 2.0) == ["fresh"]

@@ -108,8 +108,10 @@ def told(path, seed, law="working_set", steps=1000, **recorder_options):
     recorded, recorder = record(fleet, path, **OPTIONS, **recorder_options)
     story = Story(recorded, seed)
     with recorder:
-        for _ in range(steps):
+        for done in range(steps):
             story.step()
+            if not done % 500:  # or a busy machine is behind when the file is closed
+                recorder.flush()
     return fleet, Recording(path)
 
 
@@ -250,7 +252,7 @@ def test_the_names_of_pools_are_safe_for_a_terminal(tmp_path):
     assert not any("\x1b" in pool for line in calls if line.tick for pool in line.tick.view.pools)
 
 
-@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("seed", [7, 9])
 def test_counts_of_a_fleet_are_those_of_its_agents_one_by_one(tmp_path, seed):
     """An agent that waits for another pool is paused, also where that pool has it as new."""
     fleet = Fleet(make_law("working_set"), POOLS, **OPTIONS)
