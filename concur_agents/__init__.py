@@ -21,7 +21,7 @@ from concur_agents._version import __version__
 
 if TYPE_CHECKING:
     from concur_agents.adapters.wrap import governed, install
-    from concur_agents.batch import AgentPool, AgentTask, Outcome, run_agents
+    from concur_agents.batch import AgentPool, AgentTask, Outcome, Sandboxes, run_agents
     from concur_agents.core import Reading, Usage, law_names, make_law
     from concur_agents.errors import (
         ClosedError,
@@ -47,6 +47,7 @@ _HOMES = {
     "AgentPool": "concur_agents.batch",
     "AgentTask": "concur_agents.batch",
     "Outcome": "concur_agents.batch",
+    "Sandboxes": "concur_agents.batch",
     "run_agents": "concur_agents.batch",
     "Agent": "concur_agents.runtime.agent",
     "AgentStats": "concur_agents.runtime.session",
@@ -83,6 +84,7 @@ __all__ = [  # noqa: RUF022  (what a user types first comes first)
     "AgentPool",
     "AgentTask",
     "Outcome",
+    "Sandboxes",
     "run_agents",
     "Event",
     "governed",

@@ -29,6 +29,9 @@ _META_COUNTS = tuple(
     (name, re.compile(b'"%s"\\s*:\\s*(\\d+)' % name.encode()))
     for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
 )
+_ABORT = re.compile(rb'"(?:finish|stop)_reason"\s*:\s*(?:\{[^{}]*"type"\s*:\s*)?"abort(?:ed)?"')
+"""Of vLLM, and of SGLang's native answer, where a request was cut short."""
+_IDS = re.compile(rb'"(?:prompt_)?token_ids"\s*:\s*\[\s*(\d[\d\s,]*)\]')
 _VALUE = re.compile(rb"\s*:\s*")
 _DECODER = json.JSONDecoder()
 _LONGEST_USAGE = 4096  # bytes of a usage object with all its details
@@ -60,6 +63,28 @@ def usage_in(text: bytes, head: bytes = b"") -> Usage | None:
     if _META in text or _META in head:
         return _meta_info(text, head)
     return _last_line(text)
+
+
+def usage_of_ids(sent: bytes, text: bytes) -> Usage | None:
+    """What a call took, counted by its token ids; None: they are not in both.
+
+    vLLM's `/inference/v1/generate` takes and gives ids, and reports no usage.
+
+    Args:
+        sent: the body of the request.
+        text: the answer.
+    """
+    prompt, completion = _count_ids(sent), _count_ids(text)
+    return Usage(prompt, completion) if prompt and completion else None
+
+
+def _count_ids(body: bytes) -> int:
+    return sum(found[1].count(b",") + 1 for found in _IDS.finditer(body))
+
+
+def was_aborted(text: bytes) -> bool:
+    """Whether the engine cut short what an answer holds, as before a weight update."""
+    return b'"abort' in text and _ABORT.search(text) is not None
 
 
 def _values(text: bytes, key: bytes) -> Iterator[Any]:
@@ -177,6 +202,10 @@ class Answer:
     def usage(self) -> Usage | None:
         """The last usage so far; None: there is none."""
         return usage_in(b"".join(self._tail), self._head)
+
+    def was_aborted(self) -> bool:
+        """Whether the engine cut it short."""
+        return was_aborted(b"".join(self._tail))
 
     def _unpack(self, chunk: bytes) -> None:
         is_whole = False

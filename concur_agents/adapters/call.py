@@ -40,6 +40,11 @@ class Call:
             self._step = agent.step(prompt.tokens, prefix=prompt.chain)
         self.over = False  # last, see `__del__`
 
+    @property
+    def body(self) -> bytes:
+        """The JSON body of its request; empty: there is none, or it is not known."""
+        return b"" if self._prompt is None else self._prompt.body
+
     async def begin(self) -> None:
         """Waits until the agent may run."""
         try:
@@ -70,7 +75,12 @@ class Call:
 
     @finishing
     def end(
-        self, usage: object = None, *, overloaded: bool = False, retry_after_s: float = 0.0
+        self,
+        usage: object = None,
+        *,
+        overloaded: bool = False,
+        retry_after_s: float = 0.0,
+        aborted: bool = False,
     ) -> None:
         """The call is over. From any thread, never blocks; only the first end counts.
 
@@ -78,6 +88,7 @@ class Call:
             usage: what it used, in any form that `Step.record` takes; None: unknown.
             overloaded: the endpoint refused it for lack of capacity.
             retry_after_s: how long the endpoint asked to wait [s].
+            aborted: the engine cut it short, see `Step.aborted`.
         """
         if self.over:
             return
@@ -86,6 +97,8 @@ class Call:
             prompts.learn(self.agent, self._prompt, used)
         if used is not None:
             self._step.usage = used
+        if aborted:
+            self._step.aborted()
         self._step.finish(overloaded=overloaded, retry_after_s=retry_after_s)
         if self._is_owner:
             self.agent.close()

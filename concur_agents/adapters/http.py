@@ -23,7 +23,7 @@ import openai
 
 from concur_agents._outside import is_from_handler
 from concur_agents.adapters import call as calls
-from concur_agents.adapters.answers import Answer, usage_in
+from concur_agents.adapters.answers import Answer, usage_in, usage_of_ids, was_aborted
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
@@ -264,7 +264,7 @@ class _Unknown:
         self._governor = governor
         self._path = path
 
-    def end(self, usage: Usage | None) -> None:
+    def end(self, usage: Usage | None, **_: object) -> None:
         self.over = True
         meet_unknown(self._governor, self._path, usage)
 
@@ -297,7 +297,9 @@ def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
     elif status >= 400:
         call.end()
     elif hasattr(response, "_content"):  # it has been read: it is no stream, or was made in a test
-        call.end(usage_in(response.content))
+        content = response.content
+        usage = usage_in(content) or usage_of_ids(call.body, content)
+        call.end(usage, aborted=was_aborted(content))
         if hide:
             answer = Answer(hide_usage=True)
             response._content = answer.feed(response.content) + answer.finish()
@@ -375,7 +377,7 @@ def _tee(library: Any) -> Any:
 
         def _end(self) -> None:
             if not self._call.over:
-                self._call.end(self._answer.usage())
+                self._call.end(self._answer.usage(), aborted=self._answer.was_aborted())
 
     return Tee
 

@@ -25,6 +25,7 @@ from concur_agents.batch.keys import Keys
 from concur_agents.batch.outcome import AgentTask, Outcome, Run
 from concur_agents.batch.progress import Progress, Reporter, default_reporter, report
 from concur_agents.batch.runs import Runs
+from concur_agents.batch.sandboxes import Cleanup, Prepare, Sandboxes
 from concur_agents.batch.stream import Stream
 from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.runtime.host import Host
@@ -51,6 +52,10 @@ class AgentPool:
             `key`, `id` or `instance_id`. The same name again is numbered: `t1`, `t1#2`, ...
         timeout_s: longest running time [s] of an agent; its queue and pauses do not count.
             None: no limit.
+        prepare: makes a sandbox for an item before its agent is let in, `async def` or plain. The
+            agent gets it if it has a parameter `sandbox`. What it raises is that agent's error.
+        cleanup: takes the sandbox down when the agent has ended, likewise.
+        prepared: most sandboxes beyond those of the open agents.
         on_error: "collect" errors as outcomes, or "raise" the first one and cancel the rest.
         progress: True: a bar (or plain lines) on stderr; or a reporter of your own.
         look_ahead: agents that may stand in the queue at once; no further items are pulled.
@@ -71,6 +76,9 @@ class AgentPool:
         journal: str | Path | None = None,
         key: Callable[[Any], str] | None = None,
         timeout_s: float | None = None,
+        prepare: Prepare[Any, Any] | None = None,
+        cleanup: Cleanup[Any] | None = None,
+        prepared: int = 2,
         on_error: Literal["collect", "raise"] = "collect",
         progress: bool | Reporter = False,
         look_ahead: int = LOOK_AHEAD,
@@ -84,7 +92,12 @@ class AgentPool:
             raise ConfigError(f"on_error must be 'collect' or 'raise', got {on_error!r}")
         if look_ahead < 1:
             raise ConfigError(f"look_ahead must be at least 1 agent, got {look_ahead}")
+        if prepare is None and cleanup is not None:
+            raise ConfigError("cleanup takes down what prepare has made, and there is no prepare")
         self.governor = governor
+        self._sandboxes: Sandboxes[Any, Any] | None = None
+        if prepare is not None:
+            self._sandboxes = Sandboxes(prepare, cleanup, prepared=prepared)
         self._journal_path = journal
         self._dump, self._load = dump, load
         self._keys = Keys(key, are_kept=journal is not None)
@@ -97,7 +110,9 @@ class AgentPool:
         """Whether Ctrl-C ended the batch early."""
         self._reporting: asyncio.Task[None] | None = None
         self._streams: set[Stream] = set()
-        self._runs = Runs(governor, timeout_s=timeout_s, moved=self._look)
+        self._runs = Runs(
+            governor, timeout_s=timeout_s, sandboxes=self._sandboxes, moved=self._look
+        )
         self._total: int | None = 0
 
     # For users
@@ -282,6 +297,8 @@ class AgentPool:
         finally:
             self._state = "closed"
             await self._runs.cancel()
+            if self._sandboxes is not None:
+                await self._sandboxes.close()
             if self._reporting is not None:
                 self._reporting.cancel()
                 with suppress(asyncio.CancelledError):

@@ -13,10 +13,10 @@ from concur_agents.batch.journal import Journal
 from concur_agents.batch.outcome import Outcome, Run, Status
 from concur_agents.batch.progress import Progress
 from concur_agents.batch.running_time import running_time
+from concur_agents.batch.sandboxes import Sandbox, Sandboxes
 from concur_agents.batch.stream import cancel
 from concur_agents.batch.worker_thread import WorkerThread
 from concur_agents.errors import JournalError
-from concur_agents.runtime.agent import Agent
 from concur_agents.runtime.host import Host
 
 logger = logging.getLogger("concur_agents")
@@ -28,14 +28,21 @@ class Runs:
     Args:
         governor: lets the agents in.
         timeout_s: longest running time [s] of an agent; None: no limit.
+        sandboxes: makes a sandbox for each; None: they need none.
         moved: is called when an agent has left the queue or has ended.
     """
 
     def __init__(
-        self, governor: Host, *, timeout_s: float | None, moved: Callable[[], None]
+        self,
+        governor: Host,
+        *,
+        timeout_s: float | None,
+        sandboxes: Sandboxes[Any, Any] | None,
+        moved: Callable[[], None],
     ) -> None:
         self._governor = governor
         self._timeout_s = timeout_s
+        self._sandboxes = sandboxes
         self._moved = moved
         self._runs: set[Run] = set()
         self._counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "cached": 0}
@@ -121,13 +128,25 @@ class Runs:
             return self._conclude(run, "ok", value=value)
 
     async def _run(self, run: Run) -> Any:
+        if self._sandboxes is None:
+            return await self._run_in(run, None)
+        sandbox = self._sandboxes.expect(run.item, run.priority)
+        try:
+            return await self._run_in(run, sandbox)
+        finally:
+            await sandbox.leave()
+
+    async def _run_in(self, run: Run, sandbox: Sandbox[Any, Any] | None) -> Any:
         agent = run.agent = self._governor.agent(self._free_id(run.key), priority=run.priority)
-        call = _call_of(run, agent)
         await agent.open()
         thread: WorkerThread | None = None
         try:
             self._move(run, "in")
             with agent.active():
+                given: dict[str, Any] = {"agent": agent}
+                if sandbox is not None:
+                    given["sandbox"] = await sandbox.enter()
+                call = _call_of(run, given)
                 async with running_time(agent, self._timeout_s):
                     if _is_async(run.fn):
                         return await call()
@@ -135,8 +154,12 @@ class Runs:
                     value = await thread.result()
                     return await value if inspect.isawaitable(value) else value
         finally:
-            if thread is None or not thread.abandoned:
-                agent.close()
+            try:
+                if sandbox is not None:
+                    await sandbox.leave(agent)
+            finally:
+                if thread is None or not thread.abandoned:
+                    agent.close()
 
     def _free_id(self, key: str) -> str:
         """`key`; another one if an agent outside of this pool is alive under that name."""
@@ -174,15 +197,14 @@ class Runs:
         return run.outcome
 
 
-def _call_of(run: Run, agent: Agent) -> Callable[[], Any]:
-    kwargs = run.kwargs
-    if _wants_agent(run):
-        kwargs = {**kwargs, "agent": agent}
-    return partial(run.fn, *run.args, **kwargs)
+def _call_of(run: Run, given: dict[str, Any]) -> Callable[[], Any]:
+    """Its function with its arguments, and with those of `given` that it has parameters for."""
+    wanted = {name: given[name] for name in given if _wants(run, name)}
+    return partial(run.fn, *run.args, **run.kwargs, **wanted)
 
 
-def _wants_agent(run: Run) -> bool:
-    """Whether the function has a parameter `agent` without an argument."""
+def _wants(run: Run, name: str) -> bool:
+    """Whether the function has a parameter of this name without an argument."""
     try:
         signature = inspect.signature(run.fn)
         taken = signature.bind_partial(*run.args, **run.kwargs).arguments
@@ -191,7 +213,7 @@ def _wants_agent(run: Run) -> bool:
         ValueError,
     ):  # a builtin without signature; or a wrong call, which raises
         return False
-    return "agent" in signature.parameters and "agent" not in taken
+    return name in signature.parameters and name not in taken
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

@@ -4,7 +4,8 @@ Rules, each with its test:
   * no agent is thrown out: a surplus leaves at its own boundaries;
   * letting in goes by occupancy (`limit - active`), never by the change of a limit;
   * at least one agent is always let in, whatever the limit says, and after a stall some more;
-  * an overdue agent goes first, and takes the place of one that pauses; the limit holds meanwhile.
+  * an overdue agent goes first, and takes the place of one that pauses; the limit holds meanwhile;
+  * so does an agent of a higher priority than the one that stands at a boundary.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Admission:
     open_agents: int = 0  # let in at least once and not left
     bound: bool = False  # an agent had to wait for the limit since the last `take_bound`
     alone_until_s: float | None = None  # one agent runs alone until then; None: no longer
+    held_until_s: float | None = None  # no boundary is passed until then; None: no longer
     overdue_total: int = 0
     stalls_total: int = 0
     # So many are always let in, whatever the limit says: one, and more for a while after a stall,
@@ -81,9 +83,11 @@ class Admission:
         is_surplus = self.active > self.least and (
             self.active > self.places or not self.claims.fits(room, now)
         )
-        # An agent that has just been let in runs a step before it makes room for an overdue one.
+        # An agent that has just been let in runs a step before it makes room for another.
         rotates = had_begun and self.least == 1
-        if is_surplus or (rotates and self._overdue(now) is not None):
+        if is_surplus or (
+            rotates and (self._overdue(now) is not None or self._is_outranked(account))
+        ):
             self._take_out(account)
             account.state = before
             return False
@@ -124,6 +128,8 @@ class Admission:
             stalled: nothing has moved for so long that one goes in whatever the limit says.
         """
         admitted: list[Account] = []
+        if self.held_until_s is not None:
+            return admitted
         while (
             stalled or self.active < self.least or not (self.bound and self.active >= self.places)
         ):
@@ -184,7 +190,7 @@ class Admission:
 
     def would_admit(self, newcomer: Account, now: float) -> bool:
         """Whether `newcomer` would be let in now, if no agent waits."""
-        if not self.may_open:
+        if not self.may_open or self.held_until_s is not None:
             return False
         if self.active < self.least:
             return True
@@ -193,6 +199,8 @@ class Admission:
 
     def next_wake(self, now: float) -> float | None:
         """Earliest instant at which passing time alone could let an agent in [s]."""
+        if self.held_until_s is not None:
+            return self.held_until_s
         if not len(self.queue):
             return None
         wakes: list[float] = []
@@ -212,6 +220,9 @@ class Admission:
     def why(self, account: Account, now: float) -> Reason:
         """What binds `account`, which waits.  O(1)."""
         agent, state = account.agent, account.state.value
+        if self.held_until_s is not None:
+            left_s = max(0.0, self.held_until_s - now)
+            return Reason(agent=agent, state=state, cause="hold", most=left_s)
         if not account.admitted_ever and self.max_open and self.open_agents >= self.max_open:
             count, most = float(self.open_agents), float(self.max_open)
             return Reason(agent=agent, state=state, cause="max_open", count=count, most=most)
@@ -258,6 +269,7 @@ class Admission:
         if account.state.is_active:
             self.active -= 1
             self.claims.release(account.claim)
+            self.sizes.part_group(account)
         elif account.state is State.SUSPENDED:
             self.suspended -= 1
         else:
@@ -278,9 +290,10 @@ class Admission:
             self.open_agents += 1
             self.sizes.peak_forecast.opens()
         account.has_begun = False
+        self._move(account, State.ACTING)
+        self.sizes.join_group(account)
         account.need = self.sizes.need(account)
         self.claims.fade(account.claim, account.need, now)
-        self._move(account, State.ACTING)
 
     def _next(self) -> Account | None:
         """The agent that goes first while none is overdue."""
@@ -318,6 +331,13 @@ class Admission:
             if due_s <= now and (who.admitted_ever or (self.may_open and self._may_rotate(who))):
                 return who
         return None
+
+    def _is_outranked(self, account: Account) -> bool:
+        """Whether an agent of a higher priority waits for what `account`, at a boundary, holds."""
+        if not self.queue.outranks(account):
+            return False
+        head = self.queue.head(new_allowed=self.may_open)
+        return head is not None and head.priority > account.priority
 
     def _dues(self) -> list[tuple[Account, float]]:
         """Who waits longest, of all and of the open ones, and when each is overdue [s]."""

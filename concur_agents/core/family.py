@@ -15,8 +15,9 @@ class Account:
     """Facts about one agent.  A child has an account of its own and its root's place."""
 
     agent: AgentId
-    seq: int  # rank of arrival: 0 came first
+    seq: int  # rank of arrival, of the first of its group: 0 came first
     priority: int = 0  # larger goes first
+    group: str | None = None  # others with the same first prompt
     state: State = State.QUEUED  # where the family stands; meaningless in a child's account
 
     # sizes [tokens]
@@ -43,6 +44,7 @@ class Account:
     waiting_since_s: float = 0.0
     has_begun: bool = False  # a step, since it was last let in
     has_sent: bool = False  # a call, since none of its family's was in flight
+    is_cut_short: bool = False  # its last call was aborted, and its next one is no boundary
     distance: float | None = None  # reuse distance as its step began; None: nothing to learn
     generation: int = 0  # of the cache, when its last step ended
 

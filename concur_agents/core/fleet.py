@@ -54,8 +54,7 @@ class Fleet(FleetReads):
         """As `Regulator.arrive`.
 
         Args:
-            group: agents of one group, as the samples of one prompt, go to one pool while it has
-                room.
+            group: as for `Regulator`; agents of one group go to one pool while it has room.
             pool: it goes to this one, because its context is there; None: to whichever has room.
         """
         if agent in self._members:
@@ -65,6 +64,8 @@ class Fleet(FleetReads):
         member = Member(agent, self._arrivals, priority, group, prompt_tokens, since_s=now)
         self._arrivals += 1
         self._members[agent] = member
+        if group is not None and parent is None:
+            member.seq = self._groups.join(group, member.seq)
         if parent is None:
             member.family[agent], member.asks_place = member, True
             self._wait(member, now)
@@ -115,6 +116,7 @@ class Fleet(FleetReads):
         *,
         overloaded: bool = False,
         retry_after_s: float = 0.0,
+        aborted: bool = False,
     ) -> Decision:
         """As `Regulator.end_step`."""
         member = self._here(agent)
@@ -124,7 +126,12 @@ class Fleet(FleetReads):
         if usage is not None:
             pool.answered_s = now
         answer = pool.regulator.end_step(
-            agent, now, usage, overloaded=overloaded, retry_after_s=retry_after_s
+            agent,
+            now,
+            usage,
+            overloaded=overloaded,
+            retry_after_s=retry_after_s,
+            aborted=aborted,
         )
         member.asked = max(0, member.asked - 1)
         self._hear(pool, answer, now)
@@ -197,6 +204,8 @@ class Fleet(FleetReads):
         del root.family[agent]
         self._done_total += member is root
         self._entered -= root.has_entered and not root.family
+        if member is root and member.group is not None:
+            self._groups.part(member.group)
         if home is not None:
             if member is root and root.family:
                 self._departed[agent] = root
@@ -222,6 +231,8 @@ class Fleet(FleetReads):
         for child in root.family.values():
             child.parent, child.family, child.has_entered = None, {child.agent: child}, True
             child.group = root.group
+            if child.group is not None:
+                self._groups.join(child.group, child.seq)
             self._entered += 1
             if child.asked:
                 self._wait(child, now)
@@ -241,7 +252,7 @@ class Fleet(FleetReads):
             KeyError: there is no such pool.
         """
         read = self._ticked = self._pool(pool)
-        if reading is not None:
+        if reading is not None or read.regulator.holds:  # an engine may be silent during an update
             read.failing_since_s, read.is_down = math.inf, False
         else:
             read.failing_since_s = min(read.failing_since_s, now)
@@ -263,6 +274,8 @@ class Fleet(FleetReads):
             emptying.is_leaving = False  # it was being removed, and stays
         else:
             self._open_pool(name, now)
+            for hold, until_s in self.pools[0].regulator.holds.items():
+                self.pools[-1].regulator.hold(hold, now, max(until_s - now, 1e-9))
         return self._settle(now)
 
     def remove_pool(self, name: str, now: float) -> Decision:
@@ -283,6 +296,18 @@ class Fleet(FleetReads):
         """The cache of `pool`, or of all, was emptied: what then misses says nothing."""
         for emptied in self.pools if pool is None else [self._pool(pool)]:
             self._hear(emptied, emptied.regulator.flushed(now), now)
+        return self._settle(now)
+
+    def hold(self, name: str, now: float, timeout_s: float) -> Decision:
+        """As `Regulator.hold`, in all pools."""
+        for pool in self.pools:
+            self._hear(pool, pool.regulator.hold(name, now, timeout_s), now)
+        return self._settle(now)
+
+    def end_hold(self, name: str, now: float) -> Decision:
+        """As `Regulator.end_hold`, in all pools."""
+        for pool in self.pools:
+            self._hear(pool, pool.regulator.end_hold(name, now), now)
         return self._settle(now)
 
     def advance(self, now: float) -> Decision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from concur_agents.core.groups import Groups
 from concur_agents.core.laws.law import Law
 from concur_agents.core.placement import Line, Member, Pool, pool_for
 from concur_agents.core.regulator import Regulator
@@ -42,6 +43,7 @@ class FleetMachine:
         self._members: dict[AgentId, Member] = {}
         self._departed: dict[AgentId, Member] = {}  # roots whose children are still here
         self._line = Line()
+        self._groups = Groups()
         self._arrivals = self._placements = self._done_total = self._moved_total = 0
         self._entered = 0  # roots that have been let in, and have not left with all children
         self._let_in: dict[AgentId, None] = {}  # in order
@@ -113,7 +115,7 @@ class FleetMachine:
             if pool is None:  # then in place of the one that goes last, if that is later
                 waiting = [pool.candidate for pool in pools if pool.candidate is not None]
                 last = max(waiting, key=lambda other: self._rank(other, now))
-                if self._rank(last, now) < self._rank(member, now):
+                if self._rank(last, now) <= self._rank(member, now):
                     break
                 pool = last.pool
                 self._take_back(last, now)
@@ -167,6 +169,7 @@ class FleetMachine:
             now,
             prompt_tokens=member.prompt_tokens,
             priority=member.priority,
+            group=member.group,
             waiting_since_s=member.since_s,
         )
         for child in member.family.values():
@@ -199,7 +202,7 @@ class FleetMachine:
         """`root` waits for a pool."""
         root.is_suspended = False
         state = State.PAUSED if root.has_entered else State.QUEUED
-        self._note(root, state, now, self._why(root))
+        self._note(root, state, now, self._why(root, now))
         self._line.push(root)
 
     def _evacuate(self, pool: Pool, now: float) -> None:
@@ -299,9 +302,13 @@ class FleetMachine:
             raise ValueError(f"agent {agent!r} shares the place of {member.parent.agent!r}")
         return member
 
-    def _why(self, member: Member) -> Reason:
+    def _why(self, member: Member, now: float) -> Reason:
         root = member.root
         state = "" if root.state is None else root.state.value
+        holds = self.pools[0].regulator.holds
+        if holds:
+            left_s = max(0.0, max(holds.values()) - now)
+            return Reason(agent=member.agent, state=state, cause="hold", most=left_s)
         if self._max_open is not None and self._open_agents >= self._max_open:
             count, most = float(self._open_agents), float(self._max_open)
             return Reason(agent=member.agent, state=state, cause="max_open", count=count, most=most)

@@ -60,6 +60,10 @@ class FleetReads(FleetMachine):
         """Whether neither the page nor the engine of this pool answers; False: there is none."""
         return any(each.is_down for each in self.pools if each.name == pool)
 
+    def is_held(self, name: str, now: float) -> bool:
+        """As `Regulator.is_held`: a hold is in force in all pools."""
+        return self.pools[0].regulator.is_held(name, now)
+
     def agent_state(self, agent: AgentId) -> str | None:
         """A value of `State`: where its family stands; None: not here."""
         member = self._members.get(agent)
@@ -140,7 +144,7 @@ class FleetReads(FleetMachine):
         if pool is None and member.root.is_suspended:
             return Reason(agent=agent, state=State.SUSPENDED.value, cause="suspended")
         if pool is None:
-            return self._why(member)
+            return self._why(member, now)
         reason = pool.regulator.explain(agent, now)
         return replace(reason, pool=pool.name, state=_state_of(member, reason.state))
 
@@ -151,7 +155,7 @@ class FleetReads(FleetMachine):
             return None
         pool = member.root.pool
         if pool is None:
-            return None if member.root.is_suspended else self._why(member)
+            return None if member.root.is_suspended else self._why(member, now)
         reason = pool.regulator.why(agent, now)
         if reason is None:
             return None

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from concur_agents.core.admission import Admission
 from concur_agents.core.family import Account
+from concur_agents.core.groups import Groups
 from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.meter import Meter
 from concur_agents.core.order import ORDERS, Order
@@ -72,6 +73,9 @@ class Machine:
         # One agent runs alone until then; infinity: until the first tick, for none has come yet.
         self._admission.alone_until_s = math.inf if first_reading_s else None
         self._enforce(start_s)
+        self._groups = Groups()
+        self._holds: dict[str, float] = {}  # by name: until when [s] it may last
+        self._stops = False  # boundaries are closed, or were until this very call
         self._arrivals = self._done_total = self._pauses_total = 0
         self._heard_s = start_s
 
@@ -98,7 +102,8 @@ class Machine:
         self.law, self.state, self.last_snapshot = old.law, old.state, old.last_snapshot
         self._meter, self._is_blind = old._meter, old._is_blind
         self._done_total, self._pauses_total = old._done_total, old._pauses_total
-        for name in ("alone_until_s", "overdue_total", "stalls_total", "least"):
+        self._holds, self._stops = old._holds, old._stops
+        for name in ("alone_until_s", "held_until_s", "overdue_total", "stalls_total", "least"):
             setattr(self._admission, name, getattr(old._admission, name))
         for name in ("price", "first_prompt", "output", "growth"):
             setattr(self._sizes, name, getattr(old._sizes, name))
@@ -128,7 +133,7 @@ class Machine:
         """
         self._pass_time(now)
         self._meter.called(now)
-        if who.root.state.is_active:
+        if who.root.state.is_active and not who.root.waiters:
             if not who.calls:
                 raise ValueError(f"agent {who.agent!r} has no step to end")
             return False
@@ -171,11 +176,15 @@ class Machine:
         if admission.alone_until_s is not None and now >= admission.alone_until_s:
             self._end_alone()
             self._enforce(now)
+        if admission.held_until_s is not None and now >= admission.held_until_s:
+            self._hold_on(now)
         meter.pass_time(now, admission.reasoning, admission.claims.reasoning_tokens)
 
     def _fill(self, now: float, *first: AgentId) -> Decision:
         """What every call ends with: let in the agents that may be now, and answer."""
         admission, woken = self._admission, list(first)
+        if self._stops and admission.held_until_s is None:
+            woken += self._let_go(now)
         if len(admission.queue):
             woken += self._let_in(now)
             admission.queue.settle()
@@ -194,7 +203,7 @@ class Machine:
             if any(waiters.values()):
                 in_calls = admission.claims.reasoning_tokens
                 admission.begin(root, root.need)
-                root.has_sent = False
+                root.has_sent = root.is_cut_short = False
                 self._sizes.begin(root, in_calls)
                 for agent, calls in waiters.items():
                     self._accounts[agent].begin_calls(calls, now)
@@ -203,10 +212,46 @@ class Machine:
             meter.stalled_s = now
         return woken
 
+    def _pass_boundary(self, root: Account, now: float) -> bool:
+        """`root`, active with no call in flight, begins one; False: it has to give up its place."""
+        admission, need = self._admission, self._sizes.need(root)
+        in_calls = admission.claims.reasoning_tokens
+        if root.is_cut_short:
+            admission.begin(root, need)
+        elif not admission.begin_or_pause(root, need, now):
+            self._pauses_total += root.has_context
+            return False
+        root.has_sent = root.is_cut_short = False
+        self._sizes.begin(root, in_calls)
+        return True
+
+    def _hold_on(self, now: float) -> None:
+        """Every boundary is closed until the last hold is over."""
+        self._holds = {name: until_s for name, until_s in self._holds.items() if until_s > now}
+        self._admission.held_until_s = max(self._holds.values(), default=None)
+        self._stops |= bool(self._holds)
+
+    def _let_go(self, now: float) -> list[AgentId]:
+        """No hold is left: the agents that it stopped at a boundary come to it now.  O(n)."""
+        self._stops, self._meter.last_call_s = False, now
+        roots = dict.fromkeys(who.root for who in self._accounts.values())
+        stopped = [root for root in roots if root.waiters and root.state.is_active]
+        woken: list[AgentId] = []
+        for root in sorted(stopped, key=lambda root: -root.priority):
+            if any(root.waiters.values()) and not self._pass_boundary(root, now):
+                self._admission.wait(root, now)
+                continue
+            waiters, root.waiters = root.waiters, {}
+            for agent, calls in waiters.items():
+                if calls:
+                    self._accounts[agent].begin_calls(calls, now)
+            woken += waiters
+        return woken
+
     def _stall_s(self) -> float | None:
         """When a stall will have to be assumed if nothing moves before [s]; None: never."""
         admission, meter = self._admission, self._meter
-        if admission.reasoning or not admission.active:
+        if admission.reasoning or not admission.active or self._stops:
             return None
         head = admission.stall_head()
         if head is None:

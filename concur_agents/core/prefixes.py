@@ -51,6 +51,11 @@ class Prefixes:
         if not self._nodes:
             self.charged_tokens = 0.0  # what rounding left
 
+    def held(self, name: Hashable) -> float:
+        """Tokens of a part that one agent holds at least; 0: none does."""
+        node = self._nodes.get(name)
+        return 0.0 if node is None else node.own_tokens
+
     def shared(self, chain: Chain) -> float:
         """How many tokens of `chain`, which its holder has joined, are charged once for all."""
         tokens = 0.0

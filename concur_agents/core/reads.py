@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from concur_agents.core.family import Account
@@ -22,6 +22,15 @@ class Reads(Machine):
         return min((wake for wake in wakes if wake is not None), default=None)
 
     @property
+    def holds(self) -> Mapping[str, float]:
+        """By name, until when each hold in force may last [s]."""
+        return self._holds
+
+    def is_held(self, name: str, now: float) -> bool:
+        """Whether the hold of this name is in force."""
+        return self._holds.get(name, now) > now
+
+    @property
     def limit(self) -> Limit:
         """What is enforced now: the law's limit, or a tighter one while blind or at first."""
         return self._admission.limit
@@ -29,6 +38,8 @@ class Reads(Machine):
     @property
     def reason(self) -> str:
         """Code of the decision in force."""
+        if self._admission.held_until_s is not None:
+            return "hold"
         if self._admission.alone_until_s is not None:
             return "first_reading"
         return "blind" if self._is_blind else self.state.reason
@@ -136,6 +147,8 @@ class Reads(Machine):
             return Reason(agent=agent, cause="absent")
         root = who.root
         state = root.state.value
+        if root.state.is_active and agent in root.waiters:
+            return replace(self._admission.why(root, now), agent=agent)
         if root.state.is_active:
             return Reason(agent=agent, state=state, cause="active", count=root.claim.tokens)
         if root.state is State.SUSPENDED:
@@ -151,7 +164,9 @@ class Reads(Machine):
     def why(self, agent: AgentId, now: float) -> Reason | None:
         """What keeps `agent` waiting at this instant; None: it does not wait.  O(1)."""
         who = self._accounts.get(agent)
-        if who is None or who.root.state.is_active or who.root.state is State.SUSPENDED:
+        if who is None or who.root.state is State.SUSPENDED:
+            return None
+        if who.root.state.is_active and agent not in who.root.waiters:  # else a hold has stopped it
             return None
         return replace(self._admission.why(who.root, now), agent=agent)
 

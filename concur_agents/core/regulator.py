@@ -63,8 +63,9 @@ class Regulator(Reads):
             prompt_tokens: size of its first prompt, when known [tokens].
             parent: an agent whose place it shares; it is then in the list at once.
             priority: larger goes first.
-            group: for a `Fleet`, as `pool` is in all methods: there is one pool here.
-            pool: see `group`.
+            group: agents with the same first prompt, as samples of it: it is charged once, and
+                they are let in one after the other, by the arrival of the first.
+            pool: for a `Fleet`, as in all methods: there is one pool here.
             waiting_since_s: when its wait began, if it came from elsewhere [s]; None: now.
 
         Raises:
@@ -81,6 +82,8 @@ class Regulator(Reads):
         account.expect(prompt_tokens)
         self._arrivals += 1
         self._accounts[agent] = account
+        if group is not None and parent is None:
+            account.seq, account.group = self._groups.join(group, account.seq), group
         if parent is not None:
             account.parent = self._accounts[parent].root
             account.parent.children += 1
@@ -115,25 +118,25 @@ class Regulator(Reads):
             root.expect(prompt_tokens)
             if prefix is not None and all(is_plausible(tokens) for _, tokens in prefix):
                 sizes.share(root, tuple(prefix))
+            else:
+                sizes.join_group(root)
         if not root.state.is_active:
             if root.state is State.SUSPENDED:
                 admission.wait(root, now)
             root.waiters[agent] = root.waiters.get(agent, 0) + 1
             return self._fill(now)
-        need = sizes.need(root)
         if root.in_flight:
-            admission.begin(root, max(root.need, need))
+            admission.begin(root, max(root.need, sizes.need(root)))
         else:
-            if root.has_context:
+            if root.has_context and not (root.is_cut_short or root.waiters):
                 self._meter.came_back(now - root.idle_since_s, now)
-            in_calls = admission.claims.reasoning_tokens
-            if not admission.begin_or_pause(root, need, now):
+            if self._stops:
+                root.waiters[agent] = root.waiters.get(agent, 0) + 1
+                return self._fill(now)
+            if not self._pass_boundary(root, now):
                 root.waiters[agent] = 1
-                self._pauses_total += root.has_context
                 admission.wait(root, now)
                 return self._fill(now)
-            root.has_sent = False
-            sizes.begin(root, in_calls)
         who.begin_calls(1, now)
         self._meter.called(now)
         return self._fill(now, agent)
@@ -146,6 +149,7 @@ class Regulator(Reads):
         *,
         overloaded: bool = False,
         retry_after_s: float = 0.0,
+        aborted: bool = False,
     ) -> Decision:
         """A step of `agent` is over.  Of one that never began, see `withdraw_step`.
 
@@ -153,6 +157,8 @@ class Regulator(Reads):
             usage: what it took; None: unknown, or it failed, which says nothing about capacity.
             overloaded: the endpoint refused it for lack of capacity (429, 503).
             retry_after_s: how long the endpoint asked to wait [s].
+            aborted: the engine cut it short, as for a weight update: it says nothing about steps,
+                and the agent's next call goes on with it, so that it is no boundary.
 
         Raises:
             ValueError: it has no step to end.
@@ -163,8 +169,12 @@ class Regulator(Reads):
             if overloaded:
                 self._meter.refused(retry_after_s)
             elif usage is not None and usage.is_plausible:
-                self._meter.ended(usage, now - who.begun_s)
-                self._sizes.end(who, usage)
+                if aborted:
+                    self._sizes.cut_short(who, usage)
+                else:
+                    self._meter.ended(usage, now - who.begun_s)
+                    self._sizes.end(who, usage)
+            who.root.is_cut_short = aborted
             self._end(who, 1, now)
         return self._fill(now)
 
@@ -235,7 +245,7 @@ class Regulator(Reads):
         root.is_suspended = False
         if root.state is State.SUSPENDED:
             self._admission.wait(root, now)
-        if root.state.is_active:
+        if root.state.is_active and not root.waiters:
             return self._fill(now, agent)
         root.waiters.setdefault(agent, 0)
         return self._fill(now)
@@ -262,6 +272,8 @@ class Regulator(Reads):
         if root.departed and not root.children:
             self._admission.drop(root)
             self._sizes.close(root)
+            if root.group is not None and self._groups.part(root.group):
+                self._sizes.forget_group(root.group)
         elif who.calls:
             root.has_sent = True
             self._end(who, who.calls, now)
@@ -278,7 +290,7 @@ class Regulator(Reads):
         needs_readings = self.law.needs_readings
         self._is_blind = needs_readings and now - meter.heard_s >= self._blind_after_s
         if reading is not None or not needs_readings:
-            bound = admission.take_bound() and admission.alone_until_s is None
+            bound = admission.take_bound() and admission.alone_until_s is None and not self._stops
             self.last_snapshot = meter.snapshot(reading, admission, now, bound=bound)
             self.state = self.law.decide(self.state, self.last_snapshot)
         self._end_alone()
@@ -291,6 +303,33 @@ class Regulator(Reads):
         """The engine's cache was emptied, as by a weight update: what then misses says nothing."""
         self._pass_time(now)
         self._sizes.residency.clear()
+        return self._fill(now)
+
+    def hold(self, name: str, now: float, timeout_s: float) -> Decision:
+        """No agent passes a boundary, and none is let in, until `end_hold(name)`: a weight update.
+
+        Calls in flight go on, and so do families that have one.  An agent that comes to a boundary
+        keeps its place, and stands there again when the last hold is over.
+
+        Args:
+            name: tells it from others that overlap; a second one of the same name replaces it.
+            timeout_s: it is over by itself after so long [s].
+
+        Raises:
+            ValueError: `timeout_s` is not above 0, or infinite.
+        """
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be above 0 s and not infinite, got {timeout_s}")
+        self._pass_time(now)
+        self._holds[name] = now + timeout_s
+        self._hold_on(now)
+        return self._fill(now)
+
+    def end_hold(self, name: str, now: float) -> Decision:
+        """The hold of this name is over.  Idempotent."""
+        self._pass_time(now)
+        if self._holds.pop(name, None) is not None:
+            self._hold_on(now)
         return self._fill(now)
 
     def advance(self, now: float) -> Decision:

@@ -61,6 +61,8 @@ class Sizes:
     # Cached tokens that recent first prompts found, and their median; 0 while they are too few.
     _newcomers: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _found: int = 0
+    # What the members of a group share [tokens], and whether that was found in the cache.
+    _groups: dict[str | None, tuple[float, bool]] = field(default_factory=dict)
 
     def need(self, account: Account) -> float:
         """Tokens `account` will hold at the end of its next step, shared ones left out."""
@@ -121,6 +123,7 @@ class Sizes:
             if who.has_context:
                 self._compare(who, prompt, cached)
             elif who.parent is None:
+                self._learn_group(who, prompt, cached)
                 self._newcomers.append(cached)
                 if len(self._newcomers) >= _LEAST_RECENT:
                     self._found = sorted(self._newcomers)[(len(self._newcomers) - 1) // 2]
@@ -138,10 +141,55 @@ class Sizes:
         who.steps += 1
         who.has_context = True
         who.last_prompt = prompt
+        self.join_group(who)
         self._credit(who)
         who.generation = self.residency.generation
         who.distance = None
         self._set_footprint(who, float(prompt + output))
+
+    def cut_short(self, who: Account, usage: Usage) -> None:
+        """A step of `who` was aborted: what it holds is known, what a step takes is not."""
+        if not who.has_context:
+            who.first_prompt = usage.prompt_tokens
+            who.has_context = True
+        who.last_prompt = usage.prompt_tokens
+        self.join_group(who)
+        who.generation = self.residency.generation
+        who.distance = None
+        self._set_footprint(who, float(usage.prompt_tokens + usage.completion_tokens))
+
+    def join_group(self, account: Account) -> None:
+        """`account`, if it is active, shares its first prompt with its group, if its size is known.
+
+        One member is enough for the prompt to be charged as shared, because the others follow.
+        """
+        is_named = bool(account.chain) and not account.is_credited
+        if account.group is None or is_named or not account.state.is_active:
+            return
+        tokens = account.first_prompt or account.expected_prompt
+        if tokens:
+            shared = self._groups.setdefault(account.group, (float(tokens), False))[0]
+            chain = ((("group", account.group, shared), shared),)
+            self.share(account, chain, seen_cached=True)
+
+    def part_group(self, account: Account) -> None:
+        """`account` is no longer active: what its group shares is no longer charged for it."""
+        if account.group is not None and account.is_credited:
+            self.share(account, ())
+
+    def forget_group(self, group: str) -> None:
+        """None of its members is here."""
+        self._groups.pop(group, None)
+
+    def _learn_group(self, account: Account, prompt: int, cached: int) -> None:
+        """A member's first prompt found so much: the most that one has found is what they share.
+
+        Little may be a race with the member before it, and nothing an empty cache.
+        """
+        if account.group in self._groups and cached > _SLACK_TOKENS:
+            shared, is_found = self._groups[account.group]
+            found = float(prompt if cached >= prompt - _SLACK_TOKENS else cached)
+            self._groups[account.group] = max(shared, found) if is_found else found, True
 
     def share(self, account: Account, chain: Chain, *, seen_cached: bool = False) -> None:
         """`account` holds the prefix named by `chain` from now on; an empty one: none."""
@@ -167,7 +215,7 @@ class Sizes:
         and one that takes up an old conversation finds all of it.
         """
         found = self._found
-        is_named = bool(who.chain) and not who.is_credited
+        is_named = who.group is not None or (bool(who.chain) and not who.is_credited)
         if who.parent is None and not is_named and _SLACK_TOKENS < found <= who.first_prompt:
             # All follow the median, or several lengths would be charged.
             self.share(who, ((("found cached", found), float(found)),), seen_cached=True)
@@ -210,6 +258,9 @@ class Sizes:
         tokens += account.family_tokens
         if account.chain:
             tokens -= self.prefixes.shared(account.chain)
+        elif account.group in self._groups:  # its first prompt is there once one of them has it
+            group, shared = account.group, self._groups[account.group][0]
+            tokens -= self.prefixes.held(("group", group, shared))
         return max(1.0, tokens)
 
     def _set_footprint(self, who: Account, tokens: float) -> None:

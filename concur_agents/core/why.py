@@ -11,6 +11,7 @@ Cause = Literal[
     "suspended",
     "max_open",
     "first_reading",
+    "hold",
     "agents",
     "tokens",
     "next",
@@ -28,12 +29,13 @@ class Reason:
     pool: str = ""
     """Of a fleet: the pool that it is in; '': none, or there is one."""
     cause: Cause
-    """What binds: most open agents, the wait for a first reading, active agents, or tokens."""
+    """What binds: most open agents, the wait for a first reading, a hold as during a weight update,
+    active agents, or tokens."""
     count: float = 0.0
     """For max_open, agents and pools: how many there are; for active: tokens that it holds."""
     most: float = 0.0
-    """For max_open and agents: how many there may be; for first_reading: seconds left at most;
-    for pools: how many pools there are."""
+    """For max_open and agents: how many there may be; for first_reading and hold: seconds left at
+    most; for pools: how many pools there are."""
     pressure_tokens: float = 0.0
     need_tokens: float = 0.0
     limit_tokens: float = 0.0
@@ -56,6 +58,8 @@ class Reason:
                 return f"{self.count:.0f} of {self.most:.0f} agents open"
             case "first_reading":
                 return f"waiting for the engine's first reading, at most {self.most:.1f} s"
+            case "hold":
+                return f"held, as during a weight update, for at most {self.most:.0f} s more"
             case "agents":
                 return f"{self.count:.0f} of {self.most:.0f} agents active"
             case "tokens":

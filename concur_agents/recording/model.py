@@ -15,7 +15,9 @@ from concur_agents.recording.values import law_of
 FORMAT = 2
 """Version of the format that is written. The reader also takes format 1, see `format_1`."""
 
-CALLS_OF_NO_AGENT = ("tick", "advance", "flushed", "add_pool", "remove_pool")
+CALLS_OF_NO_AGENT = (
+    "tick", "advance", "flushed", "hold", "end_hold", "add_pool", "remove_pool",
+)  # fmt: skip
 
 CALLS = (
     "arrive",

@@ -86,6 +86,15 @@ class RecordingRegulator:
         """See `Regulator.flushed`."""
         return self._noted("flushed", now, self.inner.flushed(now, pool), options=_of(pool))
 
+    def hold(self, name: str, now: float, timeout_s: float) -> Decision:
+        """See `Regulator.hold`."""
+        let_in = self.inner.hold(name, now, timeout_s)
+        return self._noted("hold", now, let_in, options={"name": name, "timeout_s": timeout_s})
+
+    def end_hold(self, name: str, now: float) -> Decision:
+        """See `Regulator.end_hold`."""
+        return self._noted("end_hold", now, self.inner.end_hold(name, now), options={"name": name})
+
     def add_pool(self, name: str, now: float) -> Decision:
         """See `Fleet.add_pool`."""
         return self._noted("add_pool", now, self.inner.add_pool(name, now), options={"name": name})

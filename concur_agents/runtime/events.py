@@ -24,7 +24,8 @@ EventKind: TypeAlias = Literal[
     "paused",  # at a boundary it was told to wait
     "resumed",  # it may go on; waited_s: how long the pause was
     "step_began",  # a call may leave; prompt_tokens as announced
-    "step_ended",  # the call is over; usage as reported; waited_s: how long it took
+    "step_ended",  # the call is over; usage as reported; waited_s: how long it took; reason:
+    # "abort" where the engine cut it short
     "step_withdrawn",  # it was not sent after all: a checkpoint, or cancelled as its turn came
     "suspended",  # the agent gave its place back for a while
     "resume_asked",  # it asks for a place again

@@ -252,14 +252,16 @@ class Host(Reads, Pools):
 
         Args:
             id: its name; unique among the agents that are alive at once. None: one is made up.
-            priority: higher goes first.
+            priority: higher goes first, also at boundaries: an agent that comes to one gives its
+                place to a waiting agent of a higher priority.
             prompt_tokens: size of its first prompt [tokens], if known.
             detached: it takes a place of its own even when opened inside another agent.
             timeout_s: longest wait [s] on entering; None: no bound. Use this and not
                 `asyncio.wait_for`, which on Python 3.11 enters the agent in a task of its own: the
                 calls that follow would then not find it.
-            group: agents of one group, such as the samples of one prompt, go to one pool while it
-                has room. With one pool it means nothing.
+            group: agents of one group have the same first prompt, such as the samples of one: it
+                is charged once, they are let in one after the other, and they go to one pool while
+                it has room.
 
         Raises:
             ConfigError: an argument is out of its range; on entering, if an agent with this id is

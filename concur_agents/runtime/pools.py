@@ -1,11 +1,13 @@
-"""The KV pools of a host: which there are, where their calls go, and which was flushed."""
+"""The KV pools of a host: which there are, where their calls go, and what updates do to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
+from concur_agents.runtime.checks import check_timeout
+from concur_agents.runtime.hold import HOLD_S, Hold
 
 if TYPE_CHECKING:
     from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
@@ -20,6 +22,7 @@ class Pools:
     _monitor: Monitor
     _endpoints: Endpoints
     _ticker: Ticker
+    _names: Iterator[int]
     _nudge: Callable[[], None]
     _reader: Callable[[Endpoint], PoolReader]
 
@@ -47,6 +50,28 @@ class Pools:
             return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
 
         self._monitor.decide(flush)
+
+    def hold(self, timeout_s: float = HOLD_S) -> Hold:
+        """A block in which no agent passes a boundary and none is let in, such as a weight update.
+
+            async with gov.hold():          # also plain `with`: neither end of it waits
+                await update_weights()
+                gov.flushed()               # if the update empties the engine's cache
+
+        Calls in flight go on. Agents that come to a boundary keep their place and wait there; `why`
+        says so. Blocks may overlap: agents go on when the last one is over.
+
+        Args:
+            timeout_s: they go on after so long [s] in any case, so that an update that hangs stops
+                no agent for ever.
+
+        Raises:
+            ConfigError: `timeout_s` is not a time above 0, or is infinite.
+        """
+        bound_s = check_timeout(timeout_s)
+        if not bound_s:
+            raise ConfigError(f"timeout_s must be above 0 s and finite, got {timeout_s!r}")
+        return Hold(self._monitor, f"hold-{next(self._names)}", bound_s)
 
     def add_pool(self, url: str) -> None:
         """One more engine takes agents from now on.

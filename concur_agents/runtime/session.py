@@ -49,6 +49,7 @@ class End(NamedTuple):
     overloaded: bool = False
     retry_after_s: float = 0.0
     sent: bool = True  # False: nothing was, so there is nothing to be learned from it
+    aborted: bool = False  # the engine cut it short: what follows goes on with it
 
 
 class Ticket:
@@ -75,6 +76,7 @@ class Ticket:
         "tried",
         "usage",
         "waiter",
+        "was_aborted",
     )
 
     def __init__(
@@ -101,6 +103,7 @@ class Ticket:
         self.tried = False  # a part has ended
         self.ends_with_parts = False  # its block was left while a part was in flight
         self.usage: Usage | None = None  # what the latest part has used
+        self.was_aborted = False  # the latest part was cut short
         self.then: Callable[[], object] | None = None  # called when the call is over
 
 
@@ -152,9 +155,9 @@ class Session:
             session = session.parent
         return False
 
-    def note(self, usage: Usage | None) -> None:
-        """Adds up what a step used."""
-        self.steps += 1
+    def note(self, usage: Usage | None, *, aborted: bool = False) -> None:
+        """Adds up what a step used; one that was cut short is none."""
+        self.steps += not aborted
         if usage is None:
             return
         self.prompt_tokens += usage.prompt_tokens

@@ -235,6 +235,20 @@ class Sessions:
         self.tools[name] = self.tools.get(name, NO_CALLS).after(took_s)
         return self.tell("tool_ended", now, session, reason=name, waited_s=took_s)
 
+    # A weight update
+
+    def hold(self, name: str, timeout_s: float, now: float) -> Iterable[str]:
+        """No agent passes a boundary until `end_hold`."""
+        return () if self.passing else self.regulator.hold(name, now, timeout_s)
+
+    def end_hold(self, name: str, now: float) -> Iterable[str]:
+        """The hold of this name is over."""
+        return () if self.passing else self.regulator.end_hold(name, now)
+
+    def is_held(self, name: str, now: float) -> bool:
+        """Whether it is in force, or nothing is governed any more."""
+        return self.passing or self.regulator.is_held(name, now)
+
     # When it is over
 
     def close(self, now: float) -> Iterable[str]:
@@ -346,8 +360,11 @@ class Sessions:
             self.tell("step_withdrawn", now, session)
             return () if self.passing else self.regulator.withdraw_step(session.id, now)
         usage = ticket.usage if end.usage is None else end.usage
-        session.note(usage)
-        self.tell("step_ended", now, session, usage=usage, waited_s=now - ticket.began_s)
+        aborted = end.aborted or ticket.was_aborted
+        session.note(usage, aborted=aborted)
+        reason = "abort" if aborted else ""
+        lasted_s = now - ticket.began_s
+        self.tell("step_ended", now, session, usage=usage, reason=reason, waited_s=lasted_s)
         if self.passing:
             return ()
         return self.regulator.end_step(
@@ -356,6 +373,7 @@ class Sessions:
             usage,
             overloaded=end.overloaded,
             retry_after_s=end.retry_after_s,
+            **({"aborted": True} if aborted else {}),  # recordings without stay as they were
         )
 
     # Seeing inside

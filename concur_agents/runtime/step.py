@@ -52,6 +52,7 @@ class Step:
         "_source",
         "_ticket",
         "_token",
+        "_was_aborted",
         "agent",
         "usage",
     )
@@ -75,6 +76,7 @@ class Step:
         self._is_part = False  # the ticket is that of an outer step
         self._asks = False  # it has asked for the turn of that ticket
         self._token: Token[Ticket | None] | None = None
+        self._was_aborted = False
         self.usage: Usage | None = None
         """What was recorded for it."""
         self.agent = agent
@@ -108,6 +110,12 @@ class Step:
         if self._ticket is not None:
             end = End(overloaded=True, retry_after_s=read_seconds(retry_after_s))
             self._monitor.retry(self._ticket, end)
+
+    def aborted(self) -> None:
+        """Says that the engine cut the call short, as for a weight update: it is neither a step nor
+        a failure, and the agent's next call goes on with it, so that it is not paused before.
+        """
+        self._was_aborted = True
 
     def again(self) -> None:
         """Another try of the call begins: how long it takes is counted from here."""
@@ -178,19 +186,20 @@ class Step:
                 self._ticket = None
                 ticket.ends_with_parts = True
             else:
-                self._finish(End(self.usage))
+                self._finish(End(self.usage, aborted=self._was_aborted))
         finally:
             self._leave_block()
 
     @finishing
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
-        self._finish(End(self.usage))
+        self._finish(End(self.usage, aborted=self._was_aborted))
 
     @finishing
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
         """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
-        self._finish(End(self.usage, overloaded, read_seconds(retry_after_s)))
+        again_s = read_seconds(retry_after_s)
+        self._finish(End(self.usage, overloaded, again_s, aborted=self._was_aborted))
 
     @finishing
     def withdraw(self) -> None:
@@ -253,7 +262,7 @@ class Step:
             return
         ticket.parts.discard(self)
         if end.sent:
-            ticket.tried = True
+            ticket.tried, ticket.was_aborted = True, end.aborted
         if end.usage is not None:
             ticket.usage = end.usage
         if end.overloaded:  # reported now, because the outer step may end a Retry-After later
@@ -304,7 +313,7 @@ class Step:
         self._end_block()
 
     def _end_block(self) -> None:
-        self._finish(End(self.usage))
+        self._finish(End(self.usage, aborted=self._was_aborted))
         self._leave_block()
 
 

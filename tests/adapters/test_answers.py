@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from concur_agents.adapters.answers import Answer
+from concur_agents.adapters.answers import Answer, usage_of_ids, was_aborted
 from concur_agents.core import Usage
 
 DELTA = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -89,3 +89,31 @@ def test_a_bomb_passes_and_is_not_unpacked():
     assert answer._unzipped < 70_000_000  # and the rest has cost no time
     assert answer.feed(b"more") == b"more"
     assert answer.usage() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "aborted"),
+    [
+        (b'{"choices":[{"finish_reason":"abort","text":""}]}', True),  # vLLM
+        (b'{"text":"a","meta_info":{"id":"7","finish_reason":{"type": "abort"}}}', True),  # SGLang
+        (b'{"meta_info":{"finish_reason":{"message":"Abort in queue","type":"abort"}}}', True),
+        (b'{"choices":[{"finish_reason":"stop","message":{"content":"abort"}}]}', False),
+        # What a model writes is escaped, and is not the server's word.
+        (json.dumps({"text": '{"finish_reason":"abort"}'}).encode(), False),
+    ],
+)
+def test_an_answer_that_was_cut_short_is_recognised_whole_and_in_a_stream(text, aborted):
+    assert was_aborted(text) is aborted
+    stream = Answer()
+    for piece in (b"data: ", text[:20], text[20:], b"\n\n"):
+        stream.feed(piece)
+    assert stream.was_aborted() is aborted
+
+
+def test_token_ids_stand_in_for_a_usage_that_is_not_reported():
+    """vLLM's `/inference/v1/generate` takes and gives ids, and reports no counts."""
+    sent = b'{"model":"m","token_ids":[1, 2, 3],"sampling_params":{"max_tokens":8}}'
+    got = b'{"request_id":"r","choices":[{"index":0,"finish_reason":"stop","token_ids":[9,8]}]}'
+    assert usage_of_ids(sent, got) == Usage(3, 2)
+    assert usage_of_ids(sent, b'{"choices":[{"token_ids":null}]}') is None
+    assert usage_of_ids(b'{"messages":[]}', got) is None

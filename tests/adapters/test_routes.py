@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from concur_agents.adapters.routes import is_llm_call
+from concur_agents.core import Usage
 from concur_agents.errors import ConfigError, UngovernedError
 from concur_agents.governor import Governor
 from concur_agents.openai import AsyncOpenAI, OpenAI
@@ -160,3 +161,50 @@ def test_embeddings_generate_nothing_and_are_not_named(
     answering(endpoint, {"prompt_tokens": 8, "total_tokens": 8})
     sync(gov, endpoint).post("/embeddings", cast_to=object, body=ASK)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "answer", "usage"),
+    [
+        (
+            "/generate",
+            {"input_ids": [1, 2, 3]},
+            {
+                "text": "a",
+                "meta_info": {
+                    "finish_reason": {"type": "abort", "message": "paused"},
+                    "prompt_tokens": 3,
+                    "completion_tokens": 1,
+                    "cached_tokens": 2,
+                },
+            },
+            Usage(3, 1, 2),
+        ),
+        (
+            "/v1/chat/completions/tokens",
+            {"messages": [], "tokens": [1, 2, 3]},
+            {"choices": [{"finish_reason": "abort"}], "usage": USAGE},
+            Usage(100, 7),
+        ),
+        (
+            "/inference/v1/generate",
+            {"token_ids": [1, 2, 3]},
+            {"choices": [{"finish_reason": "abort", "token_ids": [4, 5]}]},
+            Usage(3, 2),
+        ),
+    ],
+)
+def test_an_aborted_answer_of_a_token_route_is_no_step_and_its_tokens_count(
+    gov, endpoint, path, sent, answer, usage
+):
+    """A partial rollout: the trainer goes on with it after its weight update."""
+    events: list[Event] = []
+    gov.on_event(events.append)
+    endpoint.answer = lambda request: endpoint.library.Response(200, json=answer)
+    client = gov.wrap(endpoint.http("sync"))
+    with gov.agent("sample-1") as agent:
+        client.post(f"http://engine{path}", json=sent)
+        assert agent.stats.steps == 0
+        assert agent.stats.completion_tokens == usage.completion_tokens
+    (ended,) = [event for event in events if event.kind == "step_ended"]
+    assert (ended.reason, ended.usage) == ("abort", usage)

@@ -71,6 +71,12 @@ class FleetMachine(RuleBasedStateMachine):
             if after is not State.DONE:
                 self.states[agent] = after
         assert len(set(answer)) == len(answer), "named twice"
+        if any(self.fleet.is_held(name, self.now) for name in "xy"):
+            for agent in answer:
+                family = [a for a, root in self.root_of.items() if root == self.root_of[agent]]
+                goes_on = any(self.calls.get(member) for member in family)
+                has_no_call = agent in args[:1] and not self.waits.get(agent)
+                assert goes_on or has_no_call, "let in during a hold"
         waiting = set(self.waits)
         for agent in answer:
             # A paused family whose calls were all withdrawn gets its place back by its root's name.
@@ -116,12 +122,17 @@ class FleetMachine(RuleBasedStateMachine):
         self.tell("begin_step", agent, self.now, prompt_tokens=prompt)
 
     @precondition(lambda self: any(self.calls.values()))
-    @rule(data=st.data(), usage=usages, overloaded=st.booleans(), dt=st.floats(0, 5))
-    def end(self, data, usage, overloaded, dt):
+    @rule(
+        data=st.data(),
+        usage=usages,
+        how=st.sampled_from([{}, {"overloaded": True}, {"aborted": True}]),
+        dt=st.floats(0, 5),
+    )
+    def end(self, data, usage, how, dt):
         self.now += dt
         agent = self.some(data, [agent for agent, calls in self.calls.items() if calls])
         self.calls[agent] -= 1
-        self.tell("end_step", agent, self.now, usage, overloaded=overloaded)
+        self.tell("end_step", agent, self.now, usage, **how)
 
     @precondition(lambda self: any(self.calls.values()))
     @rule(data=st.data())
@@ -204,6 +215,14 @@ class FleetMachine(RuleBasedStateMachine):
     def a_cache_is_flushed(self, data):
         self.tell("flushed", self.now, data.draw(st.sampled_from([None, self.fleet.pools[0].name])))
 
+    @rule(name=st.sampled_from("xy"), timeout_s=st.sampled_from([5.0, 100.0]))
+    def a_hold_begins(self, name, timeout_s):
+        self.tell("hold", name, self.now, timeout_s)
+
+    @rule(name=st.sampled_from("xy"))
+    def a_hold_ends(self, name):
+        self.tell("end_hold", name, self.now)
+
     # -- what always holds -----------------------------------------------------------------------
 
     @invariant()
@@ -260,6 +279,8 @@ class FleetMachine(RuleBasedStateMachine):
         if not hasattr(self, "fleet"):
             return
         self.limit = Limit()
+        for name in "xy":
+            self.tell("end_hold", name, self.now)
         while self.root_of:
             for pool in [pool.name for pool in self.fleet.pools]:
                 self.now += 1.0
@@ -279,6 +300,8 @@ class FleetMachine(RuleBasedStateMachine):
             assert pool.candidate is None
             assert not pool.regulator.ids()
             assert not pool.groups
+            assert not pool.regulator._groups._known
+        assert not self.fleet._groups._known
 
 
 TestFleet = FleetMachine.TestCase

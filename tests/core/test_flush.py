@@ -110,3 +110,26 @@ def test_what_missed_between_a_restart_and_its_reading_says_nothing():
         52.0,
     )
     assert r.last_snapshot.learned_tokens is None
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_after_a_flush_that_was_announced_nothing_is_learned_down(reports):
+    """All agents miss whole; without the word the pool was taken for one of 10,000 tokens.
+
+    The limit is back with the next reading, whether the engine reports its pool or it was learned
+    from what survived.
+    """
+    agents = [f"a{i}" for i in range(8)]
+    r = Regulator(make_law("working_set"))
+    capacity = 500_000.0 if reports else None
+    for agent in agents:
+        r.arrive(agent, 0.0)
+    for second in range(4):
+        returns(r, agents, 10.0 * (second + 1), 10_000 if second else 0)
+        r.tick(Reading(at_s=10.0 * second + 12.0, capacity_tokens=capacity), 10.0 * second + 12.0)
+    before = r.state.limit.tokens
+    r.flushed(49.0)
+    returns(r, agents, 50.0, 0)
+    r.tick(Reading(at_s=52.0, capacity_tokens=capacity), 52.0)
+    assert r.last_snapshot.learned_tokens is None
+    assert r.state.limit.tokens >= before

@@ -301,6 +301,23 @@ def test_a_flushed_cache_is_in_it_and_is_replayed(tmp_path):
     assert list(replay(recording)) == []
 
 
+def test_a_hold_and_an_aborted_call_are_in_it_and_are_replayed(tmp_path):
+    """With the reason of the agent that a weight update stopped."""
+    recorded, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
+    with recorder:
+        recorded.arrive("a", 0.0)
+        recorded.begin_step("a", 0.0)
+        recorded.hold("update", 1.0, 60.0)
+        recorded.end_step("a", 2.0, Usage(100, 1), aborted=True)
+        recorded.begin_step("a", 3.0)
+        recorded.end_hold("update", 4.0)
+    recording = Recording(recorder.path)
+    assert list(replay(recording)) == []
+    begun = [line for line in recording if line.name == "begin_step"][1]
+    assert begun.why == "held, as during a weight update, for at most 58 s more"
+    assert [line.options.get("timeout_s") for line in recording if line.name == "hold"] == [60.0]
+
+
 def test_a_recorded_governor_of_several_engines_replays_to_the_bit(tmp_path, scripted_engines):
     """Groups, children, breaks; one engine is dark for 20 s, one is added and one is removed."""
     pools = ["http://gpu1:8000", "http://gpu2:8000", "http://gpu3:8000"]
