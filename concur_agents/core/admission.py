@@ -334,6 +334,8 @@ class Admission:
 
     def _is_outranked(self, account: Account) -> bool:
         """Whether an agent of a higher priority waits for what `account`, at a boundary, holds."""
+        if not self.queue.outranks(account):
+            return False
         head = self.queue.head(new_allowed=self.may_open)
         return head is not None and head.priority > account.priority
 

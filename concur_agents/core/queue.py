@@ -7,9 +7,10 @@ rebuilt, so each operation is O(log n) amortised.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class Queue:
         self._by_wait: OrderedDict[Account, _Entry] = OrderedDict()  # its entry that counts
         self._open_by_wait: OrderedDict[Account, None] = OrderedDict()
         self._ties = itertools.count()
+        self._priorities: Counter[int] = Counter()  # of the agents that wait
+        self._ranks: list[int] = []  # those priorities, in order
 
     def __len__(self) -> int:
         return len(self._by_wait)
@@ -42,6 +45,9 @@ class Queue:
         """`account` waits, since `account.waiting_since_s`."""
         if account.admitted_ever:
             self._open_by_wait[account] = None
+        if account.priority not in self._priorities:
+            bisect.insort(self._ranks, account.priority)
+        self._priorities[account.priority] += 1
         self._insert(account, next(self._ties))
         since_s = account.waiting_since_s
         others = itertools.islice(reversed(self._by_wait), 1, None)
@@ -53,6 +59,10 @@ class Queue:
         """`account` no longer waits."""
         del self._by_wait[account]
         self._open_by_wait.pop(account, None)
+        self._priorities[account.priority] -= 1
+        if not self._priorities[account.priority]:
+            del self._priorities[account.priority]
+            del self._ranks[bisect.bisect_left(self._ranks, account.priority)]
         for heap in (self._open, self._new):
             if not self._by_wait or len(heap) > 2 * len(self._by_wait) + 64:
                 heap[:] = [entry for entry in heap if self._by_wait.get(entry.account) is entry]
@@ -65,6 +75,10 @@ class Queue:
         if first is None or (new is not None and new < first):
             first = new
         return None if first is None else first.account
+
+    def outranks(self, account: Account) -> bool:
+        """Whether an agent of a higher priority waits."""
+        return bool(self._ranks) and self._ranks[-1] > account.priority
 
     def settle(self) -> None:
         """Find out now whether the first has gone cold, so that no later question does."""
