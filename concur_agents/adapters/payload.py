@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _STRIDE, _RUNNING = 32, 36
 """Each `_STRIDE`-th byte of a body is looked at. A payload shows there as `_RUNNING` characters of
@@ -38,46 +39,62 @@ _ENDS = 4096
 _MOST_PARTS = 100_000  # of nested messages that are looked at
 
 _BLOCK = 16 * 1024
-_SPARSE = 61
+_SPARSE = 257
 
 
 Block = tuple[int, int, int]
-"""What a block of a body holds, so that the next body of the agent is read from its growth on: a
-hash of its end and of each 61st byte of it; escaped characters that begin in it; payloads given by
-their address that begin in it."""
+"""A block of a body: a hash of each 257th byte of it; how many escaped characters and how many
+payloads given by their address begin in it and in those before it."""
+
+Run = tuple[int, int]
+"""Where a payload begins and ends."""
 
 
-def text_size(body: bytes, known: list[Block] | None = None) -> tuple[int, int]:
+@dataclass(slots=True)
+class Seen:
+    """What the agent's last body held, so that the next one is read from its growth on."""
+
+    last: tuple[list[Block], list[Run]] = ([], [])
+    """Its whole blocks, and its payloads; replaced, because the agent may have other threads."""
+
+
+def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
     """The bytes of text in a JSON body, and how many payloads there are beside it.
 
     Args:
         body: the body.
-        known: the blocks of the agent's last body, which this one probably repeats; the list gets
-            the blocks of this one.
+        seen: what the agent's last body held, which this one probably repeats; it then has what
+            this one holds. An edit that moves nothing may go unseen, and matters as little.
     """
-    size, payloads = len(body), 0
-    sample = body[::_STRIDE].translate(_IS_BASE64)
-    if _IN_A_ROW in sample:
-        in_payloads, payloads = _runs(body, sample)
-        size -= in_payloads
-    last = tuple(known) if known else ()  # a copy, because the agent may have other threads
-    blocks: list[Block] = []
-    for number, at in enumerate(range(0, len(body), _BLOCK)):
-        end = min(at + _BLOCK, len(body))
-        mark = hash((end, body[at:end:_SPARSE]))
-        if number < len(last) and last[number][0] == mark:
-            block = last[number]
-        else:
-            block = _read(body, at, end, mark)
-        blocks.append(block)
-        size -= 3 * block[1]  # escaped it has six bytes, and two or three if not
-        payloads += block[2]
-    if known is not None:
-        known[:] = blocks
-    return max(0, size), payloads
+    blocks, runs = ([], []) if seen is None else seen.last
+    same = 0
+    while same < len(blocks) and blocks[same][0] == _mark(body, same * _BLOCK):
+        same += 1
+    edge = start = same * _BLOCK
+    blocks, runs = blocks[:same], [run for run in runs if run[0] < edge]
+    if runs and runs[-1][1] > edge:
+        start = runs.pop()[0]  # it may end elsewhere now
+    runs += _runs(body, start)
+    _, escaped, links = blocks[-1] if same else (0, 0, 0)
+    for at in range(edge, len(body), _BLOCK):
+        more_escaped, more_links = _read(body, at, min(at + _BLOCK, len(body)))
+        escaped, links = escaped + more_escaped, links + more_links
+        if at + _BLOCK <= len(body):
+            blocks.append((_mark(body, at), escaped, links))
+    if seen is not None:
+        seen.last = blocks, runs
+    size = len(body) - 3 * escaped  # escaped it has six bytes, and two or three if not
+    for begin, end in runs:
+        size -= end - begin
+    return max(0, size), len(runs) + links
 
 
-def _read(body: bytes, at: int, end: int, mark: int) -> Block:
+def _mark(body: bytes, at: int) -> int:
+    return hash(body[at : at + _BLOCK : _SPARSE])
+
+
+def _read(body: bytes, at: int, end: int) -> tuple[int, int]:
+    """The escaped characters, and the payloads given by their address, that begin there."""
     escaped = links = 0
     # `rfind` first, because it takes half the time of `find` and `count`.
     if body.rfind(_ESCAPED, at, end + 1) >= 0:
@@ -85,16 +102,18 @@ def _read(body: bytes, at: int, end: int, mark: int) -> Block:
     if body.rfind(_LINK, at, end + _LONGEST_LINK) >= 0:
         found = _LINKED.finditer(body, at, end + _LONGEST_LINK)
         links = sum(match.start() < end for match in found)
-    return mark, escaped, links
+    return escaped, links
 
 
-def _runs(body: bytes, sample: bytes) -> tuple[int, int]:
-    """The bytes of all payloads that are in a body, and how many there are."""
-    size = payloads = 0
+def _runs(body: bytes, start: int) -> list[Run]:
+    """The payloads that are in a body from `start` on."""
+    found: list[Run] = []
+    sample = body[start::_STRIDE].translate(_IS_BASE64)
     quote = -1  # the next one, found once per string
     place = sample.find(_IN_A_ROW)
     while place >= 0:
-        at = (place + _RUNNING // 2) * _STRIDE  # because a payload that shows there holds this
+        # A payload that shows there holds this.
+        at = start + (place + _RUNNING // 2) * _STRIDE
         next_at = at + _STRIDE
         if _WINDOW.match(body, at) is not None:
             begin = _begin_of_run(body, at)
@@ -103,11 +122,10 @@ def _runs(body: bytes, sample: bytes) -> tuple[int, int]:
                 quote = len(body) if quote < 0 else quote
             end = _end_of_run(body, at, quote)
             if _is_payload(body, begin, end):
-                size += end - begin
-                payloads += 1
+                found.append((begin, end))
             next_at = max(end, next_at)
-        place = sample.find(_IN_A_ROW, -(-next_at // _STRIDE))
-    return size, payloads
+        place = sample.find(_IN_A_ROW, -((start - next_at) // _STRIDE))
+    return found
 
 
 def continues(body: bytes) -> bool:

@@ -90,7 +90,7 @@ class _Known:
     per_byte: float = TOKENS_PER_BYTE
     per_payload: float = TOKENS_PER_PAYLOAD
     has_grown: bool = False  # then the ratio comes from growth
-    blocks: list[payload.Block] = field(default_factory=list)  # of the last body
+    seen: payload.Seen = field(default_factory=payload.Seen)  # the last body
     head: bytes = b""
     parts: tuple[tuple[str, int], ...] = ()  # name, size up to its end
 
@@ -102,7 +102,7 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
     """Fills in the size of a body, and the tokens and the leading parts of a prompt."""
     known = _of(agent, prompt.unit)
     if prompt.body:
-        prompt.size, prompt.payloads = payload.text_size(prompt.body, known.blocks)
+        prompt.size, prompt.payloads = payload.text_size(prompt.body, known.seen)
     prompt.known = known
     prompt.growth = before, grown, more = _growth(known, prompt)
     tokens = before + grown * known.per_byte + more * known.per_payload

@@ -236,18 +236,18 @@ def test_what_the_last_body_held_is_not_read_again(monkeypatch: pytest.MonkeyPat
     read: list[int] = []
     real = payload._read
 
-    def noted(body: bytes, at: int, end: int, mark: int) -> payload.Block:
+    def noted(body: bytes, at: int, end: int) -> tuple[int, int]:
         read.append(at)
-        return real(body, at, end, mark)
+        return real(body, at, end)
 
     monkeypatch.setattr(payload, "_read", noted)
-    known: list[payload.Block] = []
+    seen = payload.Seen()
     link = {"type": "image_url", "image_url": {"url": "https://a/b.png"}}
     said: list[Any] = [ENGLISH * 4000, [link], CHINESE]
     for turn in range(5):
         data = json.dumps({"messages": chat(*said)}).encode()
         read.clear()
-        size, payloads = payload.text_size(data, known)
+        size, payloads = payload.text_size(data, seen)
         assert len(read) <= 2 or turn == 0
         assert (size, payloads) == payload.text_size(data)
         assert payloads == 1 + turn
