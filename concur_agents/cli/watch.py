@@ -1,4 +1,4 @@
-"""`concur watch`: an endpoint with what a law would do about it, or a governor at work."""
+"""`concur watch`: endpoints with what a law would do about each, or a governor at work."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 import typer
 
-from concur_agents.cli.watch_endpoint import watch_endpoint
+from concur_agents.cli.watch_endpoint import watch_endpoints
 from concur_agents.cli.watch_recording import watch_recording
 from concur_agents.cli.watch_socket import watch_socket
+from concur_agents.errors import ConfigError
 
 
 def watch_command(
-    what: str = typer.Argument(
-        "",
-        metavar="[URL|RECORDING|SOCKET]",
-        help="An endpoint, the recording of a governor (record=), or the socket of a living one "
-        '(socket=). Default: your governor that has socket="auto".',
+    what: list[str] = typer.Argument(
+        None,
+        metavar="[URL...|RECORDING|SOCKET]",
+        help="An endpoint or several, the recording of a governor (record=), or the socket of a "
+        'living one (socket=). Default: your governor that has socket="auto".',
     ),
     law: str = typer.Option(
         "working_set", help="Endpoint: the law to run dry; `concur laws` lists them."
@@ -29,15 +30,15 @@ def watch_command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per frame."),
 ) -> None:
-    """Show an endpoint with what a law would do about it (dry run), or a governor at work.
+    """Show endpoints with what a law would do about each (dry run), or a governor at work.
 
     A governor opens no socket by itself: start it with socket="auto", and `concur watch` finds it.
     Or start it with record="run.jsonl" and watch that file, live or later.
 
-    Endpoint: a failed reading is shown, and the next one is tried. With --json each line has the
-    keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
-    preemptions_total, law, limit_agents, limit_tokens and reason; null: unknown, or no bound.
-    Exit code 1: no reading succeeded.
+    Endpoint: a failed reading is shown, and the next one is tried. With --json there is a line for
+    each endpoint and reading, with the keys url, at_s, ok, error, engine, kv_usage,
+    capacity_tokens, hit_rate, running, waiting, preemptions_total, law, limit_agents, limit_tokens
+    and reason; null: unknown, or no bound. Exit code 1: no reading succeeded.
 
     Governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, suspended,
     done_total, pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens,
@@ -48,14 +49,27 @@ def watch_command(
     last reading failed). With one pool, pool is null and pools is empty.
     """
     with suppress(KeyboardInterrupt):
-        if not what or what.endswith(".sock") or Path(what).is_socket():
-            watch_socket(what, interval_s=interval, count=count, as_json=as_json)
-        elif is_path(what):
+        first = what[0] if what else ""
+        others = [each for each in what or () if is_socket(each) or is_path(each)]
+        if len(what or ()) > 1 and others:
+            raise ConfigError(
+                f"of several arguments each is an endpoint, and {others[0]} is none: watch "
+                "recordings and sockets one by one"
+            )
+        if not first or is_socket(first):
+            watch_socket(first, interval_s=interval, count=count, as_json=as_json)
+        elif is_path(first):
             watch_recording(
-                Path(what), interval_s=interval, count=count, speed=speed, as_json=as_json
+                Path(first), interval_s=interval, count=count, speed=speed, as_json=as_json
             )
         else:
-            watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
+            urls = list(dict.fromkeys(what))
+            watch_endpoints(urls, law, interval_s=interval, count=count, as_json=as_json)
+
+
+def is_socket(text: str) -> bool:
+    """Whether this names a socket."""
+    return text.endswith(".sock") or Path(text).is_socket()
 
 
 def is_path(text: str) -> bool:
