@@ -37,6 +37,7 @@ MAY_LISTEN = {
     "observe/socket.py",
     "observe/metrics_listener.py",
     "sim/listener.py",
+    "sim/serve.py",
     "sim/server.py",
 }
 """Each of them is in a test below."""

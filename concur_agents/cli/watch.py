@@ -1,4 +1,4 @@
-"""`concur watch`: an endpoint with what a law would do about it, or a governor at work."""
+"""`concur watch`: endpoints with what a law would do about each, or a governor at work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from concur_agents.cli.show import Show, show_frames
-from concur_agents.cli.watch_endpoint import watch_endpoint
+from concur_agents.cli.watch_endpoint import watch_endpoints
 from concur_agents.cli.watch_recording import watch_recording
 from concur_agents.cli.watch_socket import watch_socket
 from concur_agents.errors import ConfigError
@@ -19,11 +19,11 @@ from concur_agents.observe.frame import Frame, Point
 
 
 def watch_command(
-    what: str = typer.Argument(
-        "",
-        metavar="[URL|RECORDING|SOCKET]",
-        help="An endpoint, the recording of a governor (record=), or the socket of a living one "
-        '(socket=). Default: your governor that has socket="auto".',
+    what: list[str] = typer.Argument(
+        None,
+        metavar="[URL...|RECORDING|SOCKET]",
+        help="An endpoint or several, the recording of a governor (record=), or the socket of a "
+        'living one (socket=). Default: your governor that has socket="auto".',
     ),
     law: str = typer.Option(
         "working_set", help="Endpoint: the law to run dry; `concur laws` lists them."
@@ -46,15 +46,15 @@ def watch_command(
         help="Page: the password that a browser asks for.",
     ),
 ) -> None:
-    """Show an endpoint with what a law would do about it (dry run), or a governor at work.
+    """Show endpoints with what a law would do about each (dry run), or a governor at work.
 
     A governor opens no socket by itself: start it with socket="auto", and `concur watch` finds it.
     Or start it with record="run.jsonl" and watch that file, live or later.
 
-    Endpoint: a failed reading is shown, and the next one is tried. With --json each line has the
-    keys at_s, ok, error, engine, kv_usage, capacity_tokens, hit_rate, running, waiting,
-    preemptions_total, law, limit_agents, limit_tokens and reason; null: unknown, or no bound.
-    Exit code 1: no reading succeeded.
+    Endpoint: a failed reading is shown, and the next one is tried. With --json there is a line for
+    each endpoint and reading, with the keys url, at_s, ok, error, engine, kv_usage,
+    capacity_tokens, hit_rate, running, waiting, preemptions_total, law, limit_agents, limit_tokens
+    and reason; null: unknown, or no bound. Exit code 1: no reading succeeded.
 
     Governor: --json lines have the keys at_s, law, reasoning, acting, paused, queued, suspended,
     done_total, pressure_tokens, capacity_tokens, reasoning_tokens, faded_tokens, limit_tokens,
@@ -65,8 +65,14 @@ def watch_command(
     last reading failed). With one pool, pool is null and pools is empty. With --web there is one
     line, with the key url.
     """
-    is_socket = not what or what.endswith(".sock") or Path(what).is_socket()
-    if web and not is_socket and not is_path(what):
+    first = what[0] if what else ""
+    others = [each for each in what or () if is_socket(each) or is_path(each)]
+    if len(what or ()) > 1 and others:
+        raise ConfigError(
+            f"of several arguments each is an endpoint, and {others[0]} is none: watch "
+            "recordings and sockets one by one"
+        )
+    if web and first and not others:
         raise ConfigError(
             "--web shows a governor: name its socket or its recording, or start it with "
             'socket="auto" and name nothing'
@@ -81,12 +87,18 @@ def watch_command(
             show_frames(frames, trail, title, as_json=as_json)
 
     with suppress(KeyboardInterrupt):
-        if is_socket:
-            watch_socket(what, show, interval_s=interval)
-        elif is_path(what):
-            watch_recording(Path(what), show, interval_s=interval, speed=speed)
+        if not first or is_socket(first):
+            watch_socket(first, show, interval_s=interval)
+        elif is_path(first):
+            watch_recording(Path(first), show, interval_s=interval, speed=speed)
         else:
-            watch_endpoint(what, law, interval_s=interval, count=count, as_json=as_json)
+            urls = list(dict.fromkeys(what))
+            watch_endpoints(urls, law, interval_s=interval, count=count, as_json=as_json)
+
+
+def is_socket(text: str) -> bool:
+    """Whether this names a socket."""
+    return text.endswith(".sock") or Path(text).is_socket()
 
 
 def _on_page(host: str, port: int, token: str | None, *, as_json: bool) -> Show:

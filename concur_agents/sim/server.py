@@ -14,30 +14,23 @@ It listens on 127.0.0.1; elsewhere only with a token, which every request must b
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import dataclasses
-import json
-import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from concur_agents._access import check_host
-from concur_agents._extras import missing_extra
 from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.sim.engine import Engine
 from concur_agents.sim.listener import guarded, listen, url_of, uvicorn_server
 from concur_agents.sim.pages import Kind, RankHeader
 from concur_agents.sim.profile import Profile, load_profile
-from concur_agents.sim.text import DeterministicModel, Script
+from concur_agents.sim.server_options import ServerOptions
+from concur_agents.sim.text import Script
 
 if TYPE_CHECKING:
     import uvicorn
@@ -46,17 +39,15 @@ if TYPE_CHECKING:
     from concur_agents.sim.app import App, ServerStats
     from concur_agents.sim.client_clock import ClientClock
 
-__all__ = ["EmbeddedServer", "main", "serve"]
+__all__ = ["READY", "EmbeddedServer"]
 
 _Ready = TypeVar("_Ready", threading.Event, asyncio.Event)
 
 _START_S = 30.0
 """How long a server may take to listen."""
 
-_READY = "listening on "
-
-TOKEN_VARIABLE = "CONCUR_ENGINE_TOKEN"
-"""Where a server in a process of its own finds its token."""
+READY = "listening on"
+"""What a server in a process of its own says before its address."""
 
 
 class EmbeddedServer:
@@ -108,10 +99,6 @@ class EmbeddedServer:
         rank_header: RankHeader = "honour",
         worker_header: bool = False,
     ) -> None:
-        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self._routing = _Routing(engines, rank_header, worker_header)
-        _check(time_scale, metrics, self._routing)
-        check_host(host, token)
         for what, given in (("script", script), ("middleware", middleware)):
             if process and given is not None:
                 raise ConfigError(
@@ -119,14 +106,23 @@ class EmbeddedServer:
                 )
         if clock is not None and (process or time_scale != 1.0):
             raise ConfigError("a clock takes the place of process and time_scale; leave them away")
-        self.model = model or self.profile.model
+        self._options = ServerOptions(
+            profile=profile if isinstance(profile, Profile) else load_profile(profile),
+            model=model,
+            time_scale=time_scale,
+            metrics=metrics,
+            host=host,
+            port=port,
+            token=token,
+            seed=seed,
+            engines=engines,
+            rank_header=rank_header,
+            worker_header=worker_header,
+        )
+        self.profile = self._options.profile
+        self.model = self._options.name
         self.clock = clock
-        self._time_scale = time_scale
-        self._metrics: Kind = metrics
-        self._host = host
-        self._port = port
-        self._token = token
-        self._replies = DeterministicModel(seed=seed, script=script)
+        self._script = script
         self._middleware = middleware
         self._own_process = process
         self._url: str | None = None
@@ -222,7 +218,7 @@ class EmbeddedServer:
 
     def __repr__(self) -> str:
         where = self._url or "not running"
-        return f"<EmbeddedServer {self.profile.name} x{self._time_scale:g}, {where}>"
+        return f"<EmbeddedServer {self.profile.name} x{self._options.time_scale:g}, {where}>"
 
     def _start_thread(self) -> None:
         listener, ready = self._make_uvicorn(threading.Event())
@@ -241,19 +237,11 @@ class EmbeddedServer:
 
     def _make_uvicorn(self, ready: _Ready) -> tuple[socket.socket, _Ready]:
         """A server that sets `ready` once it listens on the socket."""
-        self._app = engine_app = _make_app(
-            self.profile,
-            self._time_scale,
-            self._metrics,
-            self._replies,
-            self.model,
-            self._routing,
-            self.clock,
-        )
-        listener = listen(self._host, self._port)
+        self._app = engine_app = self._options.make_app(self._script, self.clock)
+        listener = listen(self._options.host, self._options.port)
         app = engine_app.app if self._middleware is None else self._middleware(engine_app.app)
         self._uvicorn = uvicorn_server(
-            guarded(app, self._token),
+            guarded(app, self._options.token),
             ready=ready.set,
             closing=engine_app.close,
             handles_signals=self.clock is None,
@@ -261,177 +249,23 @@ class EmbeddedServer:
         return listener, ready
 
     def _start_process(self) -> None:
-        with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as file:
-            file.writelines(
-                f"{name} = {json.dumps(value)}\n"
-                for name, value in dataclasses.asdict(self.profile).items()
-            )
-        command = [
-            *(sys.executable, "-m", "concur_agents.sim.server", "--until-stdin-closes"),
-            *("--profile", file.name, "--model", self.model, "--metrics", self._metrics),
-            *("--time-scale", str(self._time_scale), "--seed", str(self._replies.seed)),
-            *("--host", self._host, "--port", str(self._port)),
-            *("--engines", str(self._routing.engines)),
-            *("--rank-header", self._routing.rank_header),
-            *(["--worker-header"] if self._routing.worker_header else []),
-        ]
-        try:
-            # In a group of its own, or a Ctrl-C would end it before its clients.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                process_group=0,
-                env=os.environ
-                | {TOKEN_VARIABLE: self._token or ""},  # arguments are for all to see
-            )
-            assert self._process.stdout is not None
-            said = self._process.stdout.readline()
-        finally:
-            Path(file.name).unlink()
-        if not said.startswith(_READY):
+        # In a group of its own, or a Ctrl-C would end it before its clients.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "concur_agents.sim.serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended already; see below
+            self._process.stdin.write(f"{self._options.to_json()}\n")
+            self._process.stdin.flush()
+        said = self._process.stdout.readline()
+        if not said.startswith(READY):
             self.stop()
             raise ConcurError(
                 f"the embedded server did not start; it said: {said.strip() or 'nothing'}"
             )
-        self._url = said.removeprefix(_READY).strip()
-
-
-def serve(
-    profile: Profile | str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    token: str | None = None,
-    time_scale: float = 1.0,
-    metrics: Kind = "vllm",
-    seed: int = 0,
-    model: str | None = None,
-    ready: Callable[[str], None] | None = None,
-    engines: int = 1,
-    rank_header: RankHeader = "honour",
-    worker_header: bool = False,
-) -> None:
-    """Serve in this thread until interrupted; ``ready`` gets the URL once it listens.
-
-    Raises:
-        ConfigError: an option is out of its range, or the port is taken.
-        ImportError: the ``server`` extra is not installed.
-    """
-    profile = profile if isinstance(profile, Profile) else load_profile(profile)
-    routing = _Routing(engines, rank_header, worker_header)
-    _check(time_scale, metrics, routing)
-    check_host(host, token)
-    replies = DeterministicModel(seed=seed)
-    engine_app = _make_app(profile, time_scale, metrics, replies, model or profile.model, routing)
-    listener = listen(host, port)
-    server = uvicorn_server(
-        guarded(engine_app.app, token),
-        ready=lambda: ready(url_of(listener)) if ready is not None else None,
-        closing=engine_app.close,
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run([listener])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m concur_agents.sim.server``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m concur_agents.sim.server",
-        description="Serve a simulated engine over HTTP until interrupted.",
-    )
-    parser.add_argument("--profile", default="h100-qwen3-8b", help="name, or path of a .toml file")
-    parser.add_argument("--kv-blocks", type=int, help="size of the KV pool, if not the profile's")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument("--time-scale", type=float, default=1.0, help="'inf': no time at all")
-    parser.add_argument("--metrics", default="vllm", choices=get_args(Kind))
-    parser.add_argument("--seed", type=int, default=0, help="of the replies")
-    parser.add_argument("--model", help="name of the model, if not the profile's")
-    parser.add_argument("--engines", type=int, default=1, help="data-parallel engines")
-    parser.add_argument("--rank-header", default="honour", choices=get_args(RankHeader))
-    parser.add_argument("--worker-header", action="store_true", help="answers name the engine")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent")
-    options = parser.parse_args(arguments)
-    try:
-        profile = load_profile(options.profile)
-        if options.kv_blocks is not None:
-            profile = profile.replace(kv_blocks=options.kv_blocks)
-        if options.until_stdin_closes:
-            threading.Thread(target=_end_with_stdin, daemon=True).start()
-        serve(
-            profile,
-            host=options.host,
-            port=options.port,
-            token=os.environ.get(TOKEN_VARIABLE) or None,
-            time_scale=options.time_scale,
-            metrics=options.metrics,
-            seed=options.seed,
-            model=options.model,
-            ready=_say,
-            engines=options.engines,
-            rank_header=options.rank_header,
-            worker_header=options.worker_header,
-        )
-    except ConfigError as error:
-        parser.error(str(error))
-
-
-class _Routing(NamedTuple):
-    """How calls get to the engines behind the port."""
-
-    engines: int
-    rank_header: RankHeader
-    worker_header: bool
-
-
-def _check(time_scale: float, metrics: str, routing: _Routing) -> None:
-    if not time_scale > 0:
-        raise ConfigError(f"time_scale must be above 0, got {time_scale}")
-    if metrics not in get_args(Kind):
-        raise ConfigError(f"metrics must be one of {', '.join(get_args(Kind))}, got {metrics!r}")
-    if routing.engines < 1:
-        raise ConfigError(f"engines must be at least 1, got {routing.engines}")
-    if routing.rank_header not in get_args(RankHeader):
-        known = ", ".join(get_args(RankHeader))
-        raise ConfigError(f"rank_header must be one of {known}, got {routing.rank_header!r}")
-
-
-def _make_app(
-    profile: Profile,
-    time_scale: float,
-    metrics: Kind,
-    model: DeterministicModel,
-    name: str,
-    routing: _Routing,
-    clock: ClientClock | None = None,
-) -> App:
-    try:
-        from concur_agents.sim.app import App
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    return App(
-        profile,
-        time_scale=time_scale,
-        metrics=metrics,
-        model=model,
-        name=name,
-        clock=clock,
-        **routing._asdict(),
-    )
-
-
-def _say(url: str) -> None:
-    sys.stdout.write(f"{_READY}{url}\n")
-    sys.stdout.flush()
-
-
-def _end_with_stdin() -> None:
-    while sys.stdin.read(4096):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-if __name__ == "__main__":
-    main()
+        self._url = said.removeprefix(READY).strip()

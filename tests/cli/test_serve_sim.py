@@ -88,3 +88,33 @@ def test_several_engines_behind_one_port_have_a_pool_each() -> None:
     assert (facts["engines"], facts["capacity_tokens"]) == (4, 500 * 16)
     assert reading.capacity_tokens == 4 * 500 * 16
     assert raw.headers["x-smg-routed-worker-id"] == f"{facts['url']}@3"
+
+
+def test_replicas_listen_on_ports_of_their_own() -> None:
+    """The set-up of `Governor([url, url])`, without a GPU."""
+    words = ["serve-sim", "--port", "0", "--kv-blocks", "500", "--replicas", "3"]
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *words, "--time-scale", "inf", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            facts = json.loads(process.stdout.readline())
+            with openai.OpenAI(base_url=facts["urls"][1] + "/v1", api_key="none") as client:
+                client.completions.create(model=facts["model"], prompt="a b c", max_tokens=3)
+            served = []
+            for url in facts["urls"]:
+                with HttpProbe(url, timeout_s=30) as probe:
+                    reading = probe.read()
+                    assert reading.capacity_tokens == 500 * 16
+                    served.append(bool(reading.query_tokens_total))
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert facts["url"] == facts["urls"][0]
+    assert len(set(facts["urls"])) == 3
+    assert served == [False, True, False]
+    assert (process.returncode, errors) == (0, "")

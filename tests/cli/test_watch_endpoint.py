@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from concur_agents.cli.app import main
-from concur_agents.cli.watch_endpoint import EndpointFrame, EndpointWatcher
+from concur_agents.cli.endpoint import EndpointFrame, EndpointWatcher
 from concur_agents.probes import HttpProbe
 from concur_agents.testing import ManualClock
 
@@ -37,8 +38,8 @@ class Endpoint:
         )
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+@contextmanager
+def serving() -> Iterator[Endpoint]:
     said = Endpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,6 +60,18 @@ def endpoint() -> Iterator[Endpoint]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with serving() as said:
+        yield said
+
+
+@pytest.fixture
+def second() -> Iterator[Endpoint]:
+    with serving() as said:
+        yield said
 
 
 def run(*words: str) -> int:
@@ -92,6 +105,45 @@ def test_the_screen_shows_the_endpoint_and_the_law(
     screen = capsys.readouterr().out
     for piece in ("vllm", "9,600 tokens", "10.0%", "cache_aimd", "no bound"):
         assert piece in screen
+
+
+def test_several_endpoints_have_a_line_each_in_json(
+    endpoint: Endpoint, second: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second.broken = True
+    words = [endpoint.url, second.url, "--json", "--count", "2", "--interval", "0.05"]
+    assert run(*words) == 0, "one that can be read is enough"
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["url"] for line in lines] == [endpoint.url, second.url] * 2
+    assert [line["ok"] for line in lines] == [True, False] * 2
+    assert run(second.url, second.url + "/v1", "--json", "--count", "1") == 1
+
+
+def test_several_endpoints_are_rows_and_one_that_fails_says_why(
+    endpoint: Endpoint,
+    second: Endpoint,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal cuts cells
+    second.broken = True
+    assert run(endpoint.url, second.url, "--count", "2", "--interval", "0.05") == 0
+    screen = capsys.readouterr().out
+    assert "2 endpoints" in screen
+    assert "working_set (dry run)" in screen
+    (row,) = [line for line in screen.splitlines() if endpoint.url.removeprefix("http://") in line]
+    for piece in ("vllm", "10.0%", "9,600", "9,120 tokens"):
+        assert piece in row
+    assert f"{second.url.removeprefix('http://')}: 2 failed: " in screen
+    assert "500" in screen
+
+
+@pytest.mark.parametrize("other", ["run.jsonl", "gov.sock"])
+def test_only_endpoints_are_watched_together(
+    other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("http://127.0.0.1:1", other) == 2
+    assert f"each is an endpoint, and {other} is none" in capsys.readouterr().err
 
 
 def test_a_failed_look_is_shown_and_the_next_one_is_tried(endpoint: Endpoint) -> None:

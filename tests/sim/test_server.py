@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.probes import HttpProbe, parse_page
 from concur_agents.sim.pages import Kind
 from concur_agents.sim.profile import load_profile
-from concur_agents.sim.server import EmbeddedServer, serve
+from concur_agents.sim.serve import serve
+from concur_agents.sim.server import EmbeddedServer
+from concur_agents.sim.server_options import ServerOptions
 from concur_agents.sim.text import Reply, text_of_tokens
 
 H100 = load_profile("h100-qwen3-8b")
@@ -530,6 +533,30 @@ def test_a_server_can_have_a_process_of_its_own() -> None:
     assert "not running" in repr(server)
 
 
+def test_a_server_in_a_process_of_its_own_says_why_it_cannot_start() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = EmbeddedServer(H100, process=True, port=taken.getsockname()[1])
+        with pytest.raises(ConcurError, match=r"it said: cannot listen on 127\.0\.0\.1"):
+            server.start()
+
+
+def test_replicas_take_the_ports_that_follow() -> None:
+    taken: list[socket.socket] = []
+    try:
+        for _ in range(50):  # until the port before a free one is free, too
+            taken.append(socket.create_server(("127.0.0.1", 0)))
+            after = taken[-1].getsockname()[1]
+            with suppress(OSError), socket.create_server(("127.0.0.1", after - 1)):
+                break
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{after} "):
+            serve(ServerOptions(profile=H100, port=after - 1), replicas=2)
+    finally:
+        for each in taken:
+            each.close()
+
+
 def test_a_server_can_be_started_again() -> None:
     server = EmbeddedServer(H100, time_scale=math.inf)
     urls = []
@@ -548,6 +575,10 @@ def test_wrong_options_and_a_taken_port_say_so() -> None:
         EmbeddedServer(H100, metrics="trt")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot be sent to another process"):
         EmbeddedServer(H100, process=True, script=lambda _: None)
+    with pytest.raises(ConfigError, match="port must be between 0 and 65535, got 65537"):
+        EmbeddedServer(H100, port=65537)
+    with pytest.raises(ConfigError, match="replicas must be at least 1, got 0"):
+        serve(ServerOptions(profile=H100), replicas=0)
     with pytest.raises(ConfigError, match="no engine profile named 'h200'"):
         EmbeddedServer("h200")
     with socket.socket() as taken:
@@ -557,7 +588,7 @@ def test_wrong_options_and_a_taken_port_say_so() -> None:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
             EmbeddedServer(H100, port=port).start()
         with pytest.raises(ConfigError, match="cannot listen"):
-            serve(H100, port=port)
+            serve(ServerOptions(profile=H100, port=port))
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
