@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+
+from concur_agents.recording.timeline import Timeline, Wait
+
 STALLS_PAGE = "docs/semaphores.md"
+
+SHORT = 0.02
+"""A share of the agents' lives below which their waits are not worth a change."""
+
+CAUSES = {
+    "tokens": "the pool is full",
+    "agents": "the limit of active agents is reached",
+    "max_open": "as many agents are open as `max_open` allows",
+    "first_reading": "the engine's first reading has not come",
+    "hold": "the batch is held, as during a weight update",
+    "pools": "every pool is full",
+    "next": "the agent is about to be let in",
+}
+"""What binds -> the same in words; `docs/recordings.md` has them with what to do."""
+
+TO_DO = {
+    "tokens": "add a replica, give the engine a host tier for its KV cache, or make contexts "
+    "shorter; a larger limit would only move the waits into the engine",
+    "agents": "if the pool has room, raise `limit=`, or leave it to the default law; if it has "
+    "none, do as for a full pool",
+    "max_open": "raise `max_open=`, if your machine has room for more agents begun at once",
+    "first_reading": "look with `concur doctor URL` why the metrics page answers late",
+    "pools": "add a replica, or make contexts shorter",
+}
+"""What binds -> what helps."""
 
 
 def stall_advice(stalls: int) -> str:
@@ -21,3 +51,43 @@ def pool_advice(reported: float, used: float) -> str:
         f"it is larger, and {used:,.0f} are used. Hybrid models count blocks in another unit, and "
         "a host tier is often not counted"
     )
+
+
+def cause_of(wait: Wait) -> str:
+    """What bound when a wait began; of older recordings, by the numbers of the tick before."""
+    if wait.cause is not None:
+        return wait.cause
+    if wait.active is None:
+        return "first_reading"
+    reached = wait.limit_agents is not None and wait.active >= wait.limit_agents
+    return "agents" if reached else "tokens"
+
+
+def waits_by_cause(waits: Iterable[Wait]) -> dict[str, float]:
+    """Seconds waited by what bound when each wait began, the most first."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for wait in waits:
+        seconds[cause_of(wait)] += wait.waited_s
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def what_to_do(timeline: Timeline, agent: str | None = None) -> str:
+    """One sentence: what kept the agents, or one of them, waiting for most of the time; what helps.
+
+    A wait below the limit is the price of a cache that keeps what it holds, so the answer may be
+    that nothing is to be done.
+    """
+    lanes = [lane for lane in timeline.lanes.values() if agent is None or lane.id == agent]
+    by_cause = waits_by_cause(
+        wait for wait in timeline.waits if agent is None or wait.agent == agent
+    )
+    waited_s = sum(by_cause.values())
+    life_s = sum(item.to_s - item.from_s for lane in lanes for item in lane.segments)
+    whose = "the agents'" if agent is None else "its"
+    if waited_s <= SHORT * life_s:
+        of_life = f"{waited_s / life_s:.0%}" if life_s else "none"
+        return f"What to do: nothing. Waits are {of_life} of {whose} time."
+    cause = next(iter(by_cause))
+    share = f"{by_cause[cause] / waited_s:.0%} of the waiting"
+    text = f"What to do: for {share} {CAUSES.get(cause, cause)}"
+    return f"{text}: {TO_DO[cause]}." if cause in TO_DO else f"{text}."

@@ -13,7 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from concur_agents._text import wire_id
-from concur_agents.cli.advice import pool_advice, stall_advice
+from concur_agents.cli.advice import (
+    CAUSES,
+    cause_of,
+    pool_advice,
+    stall_advice,
+    waits_by_cause,
+    what_to_do,
+)
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
 from concur_agents.cli.pools import pool_rows, print_pools
@@ -37,12 +44,13 @@ def explain_command(
 ) -> None:
     """Say why agents waited: when, how long, which agents went first, and with which numbers.
 
-    Times are seconds from the start of the recording.
+    The last line says what to do about it. Times are seconds from the start of the recording.
 
     With --json and --agent the keys are agent, steps, queued_s, paused_s, running_s and waits
-    (kind, from_s, waited_s, why, ended_by, before_it); without --agent: agents, waits (number,
-    total_s, median_s, p99_s, worst_s), pauses, overdue, stalls, reported_tokens, ended_by and
-    longest (agent, steps, queued_s, paused_s, running_s).
+    (kind, from_s, waited_s, cause, why, ended_by, before_it); without --agent: agents, waits
+    (number, total_s, median_s, p99_s, worst_s), pauses, overdue, stalls, reported_tokens, ended_by,
+    waited_s (by cause) and longest (agent, steps, queued_s, paused_s, running_s). Both have
+    what_to_do.
 
     With several pools, agents and waits also have the key pool, an agent has pools (since_s, pool),
     and the whole has pools (pool, agents, steps, prompt_tokens, cached_tokens, output_tokens,
@@ -97,6 +105,8 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
             "stalls": timeline.stalls,
             "reported_tokens": timeline.reported_tokens,
             "ended_by": dict(ends.most_common()),
+            "waited_s": waits_by_cause(timeline.waits),
+            "what_to_do": what_to_do(timeline),
             "longest": [_sums(lane) for lane in lanes[:most]],
         }
         if timeline.pools:
@@ -137,6 +147,7 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
     console.print(table)
     if len(lanes) > most:
         console.print(f"[dim]and {len(lanes) - most} more (--most shows them)[/]")
+    console.print(f"\n{escape(what_to_do(timeline))}", soft_wrap=True)
 
 
 def _notes(timeline: Timeline) -> list[str]:
@@ -173,6 +184,7 @@ def _show_agent(
     for at_s, text in _rows_of(recording, timeline, lane.id, whys):
         table.add_row(f"{at_s - timeline.start_s:8.1f} s", text)
     console.print(table)
+    console.print(f"\n{escape(what_to_do(timeline, lane.id))}", soft_wrap=True)
 
 
 def _rows_of(
@@ -184,7 +196,8 @@ def _rows_of(
         if wait.agent != agent:
             continue
         why = whys.get(wait.from_s) or _numbers(wait)
-        rows.append((wait.from_s, f"[yellow]{wait.kind}[/]: {escape(why)}"))
+        cause = CAUSES.get(cause_of(wait), cause_of(wait))
+        rows.append((wait.from_s, f"[yellow]{wait.kind}[/], because {cause}: {escape(why)}"))
         if wait.ended_by is not None:
             end = escape(str(wait.ended_by))
             where = f" in {escape(wait.pool)}" if wait.pool else ""
@@ -283,6 +296,7 @@ def _agent_dict(timeline: Timeline, lane: Lane, whys: dict[float, str]) -> dict[
             "kind": wait.kind,
             "from_s": wait.from_s - timeline.start_s,
             "waited_s": wait.waited_s,
+            "cause": cause_of(wait),
             "why": whys.get(wait.from_s) or _numbers(wait),
             "ended_by": None if wait.ended_by is None else str(wait.ended_by),
             "before_it": wait.before_it,
@@ -292,4 +306,9 @@ def _agent_dict(timeline: Timeline, lane: Lane, whys: dict[float, str]) -> dict[
         if wait.agent == lane.id
     ]
     pools = [{"since_s": at_s - timeline.start_s, "pool": pool} for at_s, pool in lane.pools]
-    return {**_sums(lane), "waits": waits, **({"pools": pools} if pools else {})}
+    return {
+        **_sums(lane),
+        "waits": waits,
+        **({"pools": pools} if pools else {}),
+        "what_to_do": what_to_do(timeline, lane.id),
+    }

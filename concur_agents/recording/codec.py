@@ -98,7 +98,7 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         if key in found:
             found[key] = line_of(found[key])
     error, reason = line_of(found.pop("error", None)), line_of(found.pop("reason", None))
-    why = line_of(found.pop("why", None))
+    why, cause = line_of(found.pop("why", None)), line_of(found.pop("cause", None))
     if "parent" in found:
         found["parent"] = name_of(found["parent"])
     tick = None
@@ -136,6 +136,7 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         error=error,
         reason=reason,
         why=why,
+        cause=cause,
         tick=tick,
     )
 
@@ -170,6 +171,8 @@ def line_dict(line: Line) -> dict[str, Any]:
         written["reason"] = line.reason
     if line.why is not None:
         written["why"] = line.why
+    if line.cause is not None:
+        written["cause"] = line.cause
     if line.tick is not None:
         written |= _tick_dict(line.tick)
     return written

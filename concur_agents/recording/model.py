@@ -80,6 +80,8 @@ class RecordedCall:
     """Code of the decision in force, where it differs from the call before."""
     why: str | None = None
     """Why this call did not let its agent in, with the numbers; None: the agent may go on."""
+    cause: str | None = None
+    """The same as a code, a `core.why.Cause`; None: the agent may go on, or the file is older."""
     tick: Tick | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from concur_agents.core import Decision, Fleet, Law, Reading, Regulator, Usage
 from concur_agents.recording.model import AgentState, Header, RecordedCall, Shadow, Tick
-from concur_agents.recording.standing import moves_of, view_at_tick, why_waiting
+from concur_agents.recording.standing import moves_of, view_at_tick
 from concur_agents.recording.values import describe_law
 from concur_agents.recording.writer import MAX_BYTES, Recorder
 
@@ -135,10 +135,11 @@ class RecordingRegulator:
             kind = type(error).__name__
             self.note(RecordedCall(name=name, now=now, agent=agent, options=options, error=kind))
             raise
-        why = None
+        why: dict[str, str] = {}
         if name in _ASK_TO_GO_ON and agent not in let_in:
-            why = why_waiting(self.inner, agent, now) or None
-        return self._noted(name, now, let_in, agent=agent, options=options, why=why)
+            reason = self.inner.why(agent, now)
+            why = {} if reason is None else {"why": reason.numbers, "cause": reason.cause}
+        return self._noted(name, now, let_in, agent=agent, options=options, **why)
 
     def _noted(self, name: str, now: float, let_in: Decision, **rest: Any) -> Decision:
         """`let_in`, once the call is noted; `rest`: the other fields of a `RecordedCall`."""

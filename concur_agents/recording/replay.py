@@ -109,6 +109,7 @@ def answered(regulator: Regulator, call: RecordedCall) -> RecordedCall:
         error=error,
         reason=None,
         why=None,
+        cause=None,
     )
 
 

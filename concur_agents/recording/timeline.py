@@ -133,6 +133,8 @@ class Wait:
     limit_tokens: float | None
     limit_agents: float | None
     active: int | None
+    cause: str | None = None
+    """What bound when it began, a `core.why.Cause`; None: the recording does not say."""
     pool: str | None = None
     """Of a fleet: where it was let in; None: nowhere yet."""
 

@@ -104,6 +104,8 @@ class TimelineBuilder:
         for move in moves:
             if move.waits and move.who.id not in self._open:
                 self._begin_wait(move.who)
+        if line.cause is not None and line.agent in self._open:
+            self._open[line.agent].cause = line.cause
         if line.tick is not None:
             self._sample(line)
 

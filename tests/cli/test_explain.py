@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from concur_agents.cli.advice import CAUSES, TO_DO
 from concur_agents.cli.app import main
 from concur_agents.cli.watch_recording import Screen
 from concur_agents.core import Fleet, Reading, Regulator, Usage, make_law
+from concur_agents.core.why import Cause
 from concur_agents.recording import Happening, Recording, record
 from concur_agents.recording.timeline_builder import read_timeline
 from concur_agents.testing import run as run_virtual
@@ -51,11 +56,15 @@ def test_a_wait_has_a_length_a_reason_an_end_and_agents_before_it(queue_of_three
                 "kind": "queued",
                 "from_s": 0.0,
                 "waited_s": 15.0,
+                "cause": "agents",
                 "why": "1 of 1 agents active",
                 "ended_by": "second left",
                 "before_it": ["second"],
             }
         ],
+        "what_to_do": "What to do: for 100% of the waiting the limit of active agents is reached: "
+        + TO_DO["agents"]
+        + ".",
     }
 
 
@@ -65,9 +74,10 @@ def test_the_timeline_reads_down_the_page(queue_of_three, capsys):
     pieces = [
         "third: 0 steps, queued 15.0 s and paused 0.0 s (94% of its life)",
         "0.0 s arrives",
-        "0.0 s queued: 1 of 1 agents active",
+        "0.0 s queued, because the limit of active agents is reached: 1 of 1 agents active",
         "15.0 s goes on after 15.0 s, because second left; let in before it: second",
         "16.0 s leaves",
+        "What to do: for 100% of the waiting the limit of active agents is reached: if the pool",
     ]
     places = [words.index(piece) for piece in pieces]
     assert places == sorted(places)
@@ -200,7 +210,7 @@ def test_of_several_pools_it_says_which_one_and_when_an_agent_moved(two_pools, c
     assert concur("explain", two_pools.path, "--agent", "b") == 0
     words = " ".join(capsys.readouterr().out.split())
     assert words.startswith("b in http://gpu1:8000: 2 steps")
-    assert "11.0 s paused: 1 of 1 agents active" in words
+    assert "11.0 s paused, because the limit of active agents is reached: 1 of 1" in words
     assert "goes on in http://gpu1:8000 after 9.0 s, because a left" in words
     concur("explain", two_pools.path, "--agent", "b", "--json")
     said = json.loads(capsys.readouterr().out)
@@ -226,3 +236,37 @@ def test_of_several_pools_it_adds_up_each(two_pools, capsys, monkeypatch):
     ]
     assert said["pools"][1]["reason"] == "down"
     assert [row["why_down"] for row in said["pools"]] == ["", "no answer in 5 s"]
+
+
+def test_it_ends_with_what_to_do_about_a_full_pool(batch, capsys):
+    assert concur("explain", batch.path) == 0
+    last = capsys.readouterr().out.rstrip().rpartition("\n")[2]
+    assert re.fullmatch(r"What to do: for \d+% of the waiting the pool is full: add a rep.*", last)
+    assert concur("explain", batch.path, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["what_to_do"] == last
+    assert next(iter(said["waited_s"])) == "tokens"
+    assert sum(said["waited_s"].values()) == pytest.approx(said["waits"]["total_s"])
+
+
+def test_where_agents_hardly_wait_nothing_is_to_be_done(tmp_path, capsys):
+    """A limit that binds now and then is no trouble."""
+    recorded, recorder = record(Regulator(make_law("fixed", agents=1)), tmp_path / "run.jsonl")
+    with recorder:
+        recorded.arrive("first", 0.0)
+        recorded.arrive("second", 99.0)
+        recorded.leave("first", 100.0)
+        recorded.leave("second", 200.0)
+    assert concur("explain", recorder.path) == 0
+    assert "What to do: nothing. Waits are 0% of the agents' time." in capsys.readouterr().out
+    assert concur("explain", recorder.path, "--agent", "second") == 0
+    assert "What to do: nothing. Waits are 1% of its time." in capsys.readouterr().out
+
+
+def test_every_cause_has_words_that_the_docs_have_too():
+    """The reader of an answer should find it again, with what helps."""
+    waits = {*get_args(Cause)} - {"absent", "active", "suspended"}
+    assert waits <= CAUSES.keys()
+    page = (Path(__file__).parents[2] / "docs/recordings.md").read_text("utf-8")
+    missing = [text for text in CAUSES.values() if f"| {text} |" not in page]
+    assert missing == []

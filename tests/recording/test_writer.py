@@ -33,6 +33,7 @@ def test_a_recording_keeps_its_bound_and_says_what_is_missing(tmp_path):
         for n in range(4000):
             for agent in ("a0", "a1"):
                 recorded.begin_step(agent, 4.0 + n, prompt_tokens=n)
+            for agent in ("a0", "a1"):
                 recorded.end_step(agent, 4.5 + n, Usage(n, 1, 0))
             if n % 50 == 0:
                 recorder.flush()
