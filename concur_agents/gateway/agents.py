@@ -2,7 +2,8 @@
 
 An agent ends with `DELETE /agent/ID`, with the process that it is, with the gateway, or when it has
 been silent for longer than agents are (see `idle.py`). Until then it keeps its place between its
-requests, as an agent does that runs in the governor's own process.
+requests, as an agent does that runs in the governor's own process; only if others wait, one that
+has been silent for a while gives its place back until its next call.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Living:
     """Its calls that are held or in flight, with those of its children."""
     process: int | None = None
     """The process that it is; it ends with it."""
+    is_away: bool = False
+    """Whether it has given its place back."""
 
     def use(self, now: float, calls: int) -> None:
         """A call of it begins (1) or ends (-1)."""
@@ -41,6 +44,7 @@ class Living:
         while living is not None:
             living.calls += calls
             living.last_s = now
+            living.is_away = False  # because a call asks for a place
             living = living.parent
 
 
@@ -118,13 +122,19 @@ class Agents:
 
     def end_idle(self) -> list[str]:
         """Ends those that have been silent for too long; returns their names."""
-        late_s = self._clock() - self.idle.bound_s
-        idle = [
-            name
-            for name, living in self._living.items()
-            if not living.calls and living.last_s < late_s
-        ]
-        return [name for name in idle if self.end(name)]
+        idle = [one.identity.agent for one in self._silent_since(self.idle.ended_s)]
+        return [agent for agent in idle if self.end(agent)]
+
+    def give_way(self) -> None:
+        """Agents that have been silent for a while give their places back, for others that wait."""
+        for living in self._silent_since(self.idle.away_s):
+            if not living.is_away and living.parent is None:  # a child has no place of its own
+                living.is_away = True
+                living.agent.suspended().__enter__()  # its next call ends this
+
+    def _silent_since(self, bound_s: float) -> list[Living]:
+        late_s = self._clock() - bound_s
+        return [one for one in self._living.values() if not one.calls and one.last_s < late_s]
 
     def end_processes(self, is_alive: Callable[[int], bool]) -> None:
         """Ends the agents whose process has ended."""

@@ -193,6 +193,9 @@ class Gateway:
             self._agents.end_idle()
             if self._processes:
                 self._agents.end_processes(is_alive)
+            now = self._governor.snapshot()
+            if now.queued + now.paused:
+                self._agents.give_way()
             self._relay.give_up_readers()
 
     # Pages of its own

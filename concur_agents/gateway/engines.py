@@ -145,6 +145,21 @@ class Engines:
         return found
 
 
+def as_sent(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Headers with their names spelt as they were sent.
+
+    Values that are no UTF-8 become text by the characters of Latin-1.
+    """
+    return [(name.decode("ascii", "replace"), _text(value)) for name, value in raw]
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def answer_headers(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers of an engine's answer, without those of its connection."""
     sent = list(sent)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from concur_agents._text import printable
 from concur_agents.gateway.holding import Dialect
 from concur_agents.runtime.events import told
 
@@ -81,7 +82,7 @@ class Numbers:
             logger.info(
                 "%s %s of %s: %s %s, held %.3f s of %.3f s",
                 record.method,
-                record.path,
+                printable(record.path),
                 record.agent or "no agent",
                 record.status or "-",
                 record.outcome,

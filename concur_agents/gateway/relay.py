@@ -13,7 +13,7 @@ from aiohttp import ClientResponse, web
 from concur_agents.adapters.answers import OVERLOADED, Answer, retry_after_s
 from concur_agents.adapters.routes import meet_unknown
 from concur_agents.errors import UngovernedError
-from concur_agents.gateway.engines import answer_headers
+from concur_agents.gateway.engines import answer_headers, as_sent
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.holding import Dialect
 from concur_agents.gateway.numbers import Record
@@ -109,7 +109,7 @@ class Relay:
         self, request: web.BaseRequest, response: ClientResponse, *, changes_length: bool
     ) -> web.StreamResponse:
         passed = web.StreamResponse(status=response.status, reason=response.reason)
-        for name, value in answer_headers(response.headers.items()):
+        for name, value in answer_headers(as_sent(response.raw_headers)):
             if not (changes_length and name.lower() == "content-length"):
                 passed.headers.add(name, value)
         if request.transport is not None:

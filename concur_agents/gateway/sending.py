@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from concur_agents.gateway.bodies import Body, with_usage
-from concur_agents.gateway.engines import Destination, Engines
+from concur_agents.gateway.engines import Destination, Engines, as_sent
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.identity import Identity
 from concur_agents.gateway.numbers import Record
@@ -81,7 +81,7 @@ class Sender:
             EngineError: the engine cannot be reached.
         """
         data = Body(b"", request.content).pieces() if request.can_read_body else None
-        sent = list(request.headers.items())
+        sent = as_sent(request.raw_headers)
         destination = self._engines.destination(agent)
         return Head(await self._request(request.method, path, destination, sent, data))
 
@@ -97,7 +97,7 @@ class Sender:
         )
         asks = self._asks_usage(asked, destination)
         while True:
-            sent = list(request.headers.items())
+            sent = as_sent(request.raw_headers)
             if asks or flight.is_begun:
                 sent = [pair for pair in sent if pair[0].lower() != "accept-encoding"]
                 sent.append(("Accept-Encoding", "identity"))
@@ -148,7 +148,7 @@ class Sender:
             return await self._session.request(
                 method,
                 URL(destination.url(path), encoded=True),
-                headers=CIMultiDict((name, _sendable(value)) for name, value in headers),
+                headers=CIMultiDict(headers),
                 data=data,
                 allow_redirects=False,
             )
@@ -172,12 +172,3 @@ async def pieces_of(head: Head) -> AsyncIterator[bytes]:
             yield piece
     except (aiohttp.ClientError, OSError) as error:
         raise EngineError(f"an engine ended in the middle of an answer: {error}") from error
-
-
-def _sendable(value: str) -> str:
-    """A header's value; bytes that are no UTF-8 are passed as the characters of Latin-1."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogateescape").decode("latin-1")
-    return value
