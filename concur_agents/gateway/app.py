@@ -163,6 +163,13 @@ class Gateway:
             ) from error
         host, port = self._runner.addresses[0][:2]
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self._engines.has(self._url):
+            await self.stop()
+            raise ConfigError(
+                f"the engine's address is the gateway's own, http://{host}:{port}: it would call "
+                "itself; give the engine's with --engine, because OPENAI_BASE_URL may be set to "
+                "the gateway"
+            )
         self._looking = asyncio.create_task(self._look())
         self._ends.append(self._looking.cancel)
 

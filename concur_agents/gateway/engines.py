@@ -106,6 +106,11 @@ class Engines:
         route = Route(router, target, Pinned(headers), is_pinned=RANK_HEADER in headers)
         return Destination(there, headers, route)
 
+    def has(self, url: str) -> bool:
+        """Whether one of them is at an address."""
+        there = self._base(url)
+        return any(each.origin == there.origin for each in self._bases)
+
     def request_headers(
         self, sent: Iterable[tuple[str, str]], destination: Destination
     ) -> list[tuple[str, str]]:
