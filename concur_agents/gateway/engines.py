@@ -81,7 +81,7 @@ class Engines:
     ) -> None:
         self._governor = governor
         self._key = key
-        found = addresses_in(urls)
+        found = addresses_in(urls or None)
         if not found:
             raise ConfigError("a gateway needs the address of an engine: give its url")
         self._bases = [self._base(url) for url in found]
