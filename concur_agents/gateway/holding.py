@@ -34,8 +34,10 @@ class Times:
         first_s: until the first comment of a stream whose client says how long it waits.
         every_s: between its comments.
         untold_s: the same two for other clients: shorter than their shortest usual timeout, 2 s.
-        timeout_part: the part of a client's timeout after which a silent request passes, and twice
-            which no stream is silent.
+        timeout_part: the part of a client's timeout after which a silent request passes; no stream
+            is silent for longer than half of that.
+        answer_s: what is left of the timeout for the answer, at least, but for three quarters of it
+            at most.
         silent_s: after which a silent request passes if its client does not say how long it waits.
     """
 
@@ -43,6 +45,7 @@ class Times:
     every_s: float = 3.0
     untold_s: float = 1.0
     timeout_part: float = 0.8
+    answer_s: float = 1.0
     silent_s: float = 60.0
 
 
@@ -111,5 +114,9 @@ def plan(
             return Hold(times.untold_s, times.untold_s, None, sign)
         longest_s = timeout_s * times.timeout_part / 2
         return Hold(min(times.first_s, longest_s), min(times.every_s, longest_s), None, sign)
-    most_s = times.silent_s if timeout_s is None else timeout_s * times.timeout_part
-    return Hold(None, None, most_s if math.isfinite(most_s) else None)
+    if timeout_s is None:
+        return Hold(None, None, times.silent_s)
+    if not math.isfinite(timeout_s):
+        return Hold(None, None, None)
+    most_s = min(timeout_s * times.timeout_part, timeout_s - times.answer_s)
+    return Hold(None, None, max(most_s, timeout_s / 4))
