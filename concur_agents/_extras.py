@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EXTRAS = {
+    "aiohttp": "gateway",
     "typer": "cli",
     "rich": "cli",
     "starlette": "server",

@@ -34,6 +34,7 @@ KEY = "sk-SECRET-KEY"
 SECRETS = ("SECRET-KEY", "SECRET-PROMPT", "SECRET-ANSWER", "SECRET-PASSWORD", "SECRET-QUERY")
 
 MAY_LISTEN = {
+    "gateway/app.py",
     "observe/socket.py",
     "observe/metrics_listener.py",
     "sim/listener.py",
@@ -54,6 +55,7 @@ def test_nothing_else_listens():
                     "listen", "bind", "start_server", "create_server", "create_unix_server",
                     "start_unix_server", "make_server", "start_http_server", "start_wsgi_server",
                     "HTTPServer", "ThreadingHTTPServer", "TCPServer", "UnixStreamServer", "serve",
+                    "TCPSite", "SockSite", "UnixSite",
                 }:  # fmt: skip
                     found.add(path.relative_to(PACKAGE).as_posix())
     # `concur serve-sim` calls the server's own door, and a governor the one of observe/socket.py.
@@ -85,6 +87,11 @@ def test_elsewhere_nothing_listens_without_a_token(host, capsys):
     assert "give a token" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         main(["watch", "--web", "--host", host, "gov.sock"])
+    assert left.value.code == 2
+    assert "give a token" in capsys.readouterr().err
+    pytest.importorskip("aiohttp")
+    with pytest.raises(SystemExit) as left:
+        main(["gateway", "--engine", "http://127.0.0.1:9", "--host", host, "--port", "0"])
     assert left.value.code == 2
     assert "give a token" in capsys.readouterr().err
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from concur_agents.core import Usage
 from concur_agents.probes.usage import generated_tokens, read_usage
+
+OVERLOADED = (429, 503, 529)
+"""How servers refuse a call for lack of capacity."""
 
 _KEY = b'"usage"'  # inside a JSON string it would be \"usage\", which does not contain this
 _OTHER_KEYS = (
@@ -144,6 +149,22 @@ def _last_line(text: bytes) -> Usage | None:
                 if usage is not None:
                     return usage
     return None
+
+
+def retry_after_s(headers: Any) -> float:
+    """How long the endpoint asked to wait [s]; 0: it did not ask."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        said = headers.get("retry-after", "")
+        if not said:
+            return 0.0
+        try:
+            return max(0.0, float(said))
+        except ValueError:
+            return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
 
 
 class Answer:

@@ -11,9 +11,7 @@ It works for `httpx` and for `httpx2`, which openai uses from 3.0 on.
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import AsyncIterator, Iterator
-from email.utils import parsedate_to_datetime
 from functools import cache, partial, wraps
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, cast
@@ -23,7 +21,14 @@ import openai
 
 from concur_agents._outside import is_from_handler
 from concur_agents.adapters import call as calls
-from concur_agents.adapters.answers import Answer, usage_in, usage_of_ids, was_aborted
+from concur_agents.adapters.answers import (
+    OVERLOADED,
+    Answer,
+    retry_after_s,
+    usage_in,
+    usage_of_ids,
+    was_aborted,
+)
 from concur_agents.adapters.call import Call
 from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
@@ -34,8 +39,6 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.runtime.agent import Governing
 
 C = TypeVar("C")
-
-_OVERLOADED = (429, 503, 529)
 
 _IS_OPENAI_2 = int(openai.__version__.partition(".")[0]) < 3
 
@@ -292,8 +295,8 @@ def _body(request: Any) -> bytes:
 def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
     """Ends the call with its answer, and reports what it used."""
     status = response.status_code
-    if status in _OVERLOADED:
-        call.end(overloaded=True, retry_after_s=_retry_after_s(response.headers))
+    if status in OVERLOADED:
+        call.end(overloaded=True, retry_after_s=retry_after_s(response.headers))
     elif status >= 400:
         call.end()
     elif hasattr(response, "_content"):  # it has been read: it is no stream, or was made in a test
@@ -315,22 +318,6 @@ def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
                 kind = value.decode("latin-1").lower()
         answer = Answer(encoding, hide_usage=hide and kind.startswith("text/event-stream"))
         response.stream = tee(response.stream, call, answer)
-
-
-def _retry_after_s(headers: Any) -> float:
-    """How long the endpoint asked to wait [s]; 0: it did not ask."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        said = headers.get("retry-after", "")
-        if not said:
-            return 0.0
-        try:
-            return max(0.0, float(said))
-        except ValueError:
-            return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
 
 
 @cache

@@ -215,7 +215,7 @@ class Router:
             self._rewrite(request, target, headers)
         if not target.keeps_keys:
             self._lock_up(client, request, target, headers, options)
-        if target.rank is not None and there not in self._unpinned:
+        if target.rank is not None and self.pins(there):
             headers[RANK_HEADER] = str(target.rank)
             route.is_pinned = True
         request._concur_before = before, _set(request.headers, headers)
@@ -231,6 +231,10 @@ class Router:
                 "governor's (gov.http_client), or base_url and headers of the agent; "
                 "docs/fleet.md says how (logged once)",
             )
+
+    def pins(self, there: Base) -> bool:
+        """Whether an address takes ranks, as far as is known."""
+        return there not in self._unpinned
 
     def meet_refused_rank(self, target: Target) -> None:
         """An address has refused a rank: from here on none is sent there."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": "Run one batch of agents ungoverned, capped and governed.",
     "watch": "Show an endpoint, a living governor or a recording as a dashboard.",
     "run": "Run a program and govern its agents, without a change to its code.",
+    "gateway": "Govern agents of any language, that call an address.",
     "config": "Show the effective options and the source of each.",
     "explain": "Say why agents waited, from a recording.",
     "report": "Make an HTML page from a recording.",

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from concur_agents.cli.chart import chart
 from concur_agents.cli.console import Console
-from concur_agents.cli.dashboard import CHART_ROWS, chart_width, short_pool, side_by_side
+from concur_agents.cli.dashboard import CHART_ROWS, chart_width, side_by_side
 from concur_agents.cli.endpoint import EndpointFrame
+from concur_agents.observe.words import short_pool
 
 TRAIL = 300
 """Readings that are drawn."""

@@ -11,8 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -48,6 +51,14 @@ ROWS = 10
 NO_CALL = "no call to a model yet"
 
 
+class AgentPer(StrEnum):
+    """What a gateway takes for an agent."""
+
+    process = "process"
+    session = "session"
+    header = "header"
+
+
 @with_governor_options
 def run_command(
     found: dict[str, Setting],
@@ -60,13 +71,25 @@ def run_command(
         min=0,
         help="Without a terminal, or with --no-live: time between status lines [s]; 0: none.",
     ),
+    gateway: bool = typer.Option(
+        False,
+        "--gateway",
+        help="Govern the calls that the program makes to an address, in any language.",
+    ),
+    agent_per: AgentPer = typer.Option(
+        AgentPer.process,
+        help="With --gateway: each process is an agent, or each session that a client names or "
+        "that is guessed, or only those that a client names.",
+    ),
 ) -> None:
     """Run a program with a governor in it, without a change to its code.
 
     It governs the calls of `openai` clients and LangGraph graphs in every Python process of the
     program. Each run of a graph, each asyncio task and each thread that calls a model is an agent.
     --engine URL, given several times, names several engines: each is a pool, and the calls of an
-    agent go to its own. --record keeps the decisions. The state and a summary go to stderr. The
+    agent go to its own. With --gateway the program may be in any language: it finds an address and
+    a key in OPENAI_BASE_URL, ANTHROPIC_BASE_URL and the variables of their keys, and its agents
+    end with it. --record keeps the decisions. The state and a summary go to stderr. The
     exit code is the program's; 2: it could not be started.
     """
     options = governor_options(found) | {"record": None, "socket": None}
@@ -77,20 +100,33 @@ def run_command(
         record = Path(kept).absolute() if kept else folder / "{pid}.jsonl"
         watchers = _Watchers(record)
         footer = Footer(sys.stderr, ROWS) if live and Footer.fits(sys.stderr, ROWS) else None
-        code = _run(command, _environ(found, record), watchers, every, footer)
+        with _environ(found, options, record, agent_per if gateway else None) as environ:
+            code = _run(command, environ, watchers, every, footer)
         _summarise(watchers, kept=bool(kept))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise typer.Exit(code)
 
 
-def _environ(found: dict[str, Setting], record: Path) -> dict[str, str]:
+@contextmanager
+def _environ(
+    found: dict[str, Setting], options: dict[str, Any], record: Path, per: AgentPer | None
+) -> Iterator[dict[str, str]]:
+    """The environment of the program; it is governed in its processes, or by a gateway here."""
+    if per is not None:
+        from concur_agents.cli.run_gateway import behind_gateway
+
+        options = options | {"record": record}
+        processes, may_guess = per is AgentPer.process, per is not AgentPer.header
+        with behind_gateway(options, processes=processes, may_guess=may_guess) as environ:
+            yield environ
+        return
     environ = os.environ | environment(found)
     environ["CONCUR_RECORD"] = str(record)
     environ[PARENT] = str(os.getpid())
     before = environ.get("PYTHONPATH")
     environ["PYTHONPATH"] = str(BOOTSTRAP) + (os.pathsep + before if before else "")
-    return environ
+    yield environ
 
 
 def _run(

@@ -20,8 +20,15 @@ from concur_agents.probes.connection import read_headers
 
 PREFIX = "CONCUR_"
 
-NOT_OURS = ("CONCUR_TEST_", "CONCUR_ENGINE_", "CONCUR_DYNAMO_", "CONCUR_RUN_", "CONCUR_WATCH_")
-"""Beginnings of names that are no options of a governor: tests, and `concur run` within itself."""
+NOT_OURS = (
+    "CONCUR_TEST_",
+    "CONCUR_ENGINE_",
+    "CONCUR_DYNAMO_",
+    "CONCUR_RUN_",
+    "CONCUR_GATEWAY_",
+    "CONCUR_WATCH_",
+)
+"""Beginnings of names that are no options of a governor: of tests, and of commands of ours."""
 
 
 def _positive(text: str) -> float:

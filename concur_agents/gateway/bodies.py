@@ -1,0 +1,116 @@
+"""The body of a request: read as far as there is room, so that memory stays bounded.
+
+A body is read before its call is held, because it says whose call it is. What is larger than
+`MOST_READ`, or than what is left of the memory for all bodies, stays where it is, with its client,
+and is passed on as it comes when the call is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+MOST_READ = 4 * 1024 * 1024
+"""Bytes of one body that are read before its call is sent."""
+
+MOST_IN_ALL = 256 * 1024 * 1024
+"""Bytes of all bodies that are read and not yet sent; beyond them `LEAST_READ` of each."""
+
+LEAST_READ = 64 * 1024
+
+_QUESTION = b'{"stream_options":{"include_usage":true},'
+
+
+class Readable(Protocol):
+    """A body as it comes."""
+
+    async def readany(self) -> bytes:
+        """The next bytes; empty at its end."""
+        ...
+
+
+@dataclass(slots=True)
+class Body:
+    """A body.
+
+    Attributes:
+        read: its bytes, or the first of them.
+        rest: where the others come from; None: `read` is all.
+        counted: bytes that count for `Room`.
+    """
+
+    read: bytes
+    rest: Readable | None = None
+    counted: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has been read to its end."""
+        return self.rest is None
+
+    def parsed(self) -> dict[str, Any] | None:
+        """The JSON object that it is; None: it is none, or is not whole."""
+        if not self.is_whole or not self.read.startswith(b"{"):
+            return None
+        try:
+            found = json.loads(self.read)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Its bytes, those that have been read first."""
+        yield self.read
+        if self.rest is not None:
+            while piece := await self.rest.readany():
+                yield piece
+
+
+class Room:
+    """The memory for bodies that wait.
+
+    Args:
+        most: bytes of all bodies.
+    """
+
+    def __init__(self, most: int = MOST_IN_ALL) -> None:
+        self._most = most
+        self.used = 0
+        """Bytes that wait now."""
+
+    async def read(self, content: Readable, patience_s: float) -> Body:
+        """Reads a body as far as there is room; its bytes count until `free`.
+
+        Raises:
+            TimeoutError: nothing of it came for `patience_s`.
+        """
+        most = max(LEAST_READ, min(MOST_READ, self._most - self.used))
+        pieces: list[bytes] = []
+        size = 0
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(patience_s) as patience:
+                while piece := await content.readany():
+                    pieces.append(piece)
+                    size += len(piece)
+                    self.used += len(piece)
+                    if size > most:
+                        return Body(b"".join(pieces), content, size)
+                    patience.reschedule(loop.time() + patience_s)
+        except BaseException:
+            self.used -= size
+            raise
+        return Body(b"".join(pieces), None, size)
+
+    def free(self, body: Body) -> None:
+        """A body has been sent, or is not needed any more."""
+        self.used -= body.counted
+        body.read, body.counted = b"", 0
+
+
+def with_usage(body: bytes) -> bytes:
+    """The body of a request for a stream, which asks for its usage as well."""
+    return _QUESTION + body[1:]

@@ -1,0 +1,174 @@
+"""Sends requests to engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from concur_agents.gateway.bodies import Body, with_usage
+from concur_agents.gateway.engines import Destination, Engines, as_sent
+from concur_agents.gateway.flight import Flight, Head
+from concur_agents.gateway.identity import Identity
+from concur_agents.gateway.numbers import Record
+from concur_agents.runtime.agent import Agent, Governing
+
+_REFUSED = (400, 422)  # how servers refuse a field that they do not know
+
+
+class EngineError(Exception):
+    """An engine cannot be reached, or has ended a connection too early."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request for a call.
+
+    Attributes:
+        request: as it came.
+        path: the engine's, with its query.
+        body: as far as it has been read.
+        parsed: its JSON object; None: it is none, or was not read.
+        record: what becomes of it.
+        identity: who makes it; None: it has no agent.
+        process: the process that sent it, where processes are agents.
+        retry_count: how often its client has tried before; None: it does not say.
+        digest: what its retries have in common with it; empty: they cannot be told.
+    """
+
+    request: web.BaseRequest
+    path: str
+    body: Body
+    parsed: dict[str, Any] | None
+    record: Record
+    identity: Identity | None = None
+    process: int | None = None
+    retry_count: int | None = None
+    digest: bytes = b""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it asks for a stream."""
+        return self.parsed is not None and self.parsed.get("stream") is True
+
+
+class Sender:
+    """Sends requests to the engines of one governor.
+
+    Args:
+        governor: hears of what routers say.
+        engines: where requests go.
+        session: connections to them.
+    """
+
+    def __init__(
+        self, governor: Governing, engines: Engines, session: aiohttp.ClientSession
+    ) -> None:
+        self._governor = governor
+        self._engines = engines
+        self._session = session
+        self._no_usage: set[str] = set()  # engines that refuse to be asked for a stream's usage
+
+    async def plain(self, request: web.BaseRequest, path: str, agent: Agent | None) -> Head:
+        """Sends a request that is no call.
+
+        Raises:
+            EngineError: the engine cannot be reached.
+        """
+        data = Body(b"", request.content).pieces() if request.can_read_body else None
+        sent = as_sent(request.raw_headers)
+        destination = self._engines.destination(agent)
+        return Head(await self._request(request.method, path, destination, sent, data))
+
+    async def call(self, asked: Asked, flight: Flight) -> Head:
+        """Sends a call; once more if an engine refuses what the gateway adds.
+
+        Raises:
+            EngineError: the engine cannot be reached.
+        """
+        request, body = asked.request, asked.body
+        destination = self._engines.destination(
+            None if flight.living is None else flight.living.agent
+        )
+        asks = self._asks_usage(asked, destination)
+        while True:
+            sent = as_sent(request.raw_headers)
+            if asks or flight.is_begun:
+                sent = [pair for pair in sent if pair[0].lower() != "accept-encoding"]
+                sent.append(("Accept-Encoding", "identity"))
+            data: Any = body.pieces()
+            if body.is_whole:
+                data = with_usage(body.read) if asks else body.read
+                sent = [pair for pair in sent if pair[0].lower() != "content-length"]
+            response = await self._request(request.method, asked.path, destination, sent, data)
+            status, route = response.status, destination.route
+            if status < 400 or not body.is_whole:
+                break
+            is_on_trial = asks and status in _REFUSED
+            is_pinned = route is not None and route.may_be_refused(status)
+            if not is_on_trial and not is_pinned:
+                break
+            answer = await response.read()
+            if is_on_trial and b"stream_options" in answer:
+                self._no_usage.add(str(destination.base))
+                asks = False
+            elif route is None or not route.was_refused(answer):
+                return Head(response, answer)
+        if destination.route is not None:
+            destination.route.meet(self._governor, response.headers)
+        return Head(response, asks_usage=asks)
+
+    def _asks_usage(self, asked: Asked, destination: Destination) -> bool:
+        """Whether to ask for the usage of a stream: OpenAI's report none unless they are asked."""
+        body, parsed = asked.body, asked.parsed
+        return (
+            asked.is_stream
+            and parsed is not None
+            and body.is_whole
+            and asked.record.path.endswith("/completions")
+            and "stream_options" not in parsed
+            and str(destination.base) not in self._no_usage
+        )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        destination: Destination,
+        sent: list[tuple[str, str]],
+        data: Any,
+    ) -> aiohttp.ClientResponse:
+        headers = self._engines.request_headers(sent, destination)
+        try:
+            return await self._session.request(
+                method,
+                URL(destination.url(path), encoded=True),
+                headers=CIMultiDict(headers),
+                data=data,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(
+                f"the engine at {destination.base} cannot be reached: {error}"
+            ) from error
+
+
+async def pieces_of(head: Head) -> AsyncIterator[bytes]:
+    """The body of an answer.
+
+    Raises:
+        EngineError: it ends too early.
+    """
+    if head.body is not None:
+        yield head.body
+        return
+    try:
+        async for piece in head.response.content.iter_any():
+            yield piece
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineError(f"an engine ended in the middle of an answer: {error}") from error
