@@ -35,7 +35,8 @@ class Mean:
 
     def add(self, x: float) -> None:
         """One more value."""
-        self.count = min(20, self.count + 1)
+        if self.count < 20:
+            self.count += 1
         self.value += (x - self.value) / self.count
 
 

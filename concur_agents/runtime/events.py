@@ -114,6 +114,8 @@ class Dispatcher:
 
     def deliver(self) -> None:
         """Hands out what is in line. If another thread is at it, it hands out ours as well."""
+        if not self._line:
+            return
         # No lock: an exception from outside right after `acquire` would leave it locked for good.
         delivery = object()
         delivering = self._delivering

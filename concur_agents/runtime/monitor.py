@@ -13,7 +13,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from concur_agents._outside import is_from_handler, is_from_outside
 from concur_agents._text import shown_id
@@ -200,9 +200,10 @@ class Monitor:
             self._deferred.append(act)
             return
         try:
-            self._under_lock(lambda now: self._decide_now(act, now))
+            self._under_lock(self._decide_now, act)
             self._carry_out()
-            self._catch_up()
+            if self._deferred or self._is_cut_off:  # struck inside a decision
+                self.decide(_nothing)
         except BaseException:  # a `ConcurError`, or an exception from outside
             if act is not _nothing:  # or the next decision does what is left to be done
                 self.decide(_nothing)
@@ -213,21 +214,23 @@ class Monitor:
         if self._holder == threading.get_ident():
             return look(self.clock())
         if self._is_cut_off:
-            self._catch_up()
+            self.decide(_nothing)
         try:
-            return self._under_lock(look)
+            seen: T = self._under_lock(_at, look)
+            return seen
         finally:
-            self._catch_up()
+            if self._deferred or self._is_cut_off:
+                self.decide(_nothing)
 
-    def _under_lock(self, do: Callable[[float], T]) -> T:
-        """Runs `do(now)` under the lock, and releases it whatever strikes, at whatever point."""
+    def _under_lock(self, do: Callable[[Any, float], T], what: object) -> T:
+        """Runs `do(what, now)` under the lock, and releases it whatever strikes, at any point."""
         me = threading.get_ident()
         lock = self._lock
         is_known_held = False
         try:
             lock.acquire()
             self._holder, is_known_held = me, True
-            return do(self.clock())
+            return do(what, self.clock())
         finally:
             # No calls before the release, because a signal handler may raise after each of them.
             if self._holder == me:
@@ -309,11 +312,6 @@ class Monitor:
                 extra=told("failed", error=type(bug).__name__),
             )
 
-    def _catch_up(self) -> None:
-        """Does what finalisers and exceptions left to be done that struck inside a decision."""
-        if self._deferred or self._is_cut_off:
-            self.decide(_nothing)
-
     # When to beat
 
     def rest(self, due_s: float, now: float) -> float | None:
@@ -338,6 +336,10 @@ class Monitor:
             return False
         self._due_s = wake_s
         return True
+
+
+def _at(look: Callable[[float], T], now: float) -> T:
+    return look(now)
 
 
 def _nothing(_: float) -> tuple[()]:
