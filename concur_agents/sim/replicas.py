@@ -203,19 +203,12 @@ def simulate_fleet(
 ) -> Result:
     """Run a batch against several engines, as `simulate` does against one.
 
-    Args:
-        plans: the agents.
-        profiles: the engines.
-        gate: who may run, and where.
-        poll_interval_s: how often the gate gets a reading of each engine [s].
-        seed: shifts the polls.
-        record_series: take a sample every second, of all engines together.
-        faults: what goes wrong.
-        horizon_s: cut the run so long after the first arrival [s].
+    Arguments and errors are those of `simulate`, but for:
 
-    Raises:
-        ConfigError: as for `simulate`.
-        ConcurError: the gate lets no agent in although nothing runs.
+    Args:
+        profiles: the engines.
+        gate: who may run, and where; it gets a reading of each engine.
+        record_series: the samples are of all engines together.
     """
     for profile in profiles:
         check_plans(plans, profile)

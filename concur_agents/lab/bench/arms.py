@@ -34,6 +34,7 @@ __all__ = [
     "LawArm",
     "outcome_of",
     "run_law",
+    "run_options",
     "run_reference",
     "time_of",
 ]
@@ -175,16 +176,18 @@ REFERENCES = {
 def _simulate(
     scenario: Scenario, case: Case, seed: int, gate: Ungoverned | RegulatorGate
 ) -> Result:
-    return simulate(
-        case.plans,
-        case.profile,
-        gate,
-        poll_interval_s=scenario.poll_interval_s,
-        seed=seed,
-        record_series=False,
-        faults=case.faults,
-        horizon_s=math.inf if scenario.horizon_s is None else scenario.horizon_s,
-    )
+    return simulate(case.plans, case.profile, gate, **run_options(scenario, case, seed))
+
+
+def run_options(scenario: Scenario, case: Case, seed: int) -> dict[str, Any]:
+    """The keywords of `simulate` and `simulate_fleet` on one draw."""
+    return {
+        "poll_interval_s": scenario.poll_interval_s,
+        "seed": seed,
+        "record_series": False,
+        "faults": case.faults,
+        "horizon_s": math.inf if scenario.horizon_s is None else scenario.horizon_s,
+    }
 
 
 def time_of(result: Result) -> float:

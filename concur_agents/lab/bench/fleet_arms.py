@@ -13,7 +13,7 @@ import math
 
 from concur_agents.core import FIRST_READING_S, Fleet, Regulator, make_law
 from concur_agents.errors import ConfigError
-from concur_agents.lab.bench.arms import ArmOutcome, LawArm, outcome_of, time_of
+from concur_agents.lab.bench.arms import ArmOutcome, LawArm, outcome_of, run_options, time_of
 from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
@@ -81,13 +81,5 @@ FLEET_REFERENCES = ("round_robin", "sticky", "sum", "cap_per_replica")
 
 
 def _simulate(scenario: Scenario, case: Case, seed: int, gate: RoutingGate) -> Result:
-    return simulate_fleet(
-        case.plans,
-        case.replicas,
-        gate,
-        poll_interval_s=scenario.poll_interval_s,
-        seed=seed,
-        record_series=False,
-        faults=case.faults,
-        horizon_s=math.inf if scenario.horizon_s is None else scenario.horizon_s,
-    )
+    options = run_options(scenario, case, seed)
+    return simulate_fleet(case.plans, case.replicas, gate, **options)
