@@ -67,19 +67,28 @@ def attribute(module: str, names: Mapping[str, str], name: str) -> Any:
     return getattr(importlib.import_module(where), new)
 
 
+def new_module(fullname: str) -> str | None:
+    """Today's name of a module with an old name, or of one in an old package; None: neither."""
+    root, _, name = fullname.partition(".")
+    if root != ROOT or not name:
+        return None
+    package, _, last = name.rpartition(".")
+    if name in MODULES:
+        return f"{ROOT}.{MODULES[name]}"
+    return f"{ROOT}.{MODULES[package]}.{last}" if package in MODULES else None
+
+
 class _Finder(MetaPathFinder, Loader):
     """Imports an old module as the new one: the same object under both names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        root, _, name = fullname.partition(".")
-        if root != ROOT or name not in MODULES:
-            return None
-        return ModuleSpec(fullname, self)
+        return None if new_module(fullname) is None else ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        new = f"{ROOT}.{MODULES[spec.name.partition('.')[2]]}"
+        new = new_module(spec.name)
+        assert new is not None
         warn(spec.name, new, stacklevel=2)
         module = importlib.import_module(new)
         self._own = module.__spec__, getattr(module, "__loader__", None)
@@ -93,4 +102,6 @@ class _Finder(MetaPathFinder, Loader):
 def install() -> None:
     """Makes the old names importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        # First, because the search through folders would find the files of `runtime` for `hosts`
+        # too, and load each a second time.
+        sys.meta_path.insert(0, _Finder())

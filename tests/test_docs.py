@@ -51,6 +51,41 @@ def test_the_site_has_every_page_once():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
+MOST_WORDS = 1000
+"""In a page of prose: what is read in five minutes."""
+
+LONGER = {
+    "benchmarks.md": "a record of measurements, looked up and not read through",
+    "benchmarks/fleet/results.md": "tables that a program writes",
+    "benchmarks/suite/results.md": "tables that a program writes",
+    "laws-tried.md": "a record of what was tried, looked up and not read through",
+    "simulator.md": "measurements that a program writes, each beside what the simulator says",
+    "fleet.md": "to be split",
+    "gateway.md": "to be split",
+    "laws.md": "to be split",
+    "pool.md": "to be split",
+}
+"""Page -> why it may be longer."""
+
+
+def words_in(page):
+    """Words of a page without its code and the targets of its links."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8"))
+    return len(re.findall(r"[^\W\d_][\w'’-]*", re.sub(r"\]\([^)]*\)", "]", text)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_a_page_is_short(page):
+    """A longer one is split along its headings."""
+    if page.relative_to(DOCS).as_posix() not in LONGER:
+        assert words_in(page) <= MOST_WORDS
+
+
+def test_the_glossary_has_at_most_twenty_words():
+    terms = re.findall(r"(?m)^\*\*([^*]+)\*\*", (DOCS / "concepts.md").read_text("utf-8"))
+    assert 10 <= len(terms) <= 20
+
+
 def test_the_readme_fits_on_a_screen_or_two_and_begins_with_code():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.split()) <= 500

@@ -70,6 +70,7 @@ def test_the_version_is_the_same_in_code_metadata_and_changelog() -> None:
     version = concur_agents.__version__
     assert importlib.metadata.version("concur-agents") == version
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_importing_needs_only_the_core_dependencies_and_prints_nothing() -> None:
@@ -96,6 +97,15 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: zipfile.Z
     assert "concur_agents/py.typed" in shipped
     for kind in ("concur_agents/sim/profiles/*.toml", "concur_agents/sim/data/*.jsonl.gz"):
         assert any(Path(name).match(kind) for name in shipped), kind
+
+
+def test_the_wheel_is_small_and_holds_no_tests_and_no_benchmarks(wheel: zipfile.ZipFile) -> None:
+    """It is installed into every container of agents."""
+    assert wheel.filename is not None
+    assert Path(wheel.filename).stat().st_size <= 1_500_000
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"concur_agents"}
+    assert not [name for name in wheel.namelist() if "/test_" in name or "/conftest" in name]
 
 
 def test_the_wheel_names_its_licences_extras_and_command(wheel: zipfile.ZipFile) -> None:

@@ -52,7 +52,9 @@ def bench_command(
     out: Path | None = typer.Option(
         None, file_okay=False, help="Folder for results (.json, .md) and pictures."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, see docs/bench.md."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON object, see docs/bench-laws.md."
+    ),
     listing: bool = typer.Option(False, "--list", help="List the scenarios and stop."),
 ) -> None:
     """Run a suite of scenarios under every arm, and hold the laws against their goals.

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from concur_agents.runtime.config import OPTIONS, Option, Setting, settings
+from concur_agents.runtime.config import OPTIONS, RENAMED, Option, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,6 +32,15 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         for option in OPTIONS
     ]
+    added += [
+        inspect.Parameter(
+            old,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(None, f"--{old.replace('_', '-')}", hidden=True),
+            annotation=str | None,
+        )
+        for old in RENAMED
+    ]
     kept = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in own.parameters.values()
@@ -40,7 +49,8 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        given = {option.name: arguments.pop(option.name) for option in OPTIONS}
+        names = (*(option.name for option in OPTIONS), *RENAMED)
+        given = {name: arguments.pop(name) for name in names}
         given["url"] = ",".join(given["url"] or ()) or None
         found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
         command(found=found, **arguments)

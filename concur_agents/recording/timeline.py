@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from concur_agents import _moved
 from concur_agents.recording.model import Header
 
 
@@ -243,3 +244,8 @@ class Timeline:
     """KV pool that the engine reported last [tokens]."""
     pools: dict[str, PoolTimeline] = field(default_factory=dict)
     """Of a fleet: each pool by its name; empty: there is one pool."""
+
+
+def __getattr__(name: str) -> Any:
+    names = {"tell": "recording.timeline_builder:read_timeline"}
+    return _moved.attribute(__name__, names, name)

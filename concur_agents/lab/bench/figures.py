@@ -193,7 +193,7 @@ class Report:
         return figures
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able; the keys are described in docs/bench.md and stay."""
+        """Everything, JSON-able; the keys are described in docs/bench-laws.md and stay."""
         references = {*REFERENCES, *FLEET_REFERENCES}
         laws = [arm for arm in self.arms if arm not in references]
         return {
