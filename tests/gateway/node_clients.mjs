@@ -30,7 +30,9 @@ const clients = {
     return text;
   },
   async openai_plain(name) {
-    const answer = await new OpenAI(options(name, "/v1")).chat.completions.create(say);
+    const client = new OpenAI(options(name, "/v1"));
+    await client.models.list();  // a busy machine takes a second to load and connect
+    const answer = await client.chat.completions.create(say);
     return answer.choices[0].message.content;
   },
   async anthropic_stream(name) {
@@ -38,7 +40,9 @@ const clients = {
     return (await stream.finalMessage()).content[0].text;
   },
   async anthropic_plain(name) {
-    const answer = await new Anthropic(options(name)).messages.create({ ...say, max_tokens: 9 });
+    const client = new Anthropic(options(name));
+    await client.models.list();
+    const answer = await client.messages.create({ ...say, max_tokens: 9 });
     return answer.content[0].text;
   },
 };
