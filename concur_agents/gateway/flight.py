@@ -94,14 +94,21 @@ class Flight:
             bound.reschedule(self._loop.time() + most_s)
 
     def end(
-        self, usage: Usage | None = None, *, overloaded: bool = False, retry_after_s: float = 0.0
+        self,
+        usage: Usage | None = None,
+        *,
+        aborted: bool = False,
+        overloaded: bool = False,
+        retry_after_s: float = 0.0,
     ) -> None:
-        """The call is over; only the first end counts."""
+        """The call is over; only the first end counts. Arguments as of `adapters.call.Call.end`."""
         if self.is_over:
             return
         self.is_over = True
         if self._call is not None:
-            self._call.end(usage, overloaded=overloaded, retry_after_s=retry_after_s)
+            self._call.end(
+                usage, aborted=aborted, overloaded=overloaded, retry_after_s=retry_after_s
+            )
         if self.living is not None:
             self._agents.leave(self.living)
 

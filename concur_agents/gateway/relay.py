@@ -89,7 +89,9 @@ class Relay:
                     await self._write(request, passed, out)
             rest = answer.finish()
             if flight is not None:
-                flight.end(answer.usage())  # and not when a slow reader has taken it
+                flight.end(
+                    answer.usage(), aborted=answer.was_aborted()
+                )  # and not when a slow reader has taken it
             elif request.method == "POST" and response.status < 400:
                 self._meet_unknown(record.path, answer)
             if rest:
@@ -103,7 +105,7 @@ class Relay:
         finally:
             response.close()
             if flight is not None and not flight.is_over:
-                flight.end(answer.usage())
+                flight.end(answer.usage(), aborted=answer.was_aborted())
 
     async def _begin(
         self, request: web.BaseRequest, response: ClientResponse, *, changes_length: bool

@@ -30,7 +30,10 @@ const clients = {
     return text;
   },
   async openai_plain(name) {
-    const answer = await new OpenAI(options(name, "/v1")).chat.completions.create(say);
+    const client = new OpenAI(options(name, "/v1"));
+    await client.models.list();  // a busy machine takes a second to load and connect
+    // It says how long it waits only if the call says it, and not if the client does.
+    const answer = await client.chat.completions.create(say, { timeout: 2000 });
     return answer.choices[0].message.content;
   },
   async anthropic_stream(name) {
@@ -38,7 +41,9 @@ const clients = {
     return (await stream.finalMessage()).content[0].text;
   },
   async anthropic_plain(name) {
-    const answer = await new Anthropic(options(name)).messages.create({ ...say, max_tokens: 9 });
+    const client = new Anthropic(options(name));
+    await client.models.list();
+    const answer = await client.messages.create({ ...say, max_tokens: 9 });
     return answer.content[0].text;
   },
 };
