@@ -13,7 +13,8 @@ from rich.table import Table
 
 from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
-from concur_agents.errors import WatchError
+from concur_agents.cli.stack import show_stack
+from concur_agents.errors import ConfigError, WatchError
 from concur_agents.observe.frame import Frame
 from concur_agents.observe.socket_client import SocketClient
 from concur_agents.observe.socket_path import sockets
@@ -32,7 +33,7 @@ MARKS = {"info": "[blue]note[/]", "warning": "[yellow]warning[/]", "error": "[re
 
 def doctor_command(
     urls: list[str] = typer.Argument(
-        metavar="URL...", help="The endpoint, with or without /v1; several: each is examined."
+        None, metavar="URL...", help="The endpoint, with or without /v1; several: each is examined."
     ),
     model: str = typer.Option("", help="Model to test; default: the first one served."),
     api_key: str = typer.Option(
@@ -51,6 +52,7 @@ def doctor_command(
         show_envvar=True,
         help="File of the CA that signed its certificate; false: any certificate.",
     ),
+    stack: str = typer.Option("", help="What a trainer or grader needs: verl, slime, skyrl, ..."),
     send: bool = typer.Option(True, help="Send two tiny completions to test cached tokens."),
     as_json: bool = typer.Option(False, "--json", help="Print the diagnosis as one JSON object."),
 ) -> None:
@@ -59,6 +61,10 @@ def doctor_command(
     Sends two one-token completions with the same prompt, to see whether the answers report cached
     tokens. Exit code 0: good; 1: usable, with warnings; 2: not usable. Several endpoints, for one
     governor of them all, are compared in a table; the exit code is that of the worst.
+
+    With --stack NAME it says how that stack is connected: which of its functions become agents and
+    steps, which flags to set, what a weight update needs, and whether several engines or processes
+    need pools or one shared governor. An endpoint is then examined if one is given.
 
     A governor of yours that reads this endpoint and was started with socket="auto" adds what it has
     seen: stalls, a pool that is larger than the engine reports, and pools that are down.
@@ -70,6 +76,12 @@ def doctor_command(
     findings (level, text, flag), flags, code, verdict and exit_code; null: not reported. Of several
     endpoints: a list of such objects.
     """
+    if stack:
+        show_stack(stack, Console())
+        if not urls:
+            return
+    if not urls:
+        raise ConfigError("give the URL of an endpoint, or --stack NAME")
     diagnoses = []
     for url in dict.fromkeys(urls):
         diagnosis = diagnose(
