@@ -31,7 +31,9 @@ class Governor(Host):
         url: base URL of the serving engine, with or without `/v1`; a list of several, each of
             which is a pool: agents are spread over them, and each stays with its pool.
         ranks: data-parallel engines behind each URL (vLLM's and SGLang's `--data-parallel-size`):
-            each is a pool, and calls are pinned to it by a header.
+            each is a pool, and calls are pinned to it by a header. None: where the page shows
+            several, four tiny calls prove whether they can be pinned, and until then, or if they
+            cannot, one pool has the sum; 1: one pool in any case, and no calls.
         law: a name (see `concur laws`) or a law from `make_law`. Default: `working_set`; with
             `limit`: a fixed cap.
         limit: at most this many active agents, whatever the engine says.

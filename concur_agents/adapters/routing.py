@@ -24,7 +24,7 @@ from concur_agents._text import printable
 from concur_agents.adapters.extras import is_signed
 from concur_agents.errors import ConfigError
 from concur_agents.probes.http import base_of
-from concur_agents.probes.pinning import RANK_HEADER
+from concur_agents.probes.pinning import RANK_HEADER, names_rank
 from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.endpoints import Address
 
@@ -43,7 +43,6 @@ _PLACEHOLDERS = frozenset(
 """What people write where a client wants a key and the engine does not, in lower case."""
 
 _REFUSED = (400, 404, 422, 500)
-_OUT_OF_RANGE = b"out of range"
 
 
 class Base(NamedTuple):
@@ -81,6 +80,8 @@ class Target(NamedTuple):
     former: Base
     """What `base` takes the place of; the same if nothing changes."""
     rank: int | None
+    url: str
+    """The address as the governor was given it."""
 
     @property
     def keeps_keys(self) -> bool:
@@ -94,6 +95,7 @@ class Route:
     """One request that has been sent on its way to a pool."""
 
     router: Router
+    governor: Governing
     target: Target
     request: Any
     is_pinned: bool = False
@@ -104,14 +106,14 @@ class Route:
 
     def was_refused(self, answer: bytes) -> bool:
         """Whether it did. Then the rank is no longer sent there, and the request goes out again."""
-        if not self.is_pinned or _OUT_OF_RANGE not in answer.lower():
+        if not self.is_pinned or not names_rank(answer.decode("utf-8", "replace")):
             return False
-        self.router.meet_refused_rank(self.target)
+        self.router.meet_refused_rank(self.governor, self.target)
         del self.request.headers[RANK_HEADER]
         self.is_pinned = False
         return True
 
-    def meet(self, governor: Governing, headers: Any) -> None:
+    def meet(self, headers: Any) -> None:
         """Looks at the headers of an answer: a router may have sent the request elsewhere."""
         worker = headers.get(WORKER_HEADER)
         if worker is None:
@@ -120,7 +122,7 @@ class Route:
         if not rank.isdecimal():
             url, rank = worker, ""
         served, target = base(url), self.target
-        known = {each.origin for each in _bases(governor.addresses.values())}
+        known = {each.origin for each in _bases(self.governor.addresses.values())}
         is_other = served is not None and served.origin in known - {target.base.origin}
         if self.is_pinned and rank:
             is_other = is_other or int(rank) != target.rank
@@ -156,7 +158,7 @@ class Router:
         former, there = _innermost(asked, governor.addresses.values()), base(address.url)
         if former is None or there is None:
             return None
-        return Target(there, former, address.rank)
+        return Target(there, former, address.rank, address.url)
 
     def meet_elsewhere(self, governor: Governing, agent: Agent, asked: Base) -> None:
         """A call of an agent was not directed: that should be known if there are several pools."""
@@ -208,7 +210,7 @@ class Router:
                 str(target.former),
             )
             return None
-        route = Route(self, target, request)
+        route = Route(self, governor, target, request)
         headers: dict[str, str | None] = {}
         there, former, before = target.base, target.former, request.url
         if there != former:
@@ -236,17 +238,18 @@ class Router:
         """Whether an address takes ranks, as far as is known."""
         return there not in self._unpinned
 
-    def meet_refused_rank(self, target: Target) -> None:
-        """An address has refused a rank: from here on none is sent there."""
+    def meet_refused_rank(self, governor: Governing, target: Target) -> None:
+        """An address has refused a rank: none is sent there, and its engines are one pool."""
         self._unpinned.add(target.base)
         self.say(
             f"rank {target.base}",
-            "%s refuses rank %s as out of range, so its calls are not pinned: has it fewer "
-            "data-parallel engines than `ranks=` says, or is it a router whose engines have one "
-            "each? (logged once)",
+            "%s refuses rank %s as out of range, so its calls are not pinned, and its engines are "
+            "governed as one pool: has it fewer data-parallel engines than `ranks=` says, or is it "
+            "a router whose engines have one each? (logged once)",
             str(target.base),
             str(target.rank),
         )
+        governor.unpin(target.url)
 
     def meet_lost_key(self, target: Target) -> None:
         """The client's key stays behind."""

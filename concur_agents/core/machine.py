@@ -15,7 +15,7 @@ from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.meter import Meter
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.sizes import Sizes
-from concur_agents.core.types import AgentId, Decision, Snapshot, State, Usage
+from concur_agents.core.types import AgentId, Decision, Snapshot, State, Usage, View
 
 STALL_S = 5.0  # least time without a call until a stall is assumed, if an open agent waits
 NEW_STALL_S = 60.0  # the same if all who wait are new
@@ -109,6 +109,14 @@ class Machine:
             setattr(self._sizes, name, getattr(old._sizes, name))
         for name in ("capacity_tokens", "learned_tokens", "proven_tokens", "held_tokens"):
             setattr(self._sizes.residency, name, getattr(old._sizes.residency, name))
+        self._enforce(now)
+
+    def follow(self, law: Law, totals: View, now: float) -> None:
+        """Goes on in place of others that had other pools: with their law and totals, no more."""
+        self.law, self.state, self.last_snapshot = law, law.initial(), None
+        self._done_total, self._pauses_total = totals.done_total, totals.pauses_total
+        self._admission.overdue_total = totals.overdue_total
+        self._admission.stalls_total = totals.stalls_total
         self._enforce(now)
 
     # -- inside ------------------------------------------------------------------------------

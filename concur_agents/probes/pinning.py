@@ -2,7 +2,8 @@
 
 Tiny calls are sent to the last rank and to the first, two to each, and the counters of the page say
 which ranks served them. Calls that are spread in turn, or that all go to the first rank, do not
-pass. To be done while nothing else runs, because other calls count as well.
+pass. Calls of others may run meanwhile, but count as well: if they leave it open where ours were
+served, it is tried again a few times.
 """
 
 from __future__ import annotations
@@ -25,13 +26,31 @@ RANK_HEADER: Final = "X-data-parallel-rank"
 PinVerdict: TypeAlias = Literal["pinned", "elsewhere", "refused", "unknown"]
 
 _CALLS = 2
+_TRIES = 3  # of the calls to one rank, if those of others were counted meanwhile
 _SHARE = 0.75  # of what the calls used: two calls in turn leave half of it on the rank
+_NAMES = ("data_parallel_rank", "data-parallel-rank", "dp_rank")  # of a rank, in refusals
 _COUNTERS = (
     ("query_tokens_total", "prompt_tokens"),
     ("computed_tokens_total", "prompt_tokens"),
     ("generated_tokens_total", "completion_tokens"),
 )
 """What counts a call, rank by rank, and the part of its usage that it counts."""
+
+_REFUSED = (
+    "Rank {rank} is refused as out of range: has it fewer than {count} engines, or is it a router "
+    "whose engines have one rank each? Govern each at its own address; until then one governor "
+    "governs their sum"
+)
+_UNANSWERED = "Pinning cannot be proved: a tiny call answered HTTP {status}, and reported no usage"
+_ELSEWHERE = (
+    "Calls pinned to rank {rank} were served by rank {served}: "
+    f"{RANK_HEADER} is ignored or dropped on the way. Give each engine an address of its own; "
+    "until then one governor governs their sum"
+)
+_DISTURBED = (
+    "Pinning cannot be proved while other calls are counted as well: have it proved with "
+    "gov.check_pinning() before the first agent"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,49 +110,58 @@ def _prove(
             f"for each of {count} ranks; SGLang shows them with "
             "--enable-metrics-for-all-schedulers",
         )
-    name = model or _first_model(http)
+    name = model or _first_model(http) or page.model
+    if name is None:
+        return proof("unknown", "Pinning cannot be proved: no model is named")
     for rank in (wanted[-1], wanted[0]):
-        before = probe.read_page().readings
-        counter = next(
-            (pair for pair in _COUNTERS if all(_known(before, each, pair[0]) for each in wanted)),
-            None,
-        )
-        if name is None or counter is None:
-            lacks = "/v1/models names no model" if name is None else "no counter has all ranks"
-            return proof("unknown", f"Pinning cannot be proved: {lacks}")
-        sent = 0
-        for _ in range(_CALLS):
-            answer = _call(http, name, rank)
-            if answer.status >= 400 and "out of range" in answer.text.lower():
-                return proof(
-                    "refused",
-                    f"Rank {rank} is refused as out of range: has it fewer than {count} engines, "
-                    "or is it a router whose engines have one rank each? Govern each at its own "
-                    "address",
-                )
-            usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
-            if usage is None:
-                return proof(
-                    "unknown",
-                    f"Pinning cannot be proved: a tiny call answered HTTP {answer.status}, and "
-                    "reported no usage",
-                )
-            sent += getattr(usage, counter[1])
-        risen = _risen(probe, before, wanted, counter[0], sent, patience_s)
-        if risen[rank] < _SHARE * sent:
-            if sum(risen.values()) < _SHARE * sent:
-                return proof(
-                    "unknown",
-                    f"Pinning cannot be proved: the counters did not rise within {patience_s:g} s",
-                )
-            others = ", ".join(each for each in wanted if risen[each] and each != rank)
-            return proof(
-                "elsewhere",
-                f"Calls pinned to rank {rank} were served by rank {others}: {RANK_HEADER} is "
-                "ignored or dropped on the way. Give each engine an address of its own, or leave "
-                "`ranks=` away: one governor then governs the sum",
-            )
+        for _ in range(_TRIES):
+            verdict, text = _try(http, probe, wanted, rank, name, patience_s)
+            if verdict != "disturbed":
+                break
+        else:
+            return proof("unknown", text)
+        if verdict != "pinned":
+            return proof(verdict, text)
     return proof("pinned", f"{RANK_HEADER} pins calls to each of {count} ranks")
+
+
+def _try(
+    http: Http, probe: HttpProbe, ranks: list[str], rank: str, model: str, patience_s: float
+) -> tuple[PinVerdict | Literal["disturbed"], str]:
+    """Sends the calls to one rank.  Calls of others may disturb it."""
+    before = probe.read_page().readings
+    counter = next(
+        (pair for pair in _COUNTERS if all(_known(before, each, pair[0]) for each in ranks)), None
+    )
+    if counter is None:
+        return "unknown", "Pinning cannot be proved: no counter has all ranks"
+    used: list[int] = []
+    for _ in range(_CALLS):
+        answer = _call(http, model, rank)
+        if answer.status >= 400 and names_rank(answer.text):
+            return "refused", _REFUSED.format(rank=rank, count=len(ranks))
+        usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
+        if usage is None:
+            return "unknown", _UNANSWERED.format(status=answer.status)
+        used.append(getattr(usage, counter[1]))
+    sent = sum(used)
+    risen = _risen(probe, before, ranks, counter[0], sent, patience_s)
+    others = sum(risen[each] for each in ranks if each != rank)
+    if risen[rank] + others < _SHARE * sent:
+        text = f"Pinning cannot be proved: the counters did not rise within {patience_s:g} s"
+        return "unknown", text
+    if others < min(used):  # so none of ours was counted there
+        return "pinned", ""
+    if risen[rank] < _SHARE * sent:
+        served = ", ".join(each for each in ranks if risen[each] and each != rank)
+        return "elsewhere", _ELSEWHERE.format(rank=rank, served=served)
+    return "disturbed", _DISTURBED
+
+
+def names_rank(answer: str) -> bool:
+    """Whether a refusal is about the rank."""
+    text = answer.lower()
+    return "out of range" in text or any(name in text for name in _NAMES)
 
 
 def _risen(
@@ -165,7 +193,7 @@ def _call(http: Http, model: str, rank: str) -> HttpResponse:
     headers = {RANK_HEADER: rank}
     chat = {"messages": [{"role": "user", "content": prompt}]}
     answer = http.post("/v1/chat/completions", small | chat, headers=headers)
-    if answer.status in (400, 404, 405, 422) and "out of range" not in answer.text.lower():
+    if answer.status in (400, 404, 405, 422) and not names_rank(answer.text):
         return http.post("/v1/completions", small | {"prompt": prompt}, headers=headers)
     return answer
 

@@ -68,6 +68,10 @@ class Governing(Protocol):
         """Where the calls of an agent go; None: there is one pool, or it has none yet."""
         ...
 
+    def unpin(self, url: str) -> None:
+        """Calls to an address cannot be pinned: its engines are one pool from here on."""
+        ...
+
     def agent(
         self,
         id: str | None = None,  # noqa: A002  (the word that users know it by)

@@ -119,7 +119,13 @@ OPTIONS: tuple[Option, ...] = (
         "Base URL of the serving engine, with or without /v1; of several, with commas.",
         fallback="OPENAI_BASE_URL",
     ),
-    Option("ranks", _count, 1, "Data-parallel engines behind each URL.", kind="engines"),
+    Option(
+        "ranks",
+        _count,
+        None,
+        "Data-parallel engines behind each URL; 1: one pool, whatever there is. None: found out.",
+        kind="engines",
+    ),
     Option("api_key", str, None, "Bearer token for its metrics page.", secret=True),
     Option(
         "metrics_headers",
@@ -304,7 +310,7 @@ def governor_options(found: Mapping[str, Setting]) -> dict[str, Any]:
     if options.value is not None:
         keywords["law"] = _law(law.value, options.value, law.source, options.source)
     if keywords["url"] is None:
-        keywords |= {"api_key": None, "ranks": 1}
+        keywords |= {"api_key": None, "ranks": None}
         keywords |= {"metrics_headers": None, "metrics_verify": True}
     return keywords
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,15 +21,34 @@ class Address(NamedTuple):
     """Of several engines behind one address: which one; None: there is one."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Endpoint:
     """One address, and its pools."""
 
     poller: EnginePoller
-    pools: dict[str, str] | None
+    url: str | None
+    """As the user gave it; None: there is none, or a probe was given."""
+    ranks: int = 1
+    """Engines there that are to be pools of their own; 1: all that are there are one pool."""
+    pools: dict[str, str] | None = None
     """The regulator's names of its pools, by rank; None: the governor has one pool in all."""
     unread: dict[str | None, str] = field(default_factory=dict)
     """Of them, those without a reading the last time, and why; None: the one pool."""
+    is_sum: bool = False
+    """Whatever engines there are, they are governed as one pool: so it was asked for, or calls
+    cannot be pinned."""
+
+    @property
+    def names(self) -> list[str | None]:
+        """The regulator's names of its pools; None: the one pool in all."""
+        return [None] if self.pools is None else list(self.pools.values())
+
+    def named(self) -> dict[str, str]:
+        """Its pools by rank, if they are not all there is."""
+        name = scrub(self.url or "")
+        if self.ranks == 1:
+            return {"0": name}
+        return {str(rank): f"{name}#{rank}" for rank in range(self.ranks)}
 
 
 @dataclass(slots=True)
@@ -38,7 +57,8 @@ class Endpoints:
 
     Args:
         urls: their addresses; empty: there is none, or a probe was given.
-        ranks: data-parallel engines behind each address.
+        ranks: data-parallel engines behind each address; None: as many as can be proved to be
+            pools of their own, and one until then.
         make_poller: makes what reads an address; None as the address: the one probe or nothing.
 
     Raises:
@@ -46,24 +66,26 @@ class Endpoints:
     """
 
     urls: list[str]
-    ranks: int
+    ranks: int | None
     make_poller: Callable[[str | None], EnginePoller]
     all: list[Endpoint] = field(init=False, default_factory=list)
     addresses: dict[str, Address] = field(init=False, default_factory=dict)
     """By the names of the pools; empty: there is one pool."""
+    _has_several: bool = field(init=False, default=False)
+    """There are several addresses, or have been."""
 
     def __post_init__(self) -> None:
         ranks: object = self.ranks  # whatever its annotation says
-        if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        if ranks is not None and (isinstance(ranks, bool) or not isinstance(ranks, int)):
             raise ConfigError(f"ranks must be at least 1 engine, got {self.ranks!r}")
-        if self.ranks > 1 and not self.urls:
+        if self.ranks is not None and self.ranks < 1:
+            raise ConfigError(f"ranks must be at least 1 engine, got {self.ranks!r}")
+        if self.ranks not in (None, 1) and not self.urls:
             raise ConfigError("ranks says how many engines an address has: give the url too")
-        if len(self.urls) * self.ranks <= 1:
-            url = self.urls[0] if self.urls else None
-            self.all.append(Endpoint(self.make_poller(url), None))
-            return
-        for url in self.urls:
-            self.add(url)
+        self._has_several = len(self.urls) > 1
+        for url in self.urls or (None,):
+            self._open(url)
+        self.apply(self.layout())
 
     @property
     def is_fleet(self) -> bool:
@@ -75,22 +97,33 @@ class Endpoints:
         """What reads the first address."""
         return self.all[0].poller
 
+    def layout(self) -> dict[str, Address]:
+        """Where the calls of each pool are to go, by name; empty: there is one pool."""
+        if not self._has_several and self.all[0].ranks == 1:
+            return {}
+        return {
+            pool: Address(str(endpoint.url), int(rank) if endpoint.ranks > 1 else None)
+            for endpoint in self.all
+            for rank, pool in endpoint.named().items()
+        }
+
+    def apply(self, layout: dict[str, Address]) -> None:
+        """From here on the pools are those of `layout`."""
+        for endpoint in self.all:
+            endpoint.pools = endpoint.named() if layout else None
+            known = endpoint.unread.items()
+            endpoint.unread = {pool: why for pool, why in known if pool in endpoint.names}
+        self.addresses = layout
+
     def add(self, url: str) -> Endpoint:
         """One more address of a fleet.
 
         Raises:
             ConfigError: it is there already.
         """
-        name = scrub(url)
-        pools = {str(rank): f"{name}#{rank}" for rank in range(self.ranks)}
-        if self.ranks == 1:
-            pools = {"0": name}
-        if any(endpoint.poller.url == name for endpoint in self.all):
-            raise ConfigError(f"{name} is there twice: each address is given once")
-        for rank, pool in pools.items():
-            self.addresses[pool] = Address(url, int(rank) if self.ranks > 1 else None)
-        endpoint = Endpoint(self.make_poller(url), pools)
-        self.all.append(endpoint)
+        endpoint = self._open(url)
+        self._has_several = True
+        self.apply({**self.addresses, **self.layout()})
         return endpoint
 
     def remove(self, url: str) -> Endpoint:
@@ -108,11 +141,12 @@ class Endpoints:
                 return endpoint
         raise ConfigError(f"there is no address {name}")
 
-    def regulator(self, law: Any, start_s: float, options: dict[str, Any]) -> Any:
-        """What decides: a `Regulator`, or a `Fleet` behind the same door."""
-        if self.is_fleet:
-            return Fleet(law, list(self.addresses), start_s, **options)
-        return Regulator(law, start_s, **options)
+    def _open(self, url: str | None) -> Endpoint:
+        if url is not None and any(each.poller.url == scrub(url) for each in self.all):
+            raise ConfigError(f"{scrub(url)} is there twice: each address is given once")
+        endpoint = Endpoint(self.make_poller(url), url, self.ranks or 1, is_sum=self.ranks == 1)
+        self.all.append(endpoint)
+        return endpoint
 
     def after_fork(self) -> None:
         """Drops the open connections, which did not survive, and pools that were removed."""
@@ -126,6 +160,20 @@ class Endpoints:
         """Closes probes of its own."""
         for endpoint in self.all:
             endpoint.poller.close()
+
+
+def make_regulator(law: Any, start_s: float, options: dict[str, Any], pools: Sequence[str]) -> Any:
+    """What decides: a `Regulator`, or a `Fleet` behind the same door.
+
+    Args:
+        law: in force.
+        start_s: the host's clock now [s].
+        options: of a regulator.
+        pools: their names; empty: there is one pool.
+    """
+    if pools:
+        return Fleet(law, pools, start_s, **options)
+    return Regulator(law, start_s, **options)
 
 
 def addresses_in(url: str | Iterable[str] | None) -> list[str]:

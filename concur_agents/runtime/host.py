@@ -28,7 +28,7 @@ from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.runtime.endpoints import Endpoint, Endpoints, addresses_in
+from concur_agents.runtime.endpoints import Endpoint, Endpoints, addresses_in, make_regulator
 from concur_agents.runtime.events import Dispatcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
@@ -36,8 +36,10 @@ from concur_agents.runtime.poll_thread import PollThread
 from concur_agents.runtime.poller import EnginePoller
 from concur_agents.runtime.pool_reader import PoolReader
 from concur_agents.runtime.pools import Pools
+from concur_agents.runtime.rank_search import RankSearch
 from concur_agents.runtime.reads import Reads
 from concur_agents.runtime.recording_session import RecordingSession
+from concur_agents.runtime.regrouping import Regrouping
 from concur_agents.runtime.session import Session
 from concur_agents.runtime.sessions import Sessions
 from concur_agents.runtime.ticker import Ticker
@@ -65,7 +67,7 @@ class Host(Reads, Pools):
         law: str | Law | None = None,
         limit: float | None = None,
         probe: Probe | None = None,
-        ranks: int = 1,
+        ranks: int | None = None,
         api_key: str | None = None,
         metrics_headers: Headers | None = None,
         metrics_verify: Verify = True,
@@ -126,6 +128,8 @@ class Host(Reads, Pools):
         )
         if shadow is not None and self._endpoints.is_fleet:
             raise ConfigError("a shadow law decides beside one pool, and there are several")
+        # A cap is of the whole, and a shadow law decides beside one pool.
+        self._finds_ranks = ranks is None and background and not is_cap and shadow is None
         self.api_key = api_key
         """Sent to the metrics pages; with several addresses it is the key of all of them."""
         self._regulator_options: dict[str, Any] = {
@@ -170,7 +174,7 @@ class Host(Reads, Pools):
         clock, options, endpoints = self._clock, self._regulator_options, self._endpoints
         start_s = clock()
         try:
-            regulator = endpoints.regulator(self._law, start_s, options)
+            regulator = make_regulator(self._law, start_s, options, list(endpoints.addresses))
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
         self._poll_thread = PollThread(self.beat, endpoints.close)
@@ -180,7 +184,7 @@ class Host(Reads, Pools):
             regulator,
             self._dispatcher,
             max_wait_s=options["max_wait_s"],
-            make_regulator=lambda law: endpoints.regulator(law, clock(), unread),
+            make_regulator=lambda law, pools: make_regulator(law, clock(), unread, pools),
             former=former,
         )
         if former is None:
@@ -204,12 +208,18 @@ class Host(Reads, Pools):
             url=endpoints.first.url,
         )
         read = endpoints.all if self._ticks or endpoints.is_fleet else []
-        self._ticker = Ticker(self._monitor, [self._reader(each) for each in read])
+        readers = [self._reader(each) for each in read]
+        self._regrouping = Regrouping(self._monitor, endpoints, readers)
+        self._ticker = Ticker(self._monitor, readers, self._regrouping)
 
     def _reader(self, endpoint: Endpoint) -> PoolReader:
+        search = None
+        if self._finds_ranks and endpoint.url and endpoint.ranks == 1 and not endpoint.is_sum:
+            search = RankSearch(endpoint.poller, weakly(self._nudge))
         return PoolReader(
             self._monitor,
             endpoint,
+            search=search,
             blind_after_s=self._regulator_options["blind_after_s"],
             nudge=weakly(self._nudge),
         )

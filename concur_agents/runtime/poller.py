@@ -91,8 +91,8 @@ class EnginePoller:
         self.failures_total = 0
         self.error: str | None = None
         self.sighted_s: float | None = None  # last good reading, or first attempt
-        self._attempt: Attempt | None = None
-        self._checks: list[Attempt] = []
+        self._attempt: Attempt[Reading] | None = None
+        self._checks: list[Attempt[Reading]] = []
         self._backoff = Backoff(self._interval_s, jitter=self.background)
 
     def after_fork(self) -> None:
@@ -148,13 +148,18 @@ class EnginePoller:
         attempt.join(longest_s)
         if attempt.error is not None:
             raise attempt.error
-        if attempt.reading is None:
+        if attempt.result is None:
             self._interrupt()
             raise self._too_long(longest_s)
-        return attempt.reading
+        return attempt.result
 
-    def check_pinning(self, ranks: int, model: str | None) -> PinProof:
-        """Proves with a few tiny calls that the rank header pins calls to the engine's ranks."""
+    def check_pinning(self, ranks: int | None, model: str | None) -> PinProof:
+        """Proves with a few tiny calls that the rank header pins calls to the engine's ranks.
+
+        Args:
+            ranks: data-parallel engines there; None: as many as the page shows.
+            model: serves the calls; None: the first one that is served.
+        """
         from concur_agents.probes.http import Http, HttpProbe
         from concur_agents.probes.pinning import prove_pinning
 
@@ -218,10 +223,10 @@ class EnginePoller:
             self._missed(self._too_long(self._longest_s()))
             return None
         self._attempt = None
-        if attempt.reading is None:
+        if attempt.result is None:
             self._missed(attempt.error or ProbeError("the probe returned no reading"))
             return None
-        return self._heard(attempt.reading)
+        return self._heard(attempt.result)
 
     def rest_s(self) -> float:
         """Time [s] until the next reading."""

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from concur_agents.errors import ConfigError
 from concur_agents.runtime.checks import check_timeout
 from concur_agents.runtime.hold import HOLD_S, Hold
+from concur_agents.runtime.rank_search import count_ranks
 
 if TYPE_CHECKING:
+    from concur_agents.probes import PageReading
+    from concur_agents.probes.pinning import PinProof
     from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.pool_reader import PoolReader
+    from concur_agents.runtime.regrouping import Regrouping
     from concur_agents.runtime.ticker import Ticker
 
 
@@ -23,6 +27,7 @@ class Pools:
     _endpoints: Endpoints
     _ticker: Ticker
     _names: Iterator[int]
+    _regrouping: Regrouping
     _nudge: Callable[[], None]
     _reader: Callable[[Endpoint], PoolReader]
 
@@ -98,16 +103,57 @@ class Pools:
         self._change(endpoint, "remove_pool")
         endpoint.poller.close()
 
+    def check_pinning(self, model: str | None = None) -> dict[str, PinProof]:
+        """Proves that calls can be pinned to the engines on a page, and governs as that says.
+
+        With four tiny calls to each address that shows several engines. Ranks that are proved are
+        pools of their own from here on; if calls are served elsewhere or a rank is refused, one
+        pool of all is. A governor does the same by itself when the first agent comes, if `ranks=`
+        is not given. Before that no other calls count as well. It blocks for some seconds.
+
+        Args:
+            model: serves the calls; None: the first one that is served.
+
+        Returns:
+            The proofs by address; empty: no page shows several engines.
+        """
+        proofs: dict[str, PinProof] = {}
+        for endpoint in self._endpoints.all:
+            poller = endpoint.poller
+            if poller.last_reading is None:
+                poller.poll()  # the new pools begin with it
+            page: PageReading | None = getattr(poller.probe, "last_page", None)
+            is_sought = not endpoint.is_sum and page is not None and count_ranks(page) > 1
+            if endpoint.url is not None and (endpoint.ranks > 1 or is_sought):
+                ranks = endpoint.ranks if endpoint.ranks > 1 else None
+                proof = proofs[poller.url or ""] = poller.check_pinning(ranks, model)
+                self._regrouping.believe(endpoint, proof)
+        self._regrouping.regroup()
+        return proofs
+
     def address_of(self, agent: str) -> Address | None:
         """Where the calls of an agent go; None: there is one pool, or it has none yet."""
         if not self._endpoints.is_fleet:
             return None
         pool = self.pool_of(agent)
-        return None if pool is None else self._endpoints.addresses[pool]
+        return None if pool is None else self._endpoints.addresses.get(pool)
 
     def pool_of(self, agent: str) -> str | None:
         """The name of the pool that an agent is in; None: there is one, or it has none yet."""
         return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+
+    def unpin(self, url: str) -> None:
+        """Calls to an address cannot be pinned: its engines are one pool from here on.
+
+        From any thread. It comes into force at the next beat; agents keep their places.
+
+        Args:
+            url: as it was given to the governor.
+        """
+        for endpoint in self._endpoints.all:
+            if endpoint.url == url and endpoint.ranks > 1:
+                endpoint.ranks, endpoint.is_sum = 1, True
+                self._nudge()
 
     @property
     def addresses(self) -> dict[str, Address]:
