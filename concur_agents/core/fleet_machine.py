@@ -178,12 +178,8 @@ class FleetMachine:
     def _place(self, member: Member, pool: Pool, now: float) -> None:
         """`member` and its family go to `pool`, which lets them in now or later."""
         self._line.remove(member)
-        self._placements += 1
-        pool.chosen = self._placements
-        member.pool, member.is_suspended = pool, False
+        self._settle_in(member, pool)
         pool.candidate = member
-        if member.group is not None:
-            pool.groups[member.group] = pool.groups.get(member.group, 0) + 1
         answer = pool.regulator.arrive(
             member.agent,
             now,
@@ -207,6 +203,34 @@ class FleetMachine:
             pool.groups[root.group] -= 1
             if not pool.groups[root.group]:
                 del pool.groups[root.group]
+
+    def _rehome(self, root: Member, here: Pool, there: Pool, now: float) -> None:
+        """`root` and its family, which have their place in one pool, have it in another."""
+        calls = {member: here.regulator.calls_of(member.agent) for member in root.family.values()}
+        self._vacate(root)
+        self._moved_total += 1
+        self._settle_in(root, there)
+        for member, count in calls.items():
+            answer = there.regulator.take_in(
+                member.agent,
+                now,
+                calls=count,
+                prompt_tokens=member.prompt_tokens,
+                parent=None if member is root else root.agent,
+                priority=member.priority,
+                group=member.group,
+            )
+            self._hear(there, answer, now)
+        for agent in root.family:
+            self._hear(here, here.regulator.leave(agent, now), now)
+
+    def _settle_in(self, member: Member, pool: Pool) -> None:
+        """From here on `pool` is where `member` is."""
+        self._placements += 1
+        pool.chosen = self._placements
+        member.pool, member.is_suspended = pool, False
+        if member.group is not None:
+            pool.groups[member.group] = pool.groups.get(member.group, 0) + 1
 
     def _take_back(self, root: Member, now: float) -> None:
         """`root` and its family are in no pool, and wait for one."""

@@ -22,6 +22,7 @@ CALLS_OF_NO_AGENT = (
 CALLS = (
     "arrive",
     "begin_step",
+    "found",
     "end_step",
     "retry_step",
     "withdraw_step",

@@ -64,6 +64,10 @@ class RecordingRegulator:
         """See `Regulator.begin_step`."""
         return self._pass_on("begin_step", agent, now, options)
 
+    def found(self, agent: str, now: float, *, pool: str) -> Decision:
+        """See `Fleet.found`."""
+        return self._pass_on("found", agent, now, {"pool": pool})
+
     def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> Decision:
         """See `Regulator.end_step`."""
         return self._pass_on("end_step", agent, now, {**options, "usage": usage})

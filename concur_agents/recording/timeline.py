@@ -50,6 +50,7 @@ class Lane:
 Cause: TypeAlias = Literal[
     "arrive",
     "begin_step",
+    "found",
     "end_step",
     "retry_step",
     "withdraw_step",
@@ -77,6 +78,7 @@ had reached its bound; `left`: the waiting agent itself left.
 _TEXT: dict[Cause, str] = {
     "arrive": "{agent} arrived",
     "begin_step": "{agent} came to a boundary",
+    "found": "{agent} was served by another pool",
     "end_step": "{agent} ended a step",
     "retry_step": "{agent} tried a call again",
     "withdraw_step": "{agent} withdrew a step",
