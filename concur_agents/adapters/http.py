@@ -180,7 +180,7 @@ class _SyncSend:
                     response.close()
                     response = send(request, stream=stream, **options)
             if route is not None:
-                route.meet(response.headers)
+                route.meet(response.status_code, response.headers)
         except BaseException:
             call.end()
             raise
@@ -221,7 +221,7 @@ class _AsyncSend:
                     await response.aclose()
                     response = await send(request, stream=stream, **options)
             if route is not None:
-                route.meet(response.headers)
+                route.meet(response.status_code, response.headers)
         except BaseException:
             call.end()
             raise

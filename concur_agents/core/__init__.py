@@ -11,6 +11,7 @@ from concur_agents.core.laws import law_formulas, law_names, make_law
 from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
+from concur_agents.core.readings import sum_of
 from concur_agents.core.regroup import AnyRegulator, Present, pools_of, regrouped
 from concur_agents.core.regulator import FIRST_READING_S, Regulator
 from concur_agents.core.types import (
@@ -54,4 +55,5 @@ __all__ = [
     "make_law",
     "pools_of",
     "regrouped",
+    "sum_of",
 ]

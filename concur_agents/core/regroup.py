@@ -41,7 +41,7 @@ class Present:
 
 def regrouped(
     old: AnyRegulator,
-    make: Callable[[Law], AnyRegulator],
+    make: Callable[[Law, float], AnyRegulator],
     agents: Sequence[Present],
     now: float,
     *,
@@ -55,7 +55,8 @@ def regrouped(
 
     Args:
         old: perhaps half-changed; not to be used any more.
-        make: makes a regulator with the same options, which waits for no first reading.
+        make: makes a regulator that starts now, with the same options; it waits for no first
+            reading.
         agents: all that are here, in order of arrival.
         now: the time [s].
         readings: of new pools, by name (None: there is one pool), because agents that wait are let
@@ -65,7 +66,7 @@ def regrouped(
         The regulator, and the agents that it has let in.
     """
     inside = [who for who in agents if not who.enters]
-    new = make(make_law("fixed", agents=math.inf))  # because those that are in stay in
+    new = make(make_law("fixed", agents=math.inf), now)  # because those that are in stay in
     for who in inside:
         new.arrive(
             who.agent,

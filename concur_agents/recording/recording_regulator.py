@@ -121,7 +121,7 @@ class RecordingRegulator:
     def regroup(
         self,
         now: float,
-        make: Callable[[Law, Sequence[str]], AnyRegulator],
+        make: Callable[[Law, float, Sequence[str]], AnyRegulator],
         names: Sequence[str],
         agents: Sequence[Present],
         readings: Mapping[str | None, Reading],
@@ -136,7 +136,7 @@ class RecordingRegulator:
             readings: of new pools.
         """
         self.inner, let_in = regrouped(
-            self.inner, lambda law: make(law, names), agents, now, readings=readings
+            self.inner, lambda law, now: make(law, now, names), agents, now, readings=readings
         )
         options = {"names": list(names), "agents": list(agents), "readings": dict(readings)}
         self._pools.clear()
@@ -174,7 +174,7 @@ class RecordingRegulator:
             kind = type(error).__name__
             self.note(RecordedCall(name=name, now=now, agent=agent, options=options, error=kind))
             raise
-        why: dict[str, str] = {}
+        why: dict[str, Any] = {}
         if name in _ASK_TO_GO_ON and agent not in let_in:
             reason = self.inner.why(agent, now)
             why = {} if reason is None else {"why": reason.numbers, "cause": reason.cause}

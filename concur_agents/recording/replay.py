@@ -72,7 +72,7 @@ def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
         )
     try:
         law = law or header.make_law()
-        regulator = _made(header, law, header.pools)
+        regulator = _made(header, law, header.pools, header.start_s)
     except (TypeError, ValueError) as error:
         raise RecordingError(f"the recorded Regulator cannot be made here: {error}") from error
     return cast("Regulator", _Replayed(regulator, header))
@@ -119,17 +119,19 @@ class _Replayed(RecordingRegulator):
         super().__init__(regulator)
         self._header = header
 
-    def make(self, law: Law, pools: Sequence[str]) -> AnyRegulator:
+    def make(self, law: Law, now: float, pools: Sequence[str]) -> AnyRegulator:
         """One with these pools."""
-        return _made(self._header, law, pools, first_reading_s=0.0)
+        return _made(self._header, law, pools, now, first_reading_s=0.0)
 
 
-def _made(header: Header, law: Law, pools: Sequence[str], **options: Any) -> AnyRegulator:
+def _made(
+    header: Header, law: Law, pools: Sequence[str], start_s: float, **options: Any
+) -> AnyRegulator:
     options = {**header.regulator, **options}
     options.pop("pools", None)
     if pools:
-        return Fleet(law, list(pools), header.start_s, **options)
-    return Regulator(law, header.start_s, **options)
+        return Fleet(law, list(pools), start_s, **options)
+    return Regulator(law, start_s, **options)
 
 
 def _decide(regulator: Regulator, call: RecordedCall) -> tuple[Decision, str | None]:

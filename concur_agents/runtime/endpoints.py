@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +18,11 @@ class Address(NamedTuple):
     url: str
     """As the user gave it."""
     rank: int | None = None
-    """Of several engines behind one address: which one; None: there is one."""
+    """Of several engines behind one address: which one calls are pinned to; None: there is one."""
+    worker: str | None = None
+    """Behind a router: the engine's own address; None: `url` is that."""
+    served_rank: int | None = None
+    """The rank that answers may name; None: there is one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,12 +32,16 @@ class Endpoint:
     poller: EnginePoller
     url: str | None
     """As the user gave it; None: there is none, or a probe was given."""
+    name: str = ""
+    """Of its pool, and of those of its ranks up to `#`."""
     ranks: int = 1
     """Engines there that are to be pools of their own; 1: all that are there are one pool."""
     pools: dict[str, str] | None = None
     """The regulator's names of its pools, by rank; None: the governor has one pool in all."""
     unread: dict[str | None, str] = field(default_factory=dict)
     """Of them, those without a reading the last time, and why; None: the one pool."""
+    summed: list[EnginePoller] = field(default_factory=list)
+    """Others whose readings count with this one, as those of one pool."""
     is_sum: bool = False
     """Whatever engines there are, they are governed as one pool: so it was asked for, or calls
     cannot be pinned."""
@@ -45,10 +53,9 @@ class Endpoint:
 
     def named(self) -> dict[str, str]:
         """Its pools by rank, if they are not all there is."""
-        name = scrub(self.url or "")
         if self.ranks == 1:
-            return {"0": name}
-        return {str(rank): f"{name}#{rank}" for rank in range(self.ranks)}
+            return {"0": self.name}
+        return {str(rank): f"{self.name}#{rank}" for rank in range(self.ranks)}
 
 
 @dataclass(slots=True)
@@ -60,6 +67,8 @@ class Endpoints:
         ranks: data-parallel engines behind each address; None: as many as can be proved to be
             pools of their own, and one until then.
         make_poller: makes what reads an address; None as the address: the one probe or nothing.
+        router: all calls go there, and it picks; None: they go to the addresses themselves.
+        labels: names of the addresses, where they are others than these.
 
     Raises:
         ConfigError: an address is there twice, or `ranks` is out of its range.
@@ -68,11 +77,15 @@ class Endpoints:
     urls: list[str]
     ranks: int | None
     make_poller: Callable[[str | None], EnginePoller]
+    router: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     all: list[Endpoint] = field(init=False, default_factory=list)
     addresses: dict[str, Address] = field(init=False, default_factory=dict)
     """By the names of the pools; empty: there is one pool."""
     _has_several: bool = field(init=False, default=False)
     """There are several addresses, or have been."""
+    _is_joined: bool = field(init=False, default=False)
+    """All are governed as one pool."""
 
     def __post_init__(self) -> None:
         ranks: object = self.ranks  # whatever its annotation says
@@ -99,20 +112,59 @@ class Endpoints:
 
     def layout(self) -> dict[str, Address]:
         """Where the calls of each pool are to go, by name; empty: there is one pool."""
-        if not self._has_several and self.all[0].ranks == 1:
+        if self._is_joined or (not self._has_several and self.all[0].ranks == 1):
             return {}
         return {
-            pool: Address(str(endpoint.url), int(rank) if endpoint.ranks > 1 else None)
+            pool: self._address_of(endpoint, int(rank) if endpoint.ranks > 1 else None)
             for endpoint in self.all
             for rank, pool in endpoint.named().items()
         }
 
+    def _address_of(self, endpoint: Endpoint, rank: int | None) -> Address:
+        url = str(endpoint.url)
+        if self.router is None:
+            return Address(url, rank, served_rank=rank)
+        return Address(self.router, worker=url, served_rank=rank)
+
+    def unpin(self, url: str) -> bool:
+        """Calls to an address cannot be pinned to its ranks: wishes for one pool of them.
+
+        Returns:
+            Whether that is new. It comes into force on a beat.
+        """
+        for endpoint in self.all:
+            if endpoint.url == url and endpoint.ranks > 1 and self.router is None:
+                endpoint.ranks, endpoint.is_sum = 1, True
+                return True
+        return False
+
+    def join(self) -> bool:
+        """Wishes for one pool of all; likewise."""
+        if self._is_joined:
+            return False
+        self._is_joined = True
+        for endpoint in self.all:
+            endpoint.ranks, endpoint.is_sum = 1, True
+        return True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the pools are to be others than they are."""
+        if self._is_joined:
+            return self.is_fleet
+        return any(endpoint.ranks != len(endpoint.pools or "1") for endpoint in self.all)
+
     def apply(self, layout: dict[str, Address]) -> None:
         """From here on the pools are those of `layout`."""
+        first, *others = self.all
         for endpoint in self.all:
-            endpoint.pools = endpoint.named() if layout else None
+            # Of several that are one pool the first reports for all.
+            endpoint.pools = endpoint.named() if layout else None if endpoint is first else {}
+            endpoint.summed = []
             known = endpoint.unread.items()
             endpoint.unread = {pool: why for pool, why in known if pool in endpoint.names}
+        if not layout:
+            first.summed = [endpoint.poller for endpoint in others]
         self.addresses = layout
 
     def add(self, url: str) -> Endpoint:
@@ -144,7 +196,10 @@ class Endpoints:
     def _open(self, url: str | None) -> Endpoint:
         if url is not None and any(each.poller.url == scrub(url) for each in self.all):
             raise ConfigError(f"{scrub(url)} is there twice: each address is given once")
-        endpoint = Endpoint(self.make_poller(url), url, self.ranks or 1, is_sum=self.ranks == 1)
+        name = self.labels.get(url or "", scrub(url or ""))
+        endpoint = Endpoint(
+            self.make_poller(url), url, name, self.ranks or 1, is_sum=self.ranks == 1
+        )
         self.all.append(endpoint)
         return endpoint
 
@@ -174,6 +229,24 @@ def make_regulator(law: Any, start_s: float, options: dict[str, Any], pools: Seq
     if pools:
         return Fleet(law, pools, start_s, **options)
     return Regulator(law, start_s, **options)
+
+
+def behind(router: object, pools: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
+    """`pools` as a governor takes them: the names of the addresses behind a router, by address.
+
+    Raises:
+        ConfigError: there is no router or more than one, or an address is given twice.
+    """
+    if not isinstance(router, str):
+        raise ConfigError(
+            "pools= are the engines behind a router, and url= is its address: give one, such as "
+            'Governor("http://router:8000", pools=["http://gpu1:8000", "http://gpu2:8000"])'
+        )
+    urls = addresses_in(pools.values() if isinstance(pools, Mapping) else pools)
+    names = list(pools) if isinstance(pools, Mapping) else [scrub(url) for url in urls]
+    if len({*urls}) < len(urls) or len({*names}) < len(names):
+        raise ConfigError(f"pools= names an address twice: {', '.join(names)}")
+    return dict(zip(urls, names, strict=True))
 
 
 def addresses_in(url: str | Iterable[str] | None) -> list[str]:

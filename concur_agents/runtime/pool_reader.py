@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from concur_agents.core import sum_of
 from concur_agents.probes.findings import missing_rank
 from concur_agents.runtime.events import told
 from concur_agents.runtime.poller import PENDING
@@ -94,7 +95,7 @@ class PoolReader:
             return
         for pool, part in parts:
             self._tick_pool(pool, part)
-        self._compare_pools(reading)
+        self._compare_pools(self._summed(reading))
         self._count_ranks()
 
     def _note(
@@ -158,12 +159,18 @@ class PoolReader:
         self, names: Mapping[str, str] | None, reading: Reading | None
     ) -> list[tuple[str | None, Reading | None]]:
         if names is None:
-            return [(None, reading)]
+            return [(None, self._summed(reading))]
         if reading is None or len(names) == 1:
             return [(pool, reading) for pool in names.values()]
         page = self._page
         found = {} if page is None else page.readings
         return [(pool, found.get(rank)) for rank, pool in names.items()]
+
+    def _summed(self, reading: Reading | None) -> Reading | None:
+        """`reading` with those of the addresses that are governed with this one."""
+        others = [poller.last_reading for poller in self.endpoint.summed if not poller.failures]
+        known = [each for each in (reading, *others) if each is not None]
+        return sum_of(known, known[0].at_s) if len(known) > 1 else next(iter(known), None)
 
     def _tick_pool(self, pool: str | None, reading: Reading | None) -> None:
         sessions = self._monitor.sessions
@@ -244,7 +251,7 @@ class PoolReader:
         """Warns once where calls and hits prove that the pool is larger than it is reported."""
         if (
             self._pool_warned
-            or self.endpoint.pools
+            or self.endpoint.pools is not None
             or reading is None
             or reading.capacity_tokens is None
         ):

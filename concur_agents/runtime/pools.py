@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
@@ -13,10 +13,13 @@ from concur_agents.runtime.rank_search import count_ranks
 if TYPE_CHECKING:
     from concur_agents.probes import PageReading
     from concur_agents.probes.pinning import PinProof
+    from concur_agents.runtime.agent import Agent
     from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
     from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.pin_watch import PinWatch
     from concur_agents.runtime.pool_reader import PoolReader
     from concur_agents.runtime.regrouping import Regrouping
+    from concur_agents.runtime.served import Served
     from concur_agents.runtime.ticker import Ticker
 
 
@@ -28,6 +31,8 @@ class Pools:
     _ticker: Ticker
     _names: Iterator[int]
     _regrouping: Regrouping
+    _served: Served
+    _watch: PinWatch
     _nudge: Callable[[], None]
     _reader: Callable[[Endpoint], PoolReader]
 
@@ -55,6 +60,7 @@ class Pools:
             return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
 
         self._monitor.decide(flush)
+        self._watch.forget()
 
     def hold(self, timeout_s: float = HOLD_S) -> Hold:
         """A block in which no agent passes a boundary and none is let in, such as a weight update.
@@ -122,9 +128,11 @@ class Pools:
             poller = endpoint.poller
             if poller.last_reading is None:
                 poller.poll()  # the new pools begin with it
+            is_pinned = endpoint.ranks > 1 and self._endpoints.router is None
             page: PageReading | None = getattr(poller.probe, "last_page", None)
             is_sought = not endpoint.is_sum and page is not None and count_ranks(page) > 1
-            if endpoint.url is not None and (endpoint.ranks > 1 or is_sought):
+            is_sought = is_sought and self._endpoints.router is None
+            if endpoint.url is not None and (is_pinned or is_sought):
                 ranks = endpoint.ranks if endpoint.ranks > 1 else None
                 proof = proofs[poller.url or ""] = poller.check_pinning(ranks, model)
                 self._regrouping.believe(endpoint, proof)
@@ -150,10 +158,23 @@ class Pools:
         Args:
             url: as it was given to the governor.
         """
-        for endpoint in self._endpoints.all:
-            if endpoint.url == url and endpoint.ranks > 1:
-                endpoint.ranks, endpoint.is_sum = 1, True
-                self._nudge()
+        if self._endpoints.unpin(url):
+            self._nudge()
+
+    def heard(self, agent: Agent, headers: Mapping[str, Any], sent: Address | None = None) -> None:
+        """Looks at the headers of an answer, which may say which pool serves an agent.
+
+        Args:
+            agent: made the call.
+            headers: of an answer that is no error, found by names in lower case.
+            sent: where the call was sent, with the rank that it was pinned to; None: to a router.
+        """
+        self._served.heard(agent._session, headers, sent)
+
+    @property
+    def router(self) -> str | None:
+        """Where all calls go, because a router picks; None: they go to the pools themselves."""
+        return self._endpoints.router
 
     @property
     def addresses(self) -> dict[str, Address]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from concur_agents.core import pools_of
+from concur_agents.core import Reading, pools_of, sum_of
 from concur_agents.runtime.events import told
 
 if TYPE_CHECKING:
     from concur_agents.probes.pinning import PinProof
     from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
     from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.pin_watch import PinWatch
     from concur_agents.runtime.pool_reader import PoolReader
 
 logger = logging.getLogger("concur_agents")
@@ -30,10 +31,18 @@ class Regrouping:
         monitor: makes the decisions.
         endpoints: the addresses, and the pools of each.
         readers: of the addresses.
+        watch: whether calls go where they are sent.
     """
 
-    def __init__(self, monitor: Monitor, endpoints: Endpoints, readers: list[PoolReader]) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        endpoints: Endpoints,
+        readers: list[PoolReader],
+        watch: PinWatch,
+    ) -> None:
         self._monitor, self._endpoints, self._readers = monitor, endpoints, readers
+        self._watch = watch
 
     def settle(self) -> None:
         """On a beat: takes up proofs that have come, and regroups if that is wished for."""
@@ -46,8 +55,9 @@ class Regrouping:
 
     def regroup(self) -> None:
         """From here on the pools are as is wished for."""
-        if self._is_due:
+        if self._endpoints.is_due:
             self._monitor.decide(self._regroup)
+            self._watch.follow()
 
     def believe(self, endpoint: Endpoint, proof: PinProof) -> None:
         """The ranks of an address have been proved, or have not."""
@@ -71,27 +81,24 @@ class Regrouping:
                 extra=told("several_engines", **facts),
             )
 
-    @property
-    def _is_due(self) -> bool:
-        endpoints = self._endpoints
-        return any(endpoint.ranks != len(endpoint.pools or "1") for endpoint in endpoints.all)
-
     def _regroup(self, now: float) -> Iterable[str]:
         """Under the lock."""
         sessions, endpoints = self._monitor.sessions, self._endpoints
-        if sessions.passing or not self._is_due:
+        if sessions.passing or not endpoints.is_due:
             return ()
         layout = endpoints.layout()
         let_in: Iterable[str] = ()
-        regulator = getattr(sessions.regulator, "inner", sessions.regulator)
+        regulator: Any = getattr(sessions.regulator, "inner", sessions.regulator)
         former = pools_of(regulator)
-        if former != list(layout):  # else a signal struck between the two, and the rest is done now
-            readings = {
-                pool: reading
-                for reader in self._readers
-                for pool, reading in reader.latest(layout)
-                if pool not in former
-            }
+        if (regulator.pools[0].regulator if former else regulator).holds:
+            return ()  # all boundaries are closed, which agents stand at; a later beat does it
+        if former != list(layout):  # else a signal struck between the two
+            readings: dict[str | None, Reading] = {}
+            for reader in self._readers:
+                for pool, reading in reader.latest(layout):
+                    known = [readings[pool]] if pool in readings else []
+                    if pool not in former:
+                        readings[pool] = sum_of([*known, reading], reading.at_s)
             where = self._spread(layout, former)
             let_in = sessions.regroup(list(layout), where.get, readings, now)
         endpoints.apply(layout)

@@ -37,7 +37,7 @@ class Sessions:
         dispatcher: gets the events.
         max_wait_s: a wait beyond this [s] is also an event `overdue`; None: there is no bound.
         make_regulator: makes another one with the same options, which waits for no first reading;
-            the second argument names its pools, none: there is one.
+            the last argument names its pools, none: there is one.
         former: the sessions of the process that this one was forked from, if it was.
     """
 
@@ -47,7 +47,7 @@ class Sessions:
         dispatcher: Dispatcher,
         *,
         max_wait_s: float | None,
-        make_regulator: Callable[[Law, Sequence[str]], AnyRegulator],
+        make_regulator: Callable[[Law, float, Sequence[str]], AnyRegulator],
         former: Sessions | None = None,
     ) -> None:
         self._make_regulator = make_regulator
@@ -305,7 +305,11 @@ class Sessions:
         old: Regulator = getattr(self.regulator, "inner", self.regulator)
         here = present(self.by_id.values(), self.parent_of, old.pool_of)
         names = pools_of(old)
-        new, let_in = regrouped(old, lambda law: self._make_regulator(law, names), here, now)
+
+        def make(law: Law, now: float) -> AnyRegulator:
+            return self._make_regulator(law, now, names)
+
+        new, let_in = regrouped(old, make, here, now)
         if old is self.regulator:
             self.regulator = cast("Regulator", new)  # or a fleet, which has the same door
         else:  # it is being recorded
@@ -331,9 +335,12 @@ class Sessions:
         regulator: Any = self.regulator
         if isinstance(regulator, RecordingRegulator):
             return regulator.regroup(now, self._make_regulator, pools, here, readings)
-        self.regulator, let_in = regrouped(  # type: ignore[assignment]  # it has the same door
-            regulator, lambda law: self._make_regulator(law, pools), here, now, readings=readings
-        )
+
+        def make(law: Law, now: float) -> AnyRegulator:
+            return self._make_regulator(law, now, pools)
+
+        new, let_in = regrouped(regulator, make, here, now, readings=readings)
+        self.regulator = cast("Regulator", new)  # or a fleet, which has the same door
         return let_in
 
     # Tickets

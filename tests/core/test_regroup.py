@@ -12,12 +12,12 @@ POOLS = ["a", "b"]
 ACTIVE = ("reasoning", "acting")
 
 
-def make_one(law):
-    return Regulator(law)
+def make_one(law, now=0.0):
+    return Regulator(law, now)
 
 
-def make_two(law):
-    return Fleet(law, POOLS)
+def make_two(law, now=0.0):
+    return Fleet(law, POOLS, now)
 
 
 def page(now, tokens=100_000):
@@ -77,8 +77,8 @@ def test_a_pool_that_stays_keeps_what_it_has_learned():
     old.tick(page(0.0, 50_000), 0.0, "a")
     old.tick(page(0.0, 50_000), 0.0, "b")
 
-    def make(law):
-        return Fleet(law, ["a", "b#0", "b#1"])
+    def make(law, now):
+        return Fleet(law, ["a", "b#0", "b#1"], now)
 
     new, _ = regrouped(old, make, [], 1.0, readings=readings_of(["b#0", "b#1"], 1.0))
     assert [view.capacity_tokens for view in new.view(1.0).pools.values()] == [
