@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from concur_agents.adapters.addresses import Base, base, base_of_request, bases_of, innermost
-from concur_agents.adapters.extras import is_signed
+from concur_agents.adapters.extras import Edit, is_signed
 from concur_agents.adapters.secrets import is_placeholder, is_secret, without_secrets
-from concur_agents.probes.pinning import RANK_HEADER, names_rank
+from concur_agents.probes.pinning import RANK_FIELD, RANK_HEADER, names_rank
 from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.endpoints import Address
 
 logger = logging.getLogger("concur_agents")
 
 _REFUSED = (400, 404, 422, 500)
+_UNPINNED_OF_SGLANG = ("/responses", "/generate")  # at 0.5.19, which answers 200 all the same
 
 
 class Target(NamedTuple):
@@ -54,6 +55,8 @@ class Route:
     target: Target
     request: Any
     is_pinned: bool = False
+    edit: Edit | None = None
+    """What else was changed in the request."""
 
     @property
     def governor(self) -> Governing:
@@ -69,7 +72,9 @@ class Route:
         if not self.is_pinned or not names_rank(answer.decode("utf-8", "replace")):
             return False
         self.router.meet_refused_rank(self.governor, self.target)
-        del self.request.headers[RANK_HEADER]
+        self.request.headers.pop(RANK_HEADER, None)
+        if self.edit is not None and RANK_FIELD in self.edit.added:
+            self.edit.undo()
         self.is_pinned = False
         return True
 
@@ -168,7 +173,7 @@ class Router:
             self._rewrite(request, target, headers)
         if not target.keeps_keys:
             self._lock_up(client, request, target, headers, options)
-        if target.rank is not None and self.pins(there):
+        if target.rank is not None and self._may_pin(governor, target, asked):
             headers[RANK_HEADER] = str(target.rank)
             route.is_pinned = True
         if governor.router is not None:
@@ -177,6 +182,23 @@ class Router:
             headers.update((name, value) for name, value in steering if name not in own)
         request._concur_before = before, _set(request.headers, headers)
         return route
+
+    def _may_pin(self, governor: Governing, target: Target, asked: Base) -> bool:
+        """Whether the address takes ranks, on this route."""
+        if not self.pins(target.base):
+            return False
+        engine = getattr(governor.probe, "engine", None)
+        if engine != "sglang" or not asked.path.endswith(_UNPINNED_OF_SGLANG):
+            return True
+        self.say(
+            "route",
+            "SGLang ignores ranks on %s, so that calls are not pinned, and its engines are "
+            "governed as one pool: use chat completions, or an address for each engine (logged "
+            "once)",
+            asked.path,
+        )
+        governor.unpin(target.url)
+        return False
 
     def meet_unseen(self, agent: Agent) -> None:
         """A framework reported an answered call: has the request of it passed here?"""

@@ -23,6 +23,9 @@ from concur_agents.probes.usage import read_usage
 RANK_HEADER: Final = "X-data-parallel-rank"
 """Pins a request to a data-parallel rank of vLLM or SGLang."""
 
+RANK_FIELD: Final = "routed_dp_rank"
+"""In the body of a completion or chat completion, it does the same for SGLang."""
+
 PinVerdict: TypeAlias = Literal["pinned", "elsewhere", "refused", "unknown"]
 
 _CALLS = 2
@@ -63,6 +66,8 @@ class PinProof:
     """"pinned"; "elsewhere": other ranks served them; "refused": the header was; "unknown"."""
     text: str
     """The verdict as a sentence, with what to do."""
+    by_body: bool = False
+    """Not the header pins calls, but `RANK_FIELD` in the body."""
 
     @property
     def works(self) -> bool:
@@ -113,20 +118,46 @@ def _prove(
     name = model or _first_model(http) or page.model
     if name is None:
         return proof("unknown", "Pinning cannot be proved: no model is named")
-    for rank in (wanted[-1], wanted[0]):
+    verdict, text = _pins(http, probe, wanted, name, patience_s, by_body=False)
+    if verdict == "elsewhere" and page.engine == "sglang":
+        found, said = _pins(http, probe, wanted, name, patience_s, by_body=True)
+        if found == "pinned":
+            return PinProof(ranks=count, verdict=found, text=said, by_body=True)
+    return proof(verdict, text)
+
+
+def _pins(
+    http: Http,
+    probe: HttpProbe,
+    ranks: list[str],
+    model: str,
+    patience_s: float,
+    *,
+    by_body: bool,
+) -> tuple[PinVerdict, str]:
+    """Whether the last rank and the first take the calls that name them."""
+    for rank in (ranks[-1], ranks[0]):
         for _ in range(_TRIES):
-            verdict, text = _try(http, probe, wanted, rank, name, patience_s)
+            verdict, text = _try(http, probe, ranks, rank, model, patience_s, by_body=by_body)
             if verdict != "disturbed":
                 break
-        else:
-            return proof("unknown", text)
+        if verdict == "disturbed":
+            return "unknown", text
         if verdict != "pinned":
-            return proof(verdict, text)
-    return proof("pinned", f"{RANK_HEADER} pins calls to each of {count} ranks")
+            return verdict, text
+    way = f"{RANK_FIELD} in the body" if by_body else RANK_HEADER
+    return "pinned", f"{way} pins calls to each of {len(ranks)} ranks"
 
 
 def _try(
-    http: Http, probe: HttpProbe, ranks: list[str], rank: str, model: str, patience_s: float
+    http: Http,
+    probe: HttpProbe,
+    ranks: list[str],
+    rank: str,
+    model: str,
+    patience_s: float,
+    *,
+    by_body: bool,
 ) -> tuple[PinVerdict | Literal["disturbed"], str]:
     """Sends the calls to one rank.  Calls of others may disturb it."""
     before = probe.read_page().readings
@@ -137,7 +168,7 @@ def _try(
         return "unknown", "Pinning cannot be proved: no counter has all ranks"
     used: list[int] = []
     for _ in range(_CALLS):
-        answer = _call(http, model, rank)
+        answer = _call(http, model, rank, by_body=by_body)
         if answer.status >= 400 and names_rank(answer.text):
             return "refused", _REFUSED.format(rank=rank, count=len(ranks))
         usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
@@ -156,6 +187,21 @@ def _try(
         served = ", ".join(each for each in ranks if risen[each] and each != rank)
         return "elsewhere", _ELSEWHERE.format(rank=rank, served=served)
     return "disturbed", _DISTURBED
+
+
+def hidden_ranks(http: Http) -> int:
+    """Data-parallel engines that SGLang says it has, whatever its page shows; 1: it says nothing.
+
+    Raises:
+        ProbeError: it cannot be reached.
+    """
+    for path in ("/server_info", "/get_server_info"):
+        answer = http.get(path)
+        found = _json(answer.text) if answer.status == 200 else {}
+        count = found.get("dp_size")
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    return 1
 
 
 def names_rank(answer: str) -> bool:
@@ -187,10 +233,12 @@ def _risen(
         time.sleep(min(0.2, patience_s))
 
 
-def _call(http: Http, model: str, rank: str) -> HttpResponse:
-    small = {"model": model, "max_tokens": 1, "temperature": 0.0}
+def _call(http: Http, model: str, rank: str, *, by_body: bool) -> HttpResponse:
+    small: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0}
+    if by_body:
+        small[RANK_FIELD] = int(rank)
     prompt = f"Check {uuid.uuid4().hex}: answer with one word."
-    headers = {RANK_HEADER: rank}
+    headers = {} if by_body else {RANK_HEADER: rank}
     chat = {"messages": [{"role": "user", "content": prompt}]}
     answer = http.post("/v1/chat/completions", small | chat, headers=headers)
     if answer.status in (400, 404, 405, 422) and not names_rank(answer.text):

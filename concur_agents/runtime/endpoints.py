@@ -19,6 +19,8 @@ class Address(NamedTuple):
     """As the user gave it."""
     rank: int | None = None
     """Of several engines behind one address: which one calls are pinned to; None: there is one."""
+    by_body: bool = False
+    """Calls are pinned by a field in their body, and not by a header."""
     worker: str | None = None
     """Behind a router: the engine's own address; None: `url` is that."""
     served_rank: int | None = None
@@ -36,6 +38,8 @@ class Endpoint:
     """Of its pool, and of those of its ranks up to `#`."""
     ranks: int = 1
     """Engines there that are to be pools of their own; 1: all that are there are one pool."""
+    by_body: bool = False
+    """See `Address.by_body`."""
     pools: dict[str, str] | None = None
     """The regulator's names of its pools, by rank; None: the governor has one pool in all."""
     unread: dict[str | None, str] = field(default_factory=dict)
@@ -123,7 +127,7 @@ class Endpoints:
     def _address_of(self, endpoint: Endpoint, rank: int | None) -> Address:
         url = str(endpoint.url)
         if self.router is None:
-            return Address(url, rank, served_rank=rank)
+            return Address(url, rank, endpoint.by_body, served_rank=rank)
         return Address(self.router, worker=url, served_rank=rank)
 
     def unpin(self, url: str) -> bool:
@@ -150,9 +154,11 @@ class Endpoints:
     @property
     def is_due(self) -> bool:
         """Whether the pools are to be others than they are."""
-        if self._is_joined:
+        layout = self.layout()
+        if not layout:
             return self.is_fleet
-        return any(endpoint.ranks != len(endpoint.pools or "1") for endpoint in self.all)
+        is_same = all(self.addresses.get(pool) == address for pool, address in layout.items())
+        return not is_same or any(each.ranks != len(each.pools or "1") for each in self.all)
 
     def apply(self, layout: dict[str, Address]) -> None:
         """From here on the pools are those of `layout`."""

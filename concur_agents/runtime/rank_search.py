@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from concur_agents.errors import ProbeError
+from concur_agents.probes.pinning import PinProof
 from concur_agents.runtime.attempt import Attempt
 
 if TYPE_CHECKING:
     from concur_agents.probes import PageReading
-    from concur_agents.probes.pinning import PinProof
     from concur_agents.runtime.poller import EnginePoller
 
 logger = logging.getLogger("concur_agents")
@@ -32,6 +33,11 @@ REST_S = 60.0
 TRIES = 3
 """Proofs that say nothing before no more is asked."""
 
+_HIDDEN = (
+    "its page shows one of them, which is governed as if it were all: start SGLang with "
+    "--enable-metrics-for-all-schedulers"
+)
+
 _ENGINES = ("vllm", "sglang")
 
 
@@ -45,7 +51,7 @@ class RankSearch:
 
     def __init__(self, poller: EnginePoller, nudge: Callable[[], object]) -> None:
         self._poller, self._nudge = poller, nudge
-        self._attempt: Attempt[PinProof] | None = None
+        self._attempt: Attempt[PinProof | None] | None = None
         self._held_until_s: float | None = None
         self._next_s = -math.inf
         self._left = TRIES
@@ -54,14 +60,15 @@ class RankSearch:
         """A page was read; begins a proof if it shows several engines, and that is due."""
         if self._attempt is not None or not self._left or now < self._next_s:
             return
+        ask, held_until_s = self._prove, self._held_until_s or now + HOLD_S
         if count_ranks(page) < 2:
-            return
+            if page.engine != "sglang" or len(page.readings) != 1:
+                return
+            ask, held_until_s, self._left = self._look_for_hidden, now, 1
         self._left -= 1
-        self._next_s = now + REST_S
-        if self._held_until_s is None:
-            self._held_until_s = now + HOLD_S
+        self._next_s, self._held_until_s = now + REST_S, held_until_s
         try:
-            self._attempt = Attempt(self._prove, self._nudge, due_s=self._held_until_s)
+            self._attempt = Attempt(ask, self._nudge, due_s=held_until_s)
         except RuntimeError as error:
             logger.warning("the ranks of an engine cannot be checked: %s", error)
 
@@ -84,8 +91,16 @@ class RankSearch:
         """The answer is known: no more is asked."""
         self._left = 0
 
-    def _prove(self) -> PinProof:
+    def _prove(self) -> PinProof | None:
         return self._poller.check_pinning(None, None)
+
+    def _look_for_hidden(self) -> PinProof | None:
+        """SGLang shows one of its ranks alone, if it is not asked to show them all."""
+        try:
+            count = self._poller.hidden_ranks()
+        except ProbeError:
+            return None
+        return None if count < 2 else PinProof(ranks=count, verdict="unknown", text=_HIDDEN)
 
 
 def count_ranks(page: PageReading) -> int:

@@ -68,6 +68,7 @@ class Regrouping:
             search.stop()
         if proof.works:
             endpoint.ranks, endpoint.is_sum = proof.ranks, False
+            endpoint.by_body = proof.by_body
             text = "%s: %s: each is a pool of its own"
             logger.info(text, url, proof.text, extra=told("ranks_found", **facts))
             return
@@ -76,7 +77,7 @@ class Regrouping:
         if not endpoint.is_sum:
             endpoint.is_sum = endpoint.ranks == 1
             logger.warning(
-                "%s shows %d engines. %s (logged once)",
+                "%s, with %d engines: %s (logged once)",
                 *(url, proof.ranks, proof.text),
                 extra=told("several_engines", **facts),
             )
@@ -92,7 +93,7 @@ class Regrouping:
         former = pools_of(regulator)
         if (regulator.pools[0].regulator if former else regulator).holds:
             return ()  # all boundaries are closed, which agents stand at; a later beat does it
-        if former != list(layout):  # else a signal struck between the two
+        if former != list(layout):
             readings: dict[str | None, Reading] = {}
             for reader in self._readers:
                 for pool, reading in reader.latest(layout):
@@ -101,6 +102,8 @@ class Regrouping:
                         readings[pool] = sum_of([*known, reading], reading.at_s)
             where = self._spread(layout, former)
             let_in = sessions.regroup(list(layout), where.get, readings, now)
+        else:  # only how calls get there, or a signal struck before the next line
+            layout = {**endpoints.addresses, **layout}
         endpoints.apply(layout)
         return let_in
 

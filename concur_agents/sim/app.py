@@ -90,7 +90,9 @@ class App:
                 if clock is None
                 else WaitingDriver(engine, page, clock, self.stats, rank)
             )
-        self._router = SimulatedRouter(engines, router, names_worker=worker_header)
+        self._router = SimulatedRouter(
+            engines, router, metrics, rank_header, names_worker=worker_header
+        )
         self._rank_header = rank_header
         self._metrics = metrics
         self._model = model
@@ -352,10 +354,8 @@ class App:
 
     def _driver_for(self, http: HttpRequest, body: dict[str, Any]) -> Driver:
         """Of the engine that the client asks for, else of the next one."""
-        asked: Any = http.headers.get("x-data-parallel-rank")
-        if asked is None and self._metrics == "sglang":
-            asked = body.get("routed_dp_rank")
-        if asked is None or self._rank_header == "ignore" or self._router.ignores_ranks:
+        asked = self._router.rank_asked(http.url.path, http.headers, body)
+        if asked is None:
             return self.drivers[self._router.pick(http.headers)]
         ranks = 1 if self._rank_header == "refuse" else len(self.drivers)
         try:

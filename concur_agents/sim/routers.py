@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from concur_agents.sim.pages import Kind, RankHeader
 
 __all__ = ["RouterKind", "SimulatedRouter"]
 
@@ -29,18 +31,34 @@ class SimulatedRouter:
     Args:
         engines: how many there are.
         kind: None: there is no router, and calls take turns.
+        metrics: the kind of engine.
+        rank_header: what the engine does about ranks.
         names_worker: without a router: answers name the engine by the server's address and rank.
     """
 
-    def __init__(self, engines: int, kind: RouterKind | None, *, names_worker: bool) -> None:
+    def __init__(
+        self,
+        engines: int,
+        kind: RouterKind | None,
+        metrics: Kind,
+        rank_header: RankHeader,
+        *,
+        names_worker: bool,
+    ) -> None:
         self._engines, self._kind, self._names_worker = engines, kind, names_worker
+        self._metrics, self._rank_header = metrics, rank_header
         self._turn = 0
         self._picked: dict[str, int] = {}
 
-    @property
-    def ignores_ranks(self) -> bool:
-        """Whether `X-data-parallel-rank` does not get through."""
-        return self._kind is not None
+    def rank_asked(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Any:
+        """The rank that a call names, if that counts; None: any engine takes it."""
+        is_sglang = self._metrics == "sglang"
+        if self._kind is not None or self._rank_header == "ignore":
+            return None
+        if is_sglang and path.endswith("/responses"):
+            return None
+        asked = None if self._rank_header == "body" else headers.get("x-data-parallel-rank")
+        return body.get("routed_dp_rank") if asked is None and is_sglang else asked
 
     def pick(self, headers: Mapping[str, str]) -> int:
         """The rank of the engine that takes a call."""

@@ -72,7 +72,8 @@ class EmbeddedServer:
             with ``async with``: it runs on the event loop of its clients.
         engines: how many there are behind the port, as with ``--data-parallel-size``: calls go to
             them in turn, and each has its series on the metrics page.
-        rank_header: what `X-data-parallel-rank` does: "honour" it, "refuse" all but 0, "ignore" it.
+        rank_header: what `X-data-parallel-rank` does: "honour" it, "refuse" all but 0, "ignore" it,
+            or (SGLang) take the rank from the "body" alone.
         worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
         router: what is in front of the engines: "smg" and "llm-d" keep agents on their engine and
             say which it is, "silent" keeps them, "turn" does not; see `concur_agents.sim.routers`.

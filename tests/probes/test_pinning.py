@@ -38,6 +38,15 @@ def test_a_header_that_is_honoured_is_proved(metrics: str, engines: int) -> None
     assert server.stats.calls == 4
 
 
+def test_sglang_may_take_the_rank_in_the_body_alone() -> None:
+    with serving(metrics="sglang", rank_header="body") as server:
+        proof = prove(server)
+    assert (proof.verdict, proof.by_body) == ("pinned", True)
+    assert "routed_dp_rank in the body" in proof.text
+    with serving(rank_header="body") as server:
+        assert prove(server).verdict == "elsewhere", "vLLM has no such field"
+
+
 def test_a_header_that_is_ignored_is_noticed() -> None:
     with serving(rank_header="ignore") as server:
         proof = prove(server)

@@ -220,3 +220,79 @@ def test_a_refused_rank_makes_one_pool_of_the_ranks(caplog: pytest.LogCaptureFix
         assert gov.snapshot().done_total == 2
         client.close()
     assert sum("refuses rank 1" in text for text in caplog.messages) == 1
+
+
+# SGLang
+
+
+def test_where_the_header_is_ignored_sglang_takes_the_rank_in_the_body() -> None:
+    with (
+        serving(metrics="sglang", rank_header="body") as server,
+        Governor(server.url, poll_interval_s=0.05) as gov,
+    ):
+        client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
+        with gov.agent("a") as a, gov.agent("b", detached=True) as b:
+            wait_for(lambda: len(gov.addresses) == 2, "the ranks are found")
+            for agent in (a, b):
+                with agent.active():
+                    assert set(ranks_of(client)) == {agent.headers["X-data-parallel-rank"]}
+            assert a.pool != b.pool
+            with a.active():
+                create = client.completions.with_raw_response.create
+                raw = create(model="m", prompt="hi", max_tokens=2)
+            assert raw.headers["x-smg-routed-worker-id"].endswith(f"@{(a.pool or '')[-1]}")
+        client.close()
+
+
+def test_no_pin_is_claimed_on_a_route_that_ignores_it(caplog: pytest.LogCaptureFixture) -> None:
+    """SGLang answers /v1/responses from any rank."""
+    with (
+        serving(metrics="sglang", worker_header=False) as server,
+        Governor(server.url, ranks=2, poll_interval_s=0.05) as gov,
+    ):
+        client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
+        with gov.agent("a") as agent:
+            wait_for(lambda: gov.snapshot().last_reading, "it is read")
+            for _ in range(2):
+                client.responses.create(model="m", input="hi", max_output_tokens=2)
+            wait_for(lambda: not gov.addresses, "they are one pool")
+            assert agent.pool is None
+        assert dict(server.stats.ranks_by_agent["a"]) == {0: 1, 1: 1}
+        client.close()
+    (said,) = [text for text in caplog.messages if "SGLang ignores ranks" in text]
+    assert "/v1/responses" in said
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_ranks_that_sglang_does_not_show_are_said(
+    count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its page has one of them, unless it was started with a flag."""
+
+    def with_info(app: Any) -> Any:
+        async def answering(scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") == "/server_info":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                body = f'{{"dp_size": {count}}}'.encode()
+                await send({"type": "http.response.body", "body": body})
+                asked.set()
+            else:
+                await app(scope, receive, send)
+
+        return answering
+
+    asked = threading.Event()
+    with (
+        serving(metrics="sglang", engines=1, middleware=with_info) as server,
+        Governor(server.url, poll_interval_s=0.05) as gov,
+        gov.agent("a"),
+    ):
+        assert asked.wait(30)
+        wait_for(lambda: gov.snapshot().capacity_tokens, "it is read")
+        if count > 1:
+            wait_for(lambda: logged(caplog, "several_engines"), "it is said")
+        assert server.stats.calls == 0
+    said = logged(caplog, "several_engines")
+    assert [("--enable-metrics-for-all-schedulers" in text) for text in said] == [True] * (
+        count > 1
+    )
