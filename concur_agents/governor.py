@@ -22,6 +22,7 @@ class Governor(Host):
 
         gov = Governor("http://localhost:8000")     # engine recognised and polled
         gov = Governor(["http://gpu1:8000", "http://gpu2:8000"])    # two replicas
+        gov = Governor("http://router:8000", pools=["http://gpu1:8000", "http://gpu2:8000"])
         gov = Governor(limit=8)                     # no endpoint: a fixed cap of 8 agents
 
     Usable at once from many threads and event loops. It starts its thread when the first agent
@@ -30,8 +31,13 @@ class Governor(Host):
     Args:
         url: base URL of the serving engine, with or without `/v1`; a list of several, each of
             which is a pool: agents are spread over them, and each stays with its pool.
+        pools: the engines behind the URL, which is then a router that picks one: their own
+            addresses, or a dictionary of these by the names that the router's answers have. Their
+            pages are read there; all calls go to the router, and answers say where an agent is.
         ranks: data-parallel engines behind each URL (vLLM's and SGLang's `--data-parallel-size`):
-            each is a pool, and calls are pinned to it by a header.
+            each is a pool, and calls are pinned to it by a header. None: where the page shows
+            several, four tiny calls prove whether they can be pinned, and until then, or if they
+            cannot, one pool has the sum; 1: one pool in any case, and no calls.
         law: a name (see `concur laws`) or a law from `make_law`. Default: `working_set`; with
             `limit`: a fixed cap.
         limit: at most this many active agents, whatever the engine says.

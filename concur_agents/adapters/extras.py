@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from concur_agents._text import wire_id
+from concur_agents.probes.pinning import RANK_FIELD
 from concur_agents.runtime.agent import Agent
 
 fields: ContextVar[Mapping[str, object] | None] = ContextVar("concur_agents_fields", default=None)
@@ -72,8 +73,12 @@ class Extras:
             # unknown field, and SGLang's session cache keeps a session until it is closed.
             if engine == "vllm" and agent.priority:
                 added["priority"] = -agent.priority  # it serves the lowest number first
-            elif engine == "sglang" and agent.priority:
-                added["priority"] = agent.priority
+            elif engine == "sglang":
+                if agent.priority:
+                    added["priority"] = agent.priority
+                address = agent.governor.address_of(agent.id)
+                if address is not None and address.by_body and path.endswith("/completions"):
+                    added[RANK_FIELD] = address.rank
         if not added:
             return _NOTHING
         host = request.url.netloc.decode()

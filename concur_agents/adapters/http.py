@@ -176,11 +176,11 @@ class _SyncSend:
             response = send(request, stream=stream, **options)
             if refusals := _possible_refusals(edit, route, response.status_code):
                 response.read()
-                if any(each.was_refused(response.content) for each in refusals):
+                if _were_refused(refusals, response.content):
                     response.close()
                     response = send(request, stream=stream, **options)
             if route is not None:
-                route.meet(governor, response.headers)
+                route.meet(response.status_code, response.headers)
         except BaseException:
             call.end()
             raise
@@ -217,11 +217,11 @@ class _AsyncSend:
             response = await send(request, stream=stream, **options)
             if refusals := _possible_refusals(edit, route, response.status_code):
                 await response.aread()
-                if any(each.was_refused(response.content) for each in refusals):
+                if _were_refused(refusals, response.content):
                     await response.aclose()
                     response = await send(request, stream=stream, **options)
             if route is not None:
-                route.meet(governor, response.headers)
+                route.meet(response.status_code, response.headers)
         except BaseException:
             call.end()
             raise
@@ -235,8 +235,14 @@ def _possible_refusals(edit: Edit, route: Route | None, status: int) -> list[Edi
     if edit.is_on_trial(status):
         possible.append(edit)
     if route is not None and route.may_be_refused(status):
+        route.edit = edit
         possible.append(route)
     return possible
+
+
+def _were_refused(possible: list[Edit | Route], answer: bytes) -> bool:
+    """Whether any was; each has to look, because each has something of its own to take back."""
+    return sum(each.was_refused(answer) for each in possible) > 0
 
 
 def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> Any:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from concur_agents.adapters import call as calls
+from concur_agents.adapters.addresses import base
 from concur_agents.adapters.answers import usage_in
 from concur_agents.adapters.prompts import Prompt, of_messages
-from concur_agents.adapters.routing import base, is_placeholder, is_secret, router_of
+from concur_agents.adapters.routing import router_of
+from concur_agents.adapters.secrets import is_placeholder, is_secret
 from concur_agents.runtime.agent import Agent, current_agent
 
 try:

@@ -11,67 +11,22 @@ than the client was made for.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
-from concur_agents._text import printable
-from concur_agents.adapters.extras import is_signed
-from concur_agents.errors import ConfigError
-from concur_agents.probes.http import base_of
-from concur_agents.probes.pinning import RANK_HEADER
+from concur_agents.adapters.addresses import Base, base, base_of_request, bases_of, innermost
+from concur_agents.adapters.extras import Edit, is_signed
+from concur_agents.adapters.secrets import is_placeholder, is_secret, without_secrets
+from concur_agents.probes.pinning import RANK_FIELD, RANK_HEADER, names_rank
 from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.endpoints import Address
 
 logger = logging.getLogger("concur_agents")
 
-WORKER_HEADER = "x-smg-routed-worker-id"
-"""In an answer through SGLang's gateway: the address that served it, with `@rank`."""
-
-_SECRET = re.compile(
-    r"(^|[-_.])(authorization|auth|api-?key|key|token|secret|password|credentials?|cookie)($|[-_.])"
-)
-_NO_SECRETS = frozenset(("idempotency-key", "x-idempotency-key", "x-smg-routing-key"))
-_PLACEHOLDERS = frozenset(
-    ("", "-", "x", "empty", "none", "null", "dummy", "fake", "unused", "no-key", "not-needed")
-)
-"""What people write where a client wants a key and the engine does not, in lower case."""
-
 _REFUSED = (400, 404, 422, 500)
-_OUT_OF_RANGE = b"out of range"
-
-
-class Base(NamedTuple):
-    """The part of an address that all requests to it have in common."""
-
-    scheme: str
-    host: str
-    port: int | None
-    """None: the usual one of the scheme."""
-    path: str
-    """Without a slash at its end, and without `/v1`."""
-    userinfo: str = ""
-
-    def below(self, former: Base, url: str) -> str:
-        """`url`, which lies below `former`, below this one, with its user and password."""
-        rest = urlsplit(url).path.removeprefix(former.path)
-        scheme, _, where = str(self).partition("://")
-        return f"{scheme}://{self.userinfo}{'@' if self.userinfo else ''}{where}{rest}"
-
-    @property
-    def origin(self) -> tuple[str, str, int | None]:
-        """What connections are made to."""
-        return self.scheme, self.host, self.port
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port is None else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.path}"
+_UNPINNED_OF_SGLANG = ("/responses", "/generate")  # at 0.5.19, which answers 200 all the same
 
 
 class Target(NamedTuple):
@@ -81,6 +36,8 @@ class Target(NamedTuple):
     former: Base
     """What `base` takes the place of; the same if nothing changes."""
     rank: int | None
+    url: str
+    """The address as the governor was given it."""
 
     @property
     def keeps_keys(self) -> bool:
@@ -94,9 +51,17 @@ class Route:
     """One request that has been sent on its way to a pool."""
 
     router: Router
+    agent: Agent
     target: Target
     request: Any
     is_pinned: bool = False
+    edit: Edit | None = None
+    """What else was changed in the request."""
+
+    @property
+    def governor(self) -> Governing:
+        """Of the agent."""
+        return self.agent.governor
 
     def may_be_refused(self, status: int) -> bool:
         """Whether the endpoint may have refused the rank."""
@@ -104,35 +69,20 @@ class Route:
 
     def was_refused(self, answer: bytes) -> bool:
         """Whether it did. Then the rank is no longer sent there, and the request goes out again."""
-        if not self.is_pinned or _OUT_OF_RANGE not in answer.lower():
+        if not self.is_pinned or not names_rank(answer.decode("utf-8", "replace")):
             return False
-        self.router.meet_refused_rank(self.target)
-        del self.request.headers[RANK_HEADER]
+        self.router.meet_refused_rank(self.governor, self.target)
+        self.request.headers.pop(RANK_HEADER, None)
+        if self.edit is not None and RANK_FIELD in self.edit.added:
+            self.edit.undo()
         self.is_pinned = False
         return True
 
-    def meet(self, governor: Governing, headers: Any) -> None:
-        """Looks at the headers of an answer: a router may have sent the request elsewhere."""
-        worker = headers.get(WORKER_HEADER)
-        if worker is None:
-            return
-        url, _, rank = worker.rpartition("@")
-        if not rank.isdecimal():
-            url, rank = worker, ""
-        served, target = base(url), self.target
-        known = {each.origin for each in _bases(governor.addresses.values())}
-        is_other = served is not None and served.origin in known - {target.base.origin}
-        if self.is_pinned and rank:
-            is_other = is_other or int(rank) != target.rank
-        if is_other:
-            self.router.say(
-                "served elsewhere",
-                "a call was sent to %s and was served by %s: agents are not kept on their pools, "
-                "and their prefixes are computed again. Give the governor and the client the "
-                "engines' own addresses (logged once)",
-                f"{target.base}{'' if target.rank is None else f', rank {target.rank}'}",
-                printable(worker, 200),
-            )
+    def meet(self, status: int, headers: Any) -> None:
+        """Looks at the headers of an answer, which may say where it is from."""
+        if status < 400:
+            rank = self.target.rank if self.is_pinned else None
+            self.governor.heard(self.agent, headers, Address(self.target.url, rank))
 
 
 class Router:
@@ -149,24 +99,30 @@ class Router:
         None: it stays as it is, because there is one pool, the agent has none yet, or `asked` is no
         address of the governor's.
         """
-        address = governor.address_of(agent.id)
+        address, router = governor.address_of(agent.id), governor.router
+        if address is None and router is not None:
+            address = Address(router)  # its pools are governed as one, but it may keep agents
         if address is None:
             return None
         self._met.add(agent)
-        former, there = _innermost(asked, governor.addresses.values()), base(address.url)
+        known = [address] if router is not None else governor.addresses.values()
+        former, there = innermost(asked, known), base(address.url)
         if former is None or there is None:
             return None
-        return Target(there, former, address.rank)
+        return Target(there, former, address.rank, address.url)
 
     def meet_elsewhere(self, governor: Governing, agent: Agent, asked: Base) -> None:
         """A call of an agent was not directed: that should be known if there are several pools."""
-        if governor.address_of(agent.id) is not None:
+        known = list(governor.addresses.values())
+        if not known and governor.router is not None:
+            known = [Address(governor.router)]
+        if governor.address_of(agent.id) is not None or governor.router is not None:
             self.say(
                 "elsewhere",
                 "a call of an agent goes to %s, which is no address of this governor's, and so it "
                 "is not sent to the agent's pool: make the client for one of %s (logged once)",
                 str(asked._replace(path="")),
-                ", ".join(str(each) for each in _bases(governor.addresses.values())),
+                ", ".join(str(each) for each in bases_of(known)),
             )
 
     def direct(
@@ -192,9 +148,11 @@ class Router:
         """
         _restore(request)
         governor: Governing = client._concur_governor
-        if agent is None or governor.address_of(agent.id) is None:
+        if agent is None:
             return None
-        asked = _base_of_request(request.url)
+        if governor.address_of(agent.id) is None and governor.router is None:
+            return None
+        asked = base_of_request(request.url)
         target = self.target(governor, agent, asked)
         if target is None:
             if is_call:
@@ -208,18 +166,39 @@ class Router:
                 str(target.former),
             )
             return None
-        route = Route(self, target, request)
+        route = Route(self, agent, target, request)
         headers: dict[str, str | None] = {}
         there, former, before = target.base, target.former, request.url
         if there != former:
             self._rewrite(request, target, headers)
         if not target.keeps_keys:
             self._lock_up(client, request, target, headers, options)
-        if target.rank is not None and self.pins(there):
+        if target.rank is not None and self._may_pin(governor, target, asked):
             headers[RANK_HEADER] = str(target.rank)
             route.is_pinned = True
+        if governor.router is not None:
+            own = request.headers
+            steering = agent.headers.items()
+            headers.update((name, value) for name, value in steering if name not in own)
         request._concur_before = before, _set(request.headers, headers)
         return route
+
+    def _may_pin(self, governor: Governing, target: Target, asked: Base) -> bool:
+        """Whether the address takes ranks, on this route."""
+        if not self.pins(target.base):
+            return False
+        engine = getattr(governor.probe, "engine", None)
+        if engine != "sglang" or not asked.path.endswith(_UNPINNED_OF_SGLANG):
+            return True
+        self.say(
+            "route",
+            "SGLang ignores ranks on %s, so that calls are not pinned, and its engines are "
+            "governed as one pool: use chat completions, or an address for each engine (logged "
+            "once)",
+            asked.path,
+        )
+        governor.unpin(target.url)
+        return False
 
     def meet_unseen(self, agent: Agent) -> None:
         """A framework reported an answered call: has the request of it passed here?"""
@@ -236,17 +215,18 @@ class Router:
         """Whether an address takes ranks, as far as is known."""
         return there not in self._unpinned
 
-    def meet_refused_rank(self, target: Target) -> None:
-        """An address has refused a rank: from here on none is sent there."""
+    def meet_refused_rank(self, governor: Governing, target: Target) -> None:
+        """An address has refused a rank: none is sent there, and its engines are one pool."""
         self._unpinned.add(target.base)
         self.say(
             f"rank {target.base}",
-            "%s refuses rank %s as out of range, so its calls are not pinned: has it fewer "
-            "data-parallel engines than `ranks=` says, or is it a router whose engines have one "
-            "each? (logged once)",
+            "%s refuses rank %s as out of range, so its calls are not pinned, and its engines are "
+            "governed as one pool: has it fewer data-parallel engines than `ranks=` says, or is it "
+            "a router whose engines have one each? (logged once)",
             str(target.base),
             str(target.rank),
         )
+        governor.unpin(target.url)
 
     def meet_lost_key(self, target: Target) -> None:
         """The client's key stays behind."""
@@ -294,7 +274,7 @@ class Router:
             if is_secret(name):
                 lost = lost or not is_placeholder(request.headers[name])
                 headers[name] = None
-        query = _without_secrets(request.url.query)
+        query = without_secrets(request.url.query)
         if query != request.url.query:
             lost = True
             request.url = request.url.copy_with(query=query or None)
@@ -319,58 +299,6 @@ def router_of(governor: Governing) -> Router:
     if router is None:
         router = _routers[governor] = Router()
     return router
-
-
-@lru_cache(maxsize=1024)
-def base(url: str) -> Base | None:
-    """What requests to an address have in common; None: it is no http(s) address."""
-    try:
-        parts = urlsplit(base_of(url))
-        userinfo, has, _ = urlsplit(url.strip()).netloc.rpartition("@")
-        port = parts.port
-    except (ConfigError, ValueError):
-        return None
-    if port == {"http": 80, "https": 443}.get(parts.scheme):
-        port = None
-    return Base(parts.scheme, parts.hostname or "", port, parts.path, userinfo if has else "")
-
-
-def is_secret(name: str) -> bool:
-    """Whether the value of a header, or of a parameter, of this name may be one."""
-    name = name.lower()
-    return name not in _NO_SECRETS and _SECRET.search(name) is not None
-
-
-def is_placeholder(value: str) -> bool:
-    """Whether a key is none, but stands where a client wants one."""
-    return value.lower().removeprefix("bearer").strip() in _PLACEHOLDERS
-
-
-def _bases(addresses: Iterable[Address]) -> Iterator[Base]:
-    urls = dict.fromkeys(address.url for address in addresses)
-    return (found for found in map(base, urls) if found is not None)
-
-
-def _innermost(asked: Base, addresses: Iterable[Address]) -> Base | None:
-    """The address that a request belongs to: of several, the one with the longest path."""
-    path = f"{asked.path}/"
-    found = [
-        each
-        for each in _bases(addresses)
-        if each.origin == asked.origin and path.startswith(f"{each.path}/")
-    ]
-    return max(found, key=lambda each: len(each.path), default=None)
-
-
-def _without_secrets(query: bytes) -> bytes:
-    pairs = query.split(b"&")
-    kept = [pair for pair in pairs if not is_secret(pair.partition(b"=")[0].decode("latin-1"))]
-    return b"&".join(kept)
-
-
-def _base_of_request(url: Any) -> Base:
-    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
-    return Base(url.scheme, url.host, url.port, path)
 
 
 def _set(headers: Any, changes: dict[str, str | None]) -> dict[str, str | None]:

@@ -11,6 +11,8 @@ from concur_agents.core.laws import law_formulas, law_names, make_law
 from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
+from concur_agents.core.readings import sum_of
+from concur_agents.core.regroup import AnyRegulator, Present, pools_of, regrouped
 from concur_agents.core.regulator import FIRST_READING_S, Regulator
 from concur_agents.core.types import (
     AgentId,
@@ -31,6 +33,7 @@ __all__ = [
     "ORDERS",
     "AgentId",
     "AgentView",
+    "AnyRegulator",
     "Chain",
     "Decision",
     "Fleet",
@@ -38,6 +41,7 @@ __all__ = [
     "LawState",
     "Limit",
     "Order",
+    "Present",
     "Reading",
     "Reason",
     "Regulator",
@@ -49,4 +53,7 @@ __all__ = [
     "law_formulas",
     "law_names",
     "make_law",
+    "pools_of",
+    "regrouped",
+    "sum_of",
 ]

@@ -149,11 +149,25 @@ class Admission:
                 break
             self.overdue_total += overdue is not None
             self.stalls_total += stalled
-            self._admit(head, now)
+            self.admit(head, now)
             admitted.append(head)
             if stalled:
                 self.least, stalled = max(self.least, self.active), False
         return admitted
+
+    def admit(self, account: Account, now: float) -> None:
+        """`account`, which waits, has a place."""
+        self._take_out(account)
+        self.active += 1
+        if not account.admitted_ever:
+            account.admitted_ever = True
+            self.open_agents += 1
+            self.sizes.peak_forecast.opens()
+        account.has_begun = False
+        self._move(account, State.ACTING)
+        self.sizes.join_group(account)
+        account.need = self.sizes.need(account)
+        self.claims.fade(account.claim, account.need, now)
 
     # -- the limit -----------------------------------------------------------------------------
 
@@ -281,19 +295,6 @@ class Admission:
         account.has_begun = True
         account.need = need
         self.claims.hold(account.claim, need)
-
-    def _admit(self, account: Account, now: float) -> None:
-        self._take_out(account)
-        self.active += 1
-        if not account.admitted_ever:
-            account.admitted_ever = True
-            self.open_agents += 1
-            self.sizes.peak_forecast.opens()
-        account.has_begun = False
-        self._move(account, State.ACTING)
-        self.sizes.join_group(account)
-        account.need = self.sizes.need(account)
-        self.claims.fade(account.claim, account.need, now)
 
     def _next(self) -> Account | None:
         """The agent that goes first while none is overdue."""

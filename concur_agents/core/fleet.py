@@ -108,6 +108,23 @@ class Fleet(FleetReads):
             self._wait(root, now)
         return self._settle(now)
 
+    def found(self, agent: AgentId, now: float, *, pool: str) -> Decision:
+        """`pool` has served a call of `agent`, which is in flight: its context is there.
+
+        Whatever was planned, it and its family are in that pool from here on, and keep their
+        place.  An agent that has none yet, or is in no call, stays where it is.
+
+        Raises:
+            KeyError: there is no such pool, or the agent is not here.
+        """
+        root, there = self._here(agent).root, self._pool(pool)
+        here = root.home
+        if here is None or here is there or root.agent not in root.family:
+            return self._settle(now)
+        if here.regulator.agent_state(root.agent) == "reasoning":
+            self._rehome(root, here, there, now)
+        return self._settle(now)
+
     def end_step(
         self,
         agent: AgentId,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from concur_agents.core.groups import Groups
 from concur_agents.core.laws.law import Law
 from concur_agents.core.placement import Line, Member, Pool, pool_for
 from concur_agents.core.regulator import Regulator
-from concur_agents.core.types import AgentId, Decision, State, Transition, Usage
+from concur_agents.core.types import AgentId, Decision, State, Transition, Usage, View
 from concur_agents.core.why import Reason
 
 _WAITING = (State.QUEUED, State.PAUSED)
@@ -67,13 +68,32 @@ class FleetMachine:
         self._done_total, self._moved_total = old._done_total, old._moved_total
         formers = {former.name: former for former in old.pools}
         for pool in self.pools:
-            former = formers.get(pool.name)
-            if former is None:  # it was removed
-                pool.is_leaving = True
+            pool.take_over(formers[pool.name], now)
+
+    def follow(self, law: Law, totals: View, formers: Sequence[Pool], now: float) -> None:
+        """As `Regulator.follow`.  Pools that stay go on as they were.
+
+        Args:
+            formers: the pools of the fleet that this one takes the place of; empty: it was none.
+        """
+        self.law, self._done_total = law, totals.done_total
+        kept = {former.name: former for former in formers}
+        names = [pool.name for pool in self.pools]
+        gone = [view for name, view in totals.pools.items() if name not in names] or [totals]
+        rest = replace(
+            totals,
+            done_total=0,
+            pauses_total=sum(view.pauses_total for view in gone),
+            overdue_total=sum(view.overdue_total for view in gone),
+            stalls_total=sum(view.stalls_total for view in gone),
+        )
+        for pool in self.pools:
+            former = kept.get(pool.name)
+            if former is None:
+                pool.regulator.follow(law, rest, now)
+                rest = replace(rest, pauses_total=0, overdue_total=0, stalls_total=0)
                 continue
-            pool.regulator.take_over(former.regulator, now)
-            pool.is_down, pool.is_leaving = former.is_down, former.is_leaving
-            pool.failing_since_s, pool.answered_s = former.failing_since_s, former.answered_s
+            pool.take_over(former, now)
 
     # -- placing ---------------------------------------------------------------------------------
 
@@ -158,12 +178,8 @@ class FleetMachine:
     def _place(self, member: Member, pool: Pool, now: float) -> None:
         """`member` and its family go to `pool`, which lets them in now or later."""
         self._line.remove(member)
-        self._placements += 1
-        pool.chosen = self._placements
-        member.pool, member.is_suspended = pool, False
+        self._settle_in(member, pool)
         pool.candidate = member
-        if member.group is not None:
-            pool.groups[member.group] = pool.groups.get(member.group, 0) + 1
         answer = pool.regulator.arrive(
             member.agent,
             now,
@@ -187,6 +203,34 @@ class FleetMachine:
             pool.groups[root.group] -= 1
             if not pool.groups[root.group]:
                 del pool.groups[root.group]
+
+    def _rehome(self, root: Member, here: Pool, there: Pool, now: float) -> None:
+        """`root` and its family, which have their place in one pool, have it in another."""
+        calls = {member: here.regulator.calls_of(member.agent) for member in root.family.values()}
+        self._vacate(root)
+        self._moved_total += 1
+        self._settle_in(root, there)
+        for member, count in calls.items():
+            answer = there.regulator.take_in(
+                member.agent,
+                now,
+                calls=count,
+                prompt_tokens=member.prompt_tokens,
+                parent=None if member is root else root.agent,
+                priority=member.priority,
+                group=member.group,
+            )
+            self._hear(there, answer, now)
+        for agent in root.family:
+            self._hear(here, here.regulator.leave(agent, now), now)
+
+    def _settle_in(self, member: Member, pool: Pool) -> None:
+        """From here on `pool` is where `member` is."""
+        self._placements += 1
+        pool.chosen = self._placements
+        member.pool, member.is_suspended = pool, False
+        if member.group is not None:
+            pool.groups[member.group] = pool.groups.get(member.group, 0) + 1
 
     def _take_back(self, root: Member, now: float) -> None:
         """`root` and its family are in no pool, and wait for one."""

@@ -52,6 +52,13 @@ class FleetReads(FleetMachine):
         member = self._members.get(agent)
         return member is not None and self._is_gone(member.root.pool)
 
+    def has_ample_room(self, agent: AgentId) -> bool:
+        """Whether all contexts of its pool fit twice: what misses there has not been evicted."""
+        member = self._members.get(agent)
+        pool = None if member is None else member.root.pool
+        tokens = None if pool is None else pool.regulator.pool_tokens
+        return pool is not None and 2.0 * pool.regulator.footprint_tokens <= (tokens or 0.0)
+
     def has_pool(self, pool: str) -> bool:
         """Whether there is a pool of this name; one that was removed is gone once it is empty."""
         return any(each.name == pool for each in self.pools)

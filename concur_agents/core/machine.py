@@ -15,7 +15,7 @@ from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.meter import Meter
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.sizes import Sizes
-from concur_agents.core.types import AgentId, Decision, Snapshot, State, Usage
+from concur_agents.core.types import AgentId, Decision, Snapshot, State, Usage, View
 
 STALL_S = 5.0  # least time without a call until a stall is assumed, if an open agent waits
 NEW_STALL_S = 60.0  # the same if all who wait are new
@@ -94,6 +94,11 @@ class Machine:
         prompt = int(who.last_prompt)  # perhaps changed when `footprint` was not yet
         return Usage(prompt, max(0, int(who.footprint) - prompt)), expected
 
+    def calls_of(self, agent: AgentId) -> int:
+        """Its own calls in flight."""
+        who = self._accounts.get(agent)
+        return 0 if who is None else who.calls
+
     def take_over(self, old: Machine, now: float) -> None:
         """Goes on in place of `old`: with its law's state, its totals, and what it has learned.
 
@@ -111,7 +116,41 @@ class Machine:
             setattr(self._sizes.residency, name, getattr(old._sizes.residency, name))
         self._enforce(now)
 
+    def follow(self, law: Law, totals: View, now: float) -> None:
+        """Goes on in place of others that had other pools: with their law and totals, no more."""
+        self.law, self.state, self.last_snapshot = law, law.initial(), None
+        self._done_total, self._pauses_total = totals.done_total, totals.pauses_total
+        self._admission.overdue_total = totals.overdue_total
+        self._admission.stalls_total = totals.stalls_total
+        self._enforce(now)
+
     # -- inside ------------------------------------------------------------------------------
+
+    def _check_new(self, agent: AgentId, parent: AgentId | None) -> None:
+        if agent in self._accounts:
+            raise ValueError(f"agent {agent!r} is already here: ids must be unique until it leaves")
+        if parent is not None and parent not in self._accounts:
+            raise ValueError(f"parent {parent!r} of agent {agent!r} is not here")
+
+    def _open(
+        self,
+        agent: AgentId,
+        now: float,
+        prompt_tokens: int | None,
+        parent: AgentId | None,
+        priority: int,
+        group: str | None,
+    ) -> Account:
+        """The account of an agent that is here from now on."""
+        account = self._accounts[agent] = Account(agent, self._arrivals, priority, idle_since_s=now)
+        account.expect(prompt_tokens)
+        self._arrivals += 1
+        if group is not None and parent is None:
+            account.seq, account.group = self._groups.join(group, account.seq), group
+        if parent is not None:
+            account.parent = self._accounts[parent].root
+            account.parent.children += 1
+        return account
 
     def _own_account(self, agent: AgentId) -> Account:
         who = self._accounts[agent]

@@ -87,6 +87,12 @@ class Pool:
             return "down"
         return "leaving" if self.is_leaving else self.regulator.reason
 
+    def take_over(self, former: Pool, now: float) -> None:
+        """Goes on in place of `former`, which had the same engine."""
+        self.regulator.take_over(former.regulator, now)
+        self.is_down, self.is_leaving = former.is_down, former.is_leaving
+        self.failing_since_s, self.answered_s = former.failing_since_s, former.answered_s
+
     def load(self, final_tokens: float) -> float:
         """What it holds once its agents have grown [tokens], over its size to the power of 2/3.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-from concur_agents.core.family import Account
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.reads import Reads
 from concur_agents.core.types import AgentId, Decision, Reading, State, Usage, is_plausible
@@ -71,25 +70,53 @@ class Regulator(Reads):
         Raises:
             ValueError: `agent` is already here, or `parent` is not.
         """
-        if agent in self._accounts:
-            raise ValueError(f"agent {agent!r} is already here: ids must be unique until it leaves")
-        if parent is not None and parent not in self._accounts:
-            raise ValueError(f"parent {parent!r} of agent {agent!r} is not here")
+        self._check_new(agent, parent)
         if self._admission.alone_until_s == math.inf:
             self._admission.alone_until_s = now + self._first_reading_s
         self._pass_time(now)
-        account = Account(agent, self._arrivals, priority, idle_since_s=now)
-        account.expect(prompt_tokens)
-        self._arrivals += 1
-        self._accounts[agent] = account
-        if group is not None and parent is None:
-            account.seq, account.group = self._groups.join(group, account.seq), group
-        if parent is not None:
-            account.parent = self._accounts[parent].root
-            account.parent.children += 1
+        account = self._open(agent, now, prompt_tokens, parent, priority, group)
+        if account.parent is not None:
             return self._fill(now, agent)
         account.waiters[agent] = 0  # it waits to start, with no call yet
         self._admission.wait(account, now, waiting_since_s)
+        return self._fill(now)
+
+    def take_in(
+        self,
+        agent: AgentId,
+        now: float,
+        *,
+        calls: int,
+        prompt_tokens: int | None = None,
+        parent: AgentId | None = None,
+        priority: int = 0,
+        group: str | None = None,
+    ) -> Decision:
+        """`agent` runs here already, with so many calls in flight: it has its place.
+
+        For a `Fleet`, whose agents may be served elsewhere than where they were sent.  A limit that
+        this exceeds takes effect at boundaries, as any surplus.
+
+        Raises:
+            ValueError: as from `arrive`.
+        """
+        self._check_new(agent, parent)
+        self._pass_time(now)
+        root = account = self._open(agent, now, prompt_tokens, parent, priority, group)
+        admission, moves = self._admission, len(self._admission.moves)
+        if account.parent is not None:
+            root = account.parent
+        else:
+            admission.wait(account, now)
+            admission.admit(account, now)
+        if calls:
+            in_calls = admission.claims.reasoning_tokens
+            admission.begin(root, max(root.need, self._sizes.need(root)))
+            root.has_sent = True
+            self._sizes.begin(root, in_calls)
+            account.begin_calls(calls, now)
+            self._meter.called(now)
+        del admission.moves[moves:]  # it has moved nowhere
         return self._fill(now)
 
     def begin_step(

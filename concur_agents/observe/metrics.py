@@ -116,11 +116,15 @@ class _Numbers:
     def __init__(self, governor: Host, name: str) -> None:
         self._governor = weakref.ref(governor)
         self._name = shown_id(name)
-        self._is_fleet = bool(governor.addresses)
-        self._labels = [LABEL, POOL] if self._is_fleet else [LABEL]
         self._counts: dict[str, _Counts] = {}  # by pool; '': there is one
         self._decisions: dict[tuple[str, str], float] = {}  # by pool and reason
         self._readings: dict[str, Reading] = {}  # the last one of each pool
+        self._begin(governor)
+
+    def _begin(self, governor: Host) -> None:
+        """At first, and where the pools turn out to be several, or to be one."""
+        self._is_fleet = bool(governor.addresses)
+        self._labels = [LABEL, POOL] if self._is_fleet else [LABEL]
         self._wait = Histogram(
             "concur_wait_seconds",
             "Time that an agent waited before it was let in.",
@@ -151,6 +155,8 @@ class _Numbers:
     def note(self, event: Event) -> None:
         """Counts an event of the governor."""
         pool = event.pool or ""
+        if bool(pool) > self._is_fleet or event.kind == "polled":
+            self._follow_pools()
         if event.kind in ("admitted", "resumed"):
             kind = "queued" if event.kind == "admitted" else "paused"
             self._wait.labels(*self._values(pool), kind).observe(event.waited_s or 0.0)
@@ -165,8 +171,15 @@ class _Numbers:
             key = (pool, event.reason)
             self._decisions[key] = self._decisions.get(key, 0.0) + 1
 
+    def _follow_pools(self) -> None:
+        """The label `pool` is there while there are several."""
+        governor = self._governor()
+        if governor is not None and bool(governor.addresses) is not self._is_fleet:
+            self._begin(governor)
+
     def collect(self) -> Iterator[Metric]:
         """The metrics now; none once the governor is gone."""
+        self._follow_pools()
         governor = self._governor()
         if governor is None:
             return

@@ -2,7 +2,8 @@
 
 Tiny calls are sent to the last rank and to the first, two to each, and the counters of the page say
 which ranks served them. Calls that are spread in turn, or that all go to the first rank, do not
-pass. To be done while nothing else runs, because other calls count as well.
+pass. Calls of others may run meanwhile, but count as well: if they leave it open where ours were
+served, it is tried again a few times.
 """
 
 from __future__ import annotations
@@ -22,16 +23,37 @@ from concur_agents.probes.usage import read_usage
 RANK_HEADER: Final = "X-data-parallel-rank"
 """Pins a request to a data-parallel rank of vLLM or SGLang."""
 
+RANK_FIELD: Final = "routed_dp_rank"
+"""In the body of a completion or chat completion, it does the same for SGLang."""
+
 PinVerdict: TypeAlias = Literal["pinned", "elsewhere", "refused", "unknown"]
 
 _CALLS = 2
+_TRIES = 3  # of the calls to one rank, if those of others were counted meanwhile
 _SHARE = 0.75  # of what the calls used: two calls in turn leave half of it on the rank
+_NAMES = ("data_parallel_rank", "data-parallel-rank", "dp_rank")  # of a rank, in refusals
 _COUNTERS = (
     ("query_tokens_total", "prompt_tokens"),
     ("computed_tokens_total", "prompt_tokens"),
     ("generated_tokens_total", "completion_tokens"),
 )
 """What counts a call, rank by rank, and the part of its usage that it counts."""
+
+_REFUSED = (
+    "Rank {rank} is refused as out of range: has it fewer than {count} engines, or is it a router "
+    "whose engines have one rank each? Govern each at its own address; until then one governor "
+    "governs their sum"
+)
+_UNANSWERED = "Pinning cannot be proved: a tiny call answered HTTP {status}, and reported no usage"
+_ELSEWHERE = (
+    "Calls pinned to rank {rank} were served by rank {served}: "
+    f"{RANK_HEADER} is ignored or dropped on the way. Give each engine an address of its own; "
+    "until then one governor governs their sum"
+)
+_DISTURBED = (
+    "Pinning cannot be proved while other calls are counted as well: have it proved with "
+    "gov.check_pinning() before the first agent"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +66,8 @@ class PinProof:
     """"pinned"; "elsewhere": other ranks served them; "refused": the header was; "unknown"."""
     text: str
     """The verdict as a sentence, with what to do."""
+    by_body: bool = False
+    """Not the header pins calls, but `RANK_FIELD` in the body."""
 
     @property
     def works(self) -> bool:
@@ -91,49 +115,99 @@ def _prove(
             f"for each of {count} ranks; SGLang shows them with "
             "--enable-metrics-for-all-schedulers",
         )
-    name = model or _first_model(http)
-    for rank in (wanted[-1], wanted[0]):
-        before = probe.read_page().readings
-        counter = next(
-            (pair for pair in _COUNTERS if all(_known(before, each, pair[0]) for each in wanted)),
-            None,
-        )
-        if name is None or counter is None:
-            lacks = "/v1/models names no model" if name is None else "no counter has all ranks"
-            return proof("unknown", f"Pinning cannot be proved: {lacks}")
-        sent = 0
-        for _ in range(_CALLS):
-            answer = _call(http, name, rank)
-            if answer.status >= 400 and "out of range" in answer.text.lower():
-                return proof(
-                    "refused",
-                    f"Rank {rank} is refused as out of range: has it fewer than {count} engines, "
-                    "or is it a router whose engines have one rank each? Govern each at its own "
-                    "address",
-                )
-            usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
-            if usage is None:
-                return proof(
-                    "unknown",
-                    f"Pinning cannot be proved: a tiny call answered HTTP {answer.status}, and "
-                    "reported no usage",
-                )
-            sent += getattr(usage, counter[1])
-        risen = _risen(probe, before, wanted, counter[0], sent, patience_s)
-        if risen[rank] < _SHARE * sent:
-            if sum(risen.values()) < _SHARE * sent:
-                return proof(
-                    "unknown",
-                    f"Pinning cannot be proved: the counters did not rise within {patience_s:g} s",
-                )
-            others = ", ".join(each for each in wanted if risen[each] and each != rank)
-            return proof(
-                "elsewhere",
-                f"Calls pinned to rank {rank} were served by rank {others}: {RANK_HEADER} is "
-                "ignored or dropped on the way. Give each engine an address of its own, or leave "
-                "`ranks=` away: one governor then governs the sum",
-            )
-    return proof("pinned", f"{RANK_HEADER} pins calls to each of {count} ranks")
+    name = model or _first_model(http) or page.model
+    if name is None:
+        return proof("unknown", "Pinning cannot be proved: no model is named")
+    verdict, text = _pins(http, probe, wanted, name, patience_s, by_body=False)
+    if verdict == "elsewhere" and page.engine == "sglang":
+        found, said = _pins(http, probe, wanted, name, patience_s, by_body=True)
+        if found == "pinned":
+            return PinProof(ranks=count, verdict=found, text=said, by_body=True)
+    return proof(verdict, text)
+
+
+def _pins(
+    http: Http,
+    probe: HttpProbe,
+    ranks: list[str],
+    model: str,
+    patience_s: float,
+    *,
+    by_body: bool,
+) -> tuple[PinVerdict, str]:
+    """Whether the last rank and the first take the calls that name them."""
+    for rank in (ranks[-1], ranks[0]):
+        for _ in range(_TRIES):
+            verdict, text = _try(http, probe, ranks, rank, model, patience_s, by_body=by_body)
+            if verdict != "disturbed":
+                break
+        if verdict == "disturbed":
+            return "unknown", text
+        if verdict != "pinned":
+            return verdict, text
+    way = f"{RANK_FIELD} in the body" if by_body else RANK_HEADER
+    return "pinned", f"{way} pins calls to each of {len(ranks)} ranks"
+
+
+def _try(
+    http: Http,
+    probe: HttpProbe,
+    ranks: list[str],
+    rank: str,
+    model: str,
+    patience_s: float,
+    *,
+    by_body: bool,
+) -> tuple[PinVerdict | Literal["disturbed"], str]:
+    """Sends the calls to one rank.  Calls of others may disturb it."""
+    before = probe.read_page().readings
+    counter = next(
+        (pair for pair in _COUNTERS if all(_known(before, each, pair[0]) for each in ranks)), None
+    )
+    if counter is None:
+        return "unknown", "Pinning cannot be proved: no counter has all ranks"
+    used: list[int] = []
+    for _ in range(_CALLS):
+        answer = _call(http, model, rank, by_body=by_body)
+        if answer.status >= 400 and names_rank(answer.text):
+            return "refused", _REFUSED.format(rank=rank, count=len(ranks))
+        usage = read_usage(_json(answer.text).get("usage")) if answer.status == 200 else None
+        if usage is None:
+            return "unknown", _UNANSWERED.format(status=answer.status)
+        used.append(getattr(usage, counter[1]))
+    sent = sum(used)
+    risen = _risen(probe, before, ranks, counter[0], sent, patience_s)
+    others = sum(risen[each] for each in ranks if each != rank)
+    if risen[rank] + others < _SHARE * sent:
+        text = f"Pinning cannot be proved: the counters did not rise within {patience_s:g} s"
+        return "unknown", text
+    if others < min(used):  # so none of ours was counted there
+        return "pinned", ""
+    if risen[rank] < _SHARE * sent:
+        served = ", ".join(each for each in ranks if risen[each] and each != rank)
+        return "elsewhere", _ELSEWHERE.format(rank=rank, served=served)
+    return "disturbed", _DISTURBED
+
+
+def hidden_ranks(http: Http) -> int:
+    """Data-parallel engines that SGLang says it has, whatever its page shows; 1: it says nothing.
+
+    Raises:
+        ProbeError: it cannot be reached.
+    """
+    for path in ("/server_info", "/get_server_info"):
+        answer = http.get(path)
+        found = _json(answer.text) if answer.status == 200 else {}
+        count = found.get("dp_size")
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    return 1
+
+
+def names_rank(answer: str) -> bool:
+    """Whether a refusal is about the rank."""
+    text = answer.lower()
+    return "out of range" in text or any(name in text for name in _NAMES)
 
 
 def _risen(
@@ -159,13 +233,15 @@ def _risen(
         time.sleep(min(0.2, patience_s))
 
 
-def _call(http: Http, model: str, rank: str) -> HttpResponse:
-    small = {"model": model, "max_tokens": 1, "temperature": 0.0}
+def _call(http: Http, model: str, rank: str, *, by_body: bool) -> HttpResponse:
+    small: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0}
+    if by_body:
+        small[RANK_FIELD] = int(rank)
     prompt = f"Check {uuid.uuid4().hex}: answer with one word."
-    headers = {RANK_HEADER: rank}
+    headers = {} if by_body else {RANK_HEADER: rank}
     chat = {"messages": [{"role": "user", "content": prompt}]}
     answer = http.post("/v1/chat/completions", small | chat, headers=headers)
-    if answer.status in (400, 404, 405, 422) and "out of range" not in answer.text.lower():
+    if answer.status in (400, 404, 405, 422) and not names_rank(answer.text):
         return http.post("/v1/completions", small | {"prompt": prompt}, headers=headers)
     return answer
 

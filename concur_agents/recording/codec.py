@@ -10,8 +10,16 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from concur_agents._text import printable, wire_id
-from concur_agents.core import Chain, LawState, Limit, Reading, Snapshot, Usage, View
-from concur_agents.recording.checks import dict_of, line_of, name_of, number_of, state_of, text_of
+from concur_agents.core import Chain, LawState, Limit, Present, Reading, Snapshot, Usage, View
+from concur_agents.recording.checks import (
+    count_of,
+    dict_of,
+    line_of,
+    name_of,
+    number_of,
+    state_of,
+    text_of,
+)
 from concur_agents.recording.format_1 import upgrade_line
 from concur_agents.recording.model import (
     CALLS,
@@ -116,6 +124,8 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
             else _make(Snapshot, {**numbers(snapshot), "reading": reading}),
             shadow=found.pop("shadow", None),
         )
+    if name == "regroup":
+        found = _regrouping_of(found)
     if "usage" in found and found["usage"] is not None:
         found["usage"] = Usage(**found["usage"])
         for tokens in asdict(found["usage"]).values():
@@ -139,6 +149,39 @@ def _call_of(found: dict[str, Any]) -> RecordedCall:
         cause=cause,
         tick=tick,
     )
+
+
+def _regrouping_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The options of a `regroup`."""
+    readings = dict_of(found["readings"])
+    return {
+        "names": [printable(text_of(name), 1000) for name in found["names"]],
+        "agents": [_present_of(dict_of(who)) for who in found["agents"]],
+        "readings": {
+            printable(name, 1000) or None: _make(Reading, numbers(dict_of(reading)))
+            for name, reading in readings.items()
+        },
+    }
+
+
+def _present_of(found: dict[str, Any]) -> Present:
+    priority = found.get("priority", 0)
+    number_of(priority)
+    return Present(
+        agent=wire_id(text_of(found["agent"])),
+        parent=name_of(found.get("parent")),
+        priority=priority,
+        group=line_of(found.get("group")),
+        pool=line_of(found.get("pool")),
+        enters=found.get("enters") is True,
+        is_suspended=found.get("is_suspended") is True,
+        calls=_prompts_of(found.get("calls", ())),
+        asked=_prompts_of(found.get("asked", ())),
+    )
+
+
+def _prompts_of(found: Any) -> tuple[int | None, ...]:
+    return tuple(None if tokens is None else count_of(tokens) for tokens in found)
 
 
 def _view_of(found: dict[str, Any]) -> View:
@@ -234,10 +277,24 @@ def _option(name: str, value: Any) -> Any:
         return _digests(value)
     if name in ("parent", "group") and value is not None:
         return wire_id(value)
-    if isinstance(value, Reading | Usage):
-        every = ((item.name, getattr(value, item.name)) for item in fields(value))
-        return {key: known for key, known in every if known is not None}
-    return value
+    if name == "agents":
+        return [_present_dict(who) for who in value]
+    if name == "readings":
+        return {pool or "": _known(reading) for pool, reading in value.items()}
+    return _known(value) if isinstance(value, Reading | Usage) else value
+
+
+def _known(value: Any) -> dict[str, Any]:
+    every = ((item.name, getattr(value, item.name)) for item in fields(value))
+    return {key: known for key, known in every if known is not None}
+
+
+def _present_dict(who: Present) -> dict[str, Any]:
+    written = {key: value for key, value in _known(who).items() if value or key == "priority"}
+    for key in ("agent", "parent", "group"):
+        if key in written:
+            written[key] = wire_id(written[key])
+    return written
 
 
 def _digests(chain: Chain) -> list[tuple[str, float]]:

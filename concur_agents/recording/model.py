@@ -16,12 +16,13 @@ FORMAT = 2
 """Version of the format that is written. The reader also takes format 1, see `format_1`."""
 
 CALLS_OF_NO_AGENT = (
-    "tick", "advance", "flushed", "hold", "end_hold", "add_pool", "remove_pool",
+    "tick", "advance", "flushed", "hold", "end_hold", "add_pool", "remove_pool", "regroup",
 )  # fmt: skip
 
 CALLS = (
     "arrive",
     "begin_step",
+    "found",
     "end_step",
     "retry_step",
     "withdraw_step",
@@ -30,7 +31,8 @@ CALLS = (
     "leave",
     *CALLS_OF_NO_AGENT,
 )
-"""The calls of a Regulator or a Fleet that decide. Reads change nothing and are not recorded."""
+"""The calls of a Regulator or a Fleet that decide, and the one that puts another in its place.
+Reads change nothing and are not recorded."""
 
 AgentState: TypeAlias = Literal["queued", "reasoning", "acting", "paused", "suspended"]
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from concur_agents.core import Decision, Fleet, Law, Reading, Regulator, Usage
+from concur_agents.core import (
+    AnyRegulator,
+    Decision,
+    Fleet,
+    Law,
+    Present,
+    Reading,
+    Regulator,
+    Usage,
+    regrouped,
+)
 from concur_agents.recording.model import AgentState, Header, RecordedCall, Shadow, Tick
 from concur_agents.recording.standing import moves_of, view_at_tick
 from concur_agents.recording.values import describe_law
@@ -53,6 +63,10 @@ class RecordingRegulator:
     def begin_step(self, agent: str, now: float, **options: Any) -> Decision:
         """See `Regulator.begin_step`."""
         return self._pass_on("begin_step", agent, now, options)
+
+    def found(self, agent: str, now: float, *, pool: str) -> Decision:
+        """See `Fleet.found`."""
+        return self._pass_on("found", agent, now, {"pool": pool})
 
     def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> Decision:
         """See `Regulator.end_step`."""
@@ -104,6 +118,31 @@ class RecordingRegulator:
         let_in = self.inner.remove_pool(name, now)
         return self._noted("remove_pool", now, let_in, options={"name": name})
 
+    def regroup(
+        self,
+        now: float,
+        make: Callable[[Law, float, Sequence[str]], AnyRegulator],
+        names: Sequence[str],
+        agents: Sequence[Present],
+        readings: Mapping[str | None, Reading],
+    ) -> Decision:
+        """Another regulator takes the place of this one: see `core.regrouped`.
+
+        Args:
+            now: the time [s].
+            make: makes it, with these pools.
+            names: of its pools; empty: there is one.
+            agents: all that are here.
+            readings: of new pools.
+        """
+        self.inner, let_in = regrouped(
+            self.inner, lambda law, now: make(law, now, names), agents, now, readings=readings
+        )
+        options = {"names": list(names), "agents": list(agents), "readings": dict(readings)}
+        self._pools.clear()
+        everyone = tuple(who.agent for who in agents)
+        return self._noted("regroup", now, Decision(let_in), options=options, everyone=everyone)
+
     def tick(self, reading: Reading | None, now: float, pool: str | None = None) -> Decision:
         """See `Regulator.tick`."""
         before = self.inner.last_snapshot
@@ -135,16 +174,32 @@ class RecordingRegulator:
             kind = type(error).__name__
             self.note(RecordedCall(name=name, now=now, agent=agent, options=options, error=kind))
             raise
-        why: dict[str, str] = {}
+        why: dict[str, Any] = {}
         if name in _ASK_TO_GO_ON and agent not in let_in:
             reason = self.inner.why(agent, now)
             why = {} if reason is None else {"why": reason.numbers, "cause": reason.cause}
         return self._noted(name, now, let_in, agent=agent, options=options, **why)
 
-    def _noted(self, name: str, now: float, let_in: Decision, **rest: Any) -> Decision:
-        """`let_in`, once the call is noted; `rest`: the other fields of a `RecordedCall`."""
+    def _noted(
+        self,
+        name: str,
+        now: float,
+        let_in: Decision,
+        *,
+        everyone: tuple[str, ...] = (),
+        **rest: Any,
+    ) -> Decision:
+        """`let_in`, once the call is noted.
+
+        Args:
+            name: of the call.
+            now: its time [s].
+            let_in: its answer.
+            everyone: agents that may have moved without a transition.
+            rest: the other fields of a `RecordedCall`.
+        """
         if self.note is not None:
-            moves = moves_of(self.inner, let_in, rest.get("agent"))
+            moves = moves_of(self.inner, let_in, rest.get("agent"), *everyone)
             reason, pools = self._new_reason(), self._new_pools(moves)
             if name == "leave":
                 self._pools.pop(cast("str", rest.get("agent")), None)

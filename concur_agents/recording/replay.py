@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from concur_agents.core import Decision, Fleet, Law, Regulator
+from concur_agents.core import AnyRegulator, Decision, Fleet, Law, Regulator
 from concur_agents.errors import RecordingError
-from concur_agents.recording.model import RecordedCall
+from concur_agents.recording.model import Header, RecordedCall
 from concur_agents.recording.reader import Recording
+from concur_agents.recording.recording_regulator import RecordingRegulator
 from concur_agents.recording.standing import moves_of, view_at_tick
 
 
@@ -70,13 +71,11 @@ def make_regulator(recording: Recording, law: Law | None = None) -> Regulator:
             + ": give `record` a larger max_bytes, and start it with the governor"
         )
     try:
-        options, law = dict(header.regulator), law or header.make_law()
-        pools = options.pop("pools", None)
-        if pools is not None:
-            return Fleet(law, pools, header.start_s, **options)  # type: ignore[return-value]
-        return Regulator(law, header.start_s, **options)
+        law = law or header.make_law()
+        regulator = _made(header, law, header.pools, header.start_s)
     except (TypeError, ValueError) as error:
         raise RecordingError(f"the recorded Regulator cannot be made here: {error}") from error
+    return cast("Regulator", _Replayed(regulator, header))
 
 
 def apply(regulator: Regulator, call: RecordedCall) -> tuple[tuple[str, ...], str | None]:
@@ -113,11 +112,37 @@ def answered(regulator: Regulator, call: RecordedCall) -> RecordedCall:
     )
 
 
+class _Replayed(RecordingRegulator):
+    """One that another takes the place of, where that was recorded."""
+
+    def __init__(self, regulator: AnyRegulator, header: Header) -> None:
+        super().__init__(regulator)
+        self._header = header
+
+    def make(self, law: Law, now: float, pools: Sequence[str]) -> AnyRegulator:
+        """One with these pools."""
+        return _made(self._header, law, pools, now, first_reading_s=0.0)
+
+
+def _made(
+    header: Header, law: Law, pools: Sequence[str], start_s: float, **options: Any
+) -> AnyRegulator:
+    options = {**header.regulator, **options}
+    options.pop("pools", None)
+    if pools:
+        return Fleet(law, list(pools), start_s, **options)
+    return Regulator(law, start_s, **options)
+
+
 def _decide(regulator: Regulator, call: RecordedCall) -> tuple[Decision, str | None]:
     arguments: tuple[Any, ...] = () if call.agent is None else (call.agent,)
     options = dict(call.options)
     if call.name == "tick":
         arguments = (options.pop("reading"),)
+    if call.name == "regroup":
+        if not isinstance(regulator, _Replayed):
+            raise RecordingError("the pools changed on the way: replay it without a regulator")
+        options["make"] = regulator.make
     try:
         return getattr(regulator, call.name)(*arguments, now=call.now, **options), None
     except (KeyError, ValueError) as error:

@@ -17,15 +17,15 @@ def why_waiting(regulator: Regulator, agent: str, now: float) -> str:
 
 
 def moves_of(
-    regulator: Regulator, decision: Decision, agent: str | None = None
+    regulator: Regulator, decision: Decision, agent: str | None = None, *others: str
 ) -> dict[str, AgentState]:
     """Where the agents stand now that a decision moved.
 
     A transition is the move of a family, under the id of its root. So the others that are named
-    are looked at too: `agent`, which made the call, and those that were let in.
+    are looked at too: `agent`, which made the call, those that were let in, and `others`.
     """
     caller = () if agent is None else (agent,)
-    moved = dict.fromkeys((*(move.agent for move in decision.transitions), *caller, *decision))
+    moved = dict.fromkeys((*(m.agent for m in decision.transitions), *caller, *others, *decision))
     return {who.agent: cast("AgentState", who.state) for who in regulator.agents(moved)}
 
 

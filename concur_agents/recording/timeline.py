@@ -50,6 +50,7 @@ class Lane:
 Cause: TypeAlias = Literal[
     "arrive",
     "begin_step",
+    "found",
     "end_step",
     "retry_step",
     "withdraw_step",
@@ -59,6 +60,7 @@ Cause: TypeAlias = Literal[
     "flushed",
     "add_pool",
     "remove_pool",
+    "regroup",
     "limit_changed",
     "reading",
     "no_reading",
@@ -76,6 +78,7 @@ had reached its bound; `left`: the waiting agent itself left.
 _TEXT: dict[Cause, str] = {
     "arrive": "{agent} arrived",
     "begin_step": "{agent} came to a boundary",
+    "found": "{agent} was served by another pool",
     "end_step": "{agent} ended a step",
     "retry_step": "{agent} tried a call again",
     "withdraw_step": "{agent} withdrew a step",
@@ -85,6 +88,7 @@ _TEXT: dict[Cause, str] = {
     "flushed": "the cache was emptied",
     "add_pool": "a pool was added",
     "remove_pool": "a pool was removed",
+    "regroup": "the pools turned out to be others",
     "limit_changed": "the limit moved",
     "reading": "a reading came",
     "no_reading": "the first reading took too long",

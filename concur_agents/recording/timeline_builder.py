@@ -90,6 +90,11 @@ class TimelineBuilder:
             self._pool(line.options["name"]).removed_s = None
         elif line.name == "remove_pool":
             self._pool(line.options["name"]).removed_s = line.now
+        elif line.name == "regroup":
+            names = line.options["names"]
+            for name in dict.fromkeys([*self.pools, *names]):
+                known = self._pool(name)
+                known.removed_s = None if name in names else known.removed_s or line.now
         moves = self.tracker.take(line)
         for agent, pool in line.pools.items():
             if agent in self.tracker.agents:
@@ -311,7 +316,7 @@ def wait_end(line: RecordedCall) -> WaitEnd:
     """What a call that let an agent in says about the end of its wait."""
     if line.agent is not None:
         return WaitEnd(cast("Cause", line.name), agent=line.agent)
-    if line.name in ("flushed", "add_pool", "remove_pool"):
+    if line.name in ("flushed", "add_pool", "remove_pool", "regroup"):
         return WaitEnd(cast("Cause", line.name))
     if line.name == "tick":
         return WaitEnd("limit_changed", reason=line.reason) if line.reason else WaitEnd("reading")

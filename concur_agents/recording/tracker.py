@@ -56,6 +56,9 @@ class Tracker:
         elif line.name == "leave" and who is not None:
             del self.agents[who.id]
             moved.append(Move(who, who.state, who.since_s, left=True))
+        elif line.name == "regroup":
+            for here in self.agents.values():
+                here.pool = None
         moves = derived_moves(line, self.agents) if line.moves is None else line.moves
         for agent, after in moves.items():
             mover = self.agents.get(agent)

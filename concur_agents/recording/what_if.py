@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from concur_agents.core import Law, Regulator, View
+from concur_agents.errors import RecordingError
 from concur_agents.recording.model import CALLS_OF_NO_AGENT, RecordedCall
 from concur_agents.recording.reader import Recording
 from concur_agents.recording.replay import Difference, answered, apply, make_regulator, replay
@@ -174,6 +175,11 @@ def _scripts(
         end_s = max(end_s, line.now)
         if not isinstance(line, RecordedCall) or line.error is not None:
             continue
+        if line.name == "regroup":
+            raise RecordingError(
+                "the pools turned out to be others while this was recorded, and what another law "
+                "would have done from there on cannot be known: give ranks= from the start"
+            )
         if line.name in CALLS_OF_NO_AGENT and line.name != "advance":
             ticks.append(RecordedCall(name=line.name, now=line.now, options=line.options))
         elif line.agent is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
 from types import TracebackType
@@ -24,6 +24,7 @@ from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.checks import read_seconds
 from concur_agents.runtime.context import current, restore
+from concur_agents.runtime.served import KEY_HEADER, TOKEN_HEADER
 from concur_agents.runtime.session import AgentStats, End, Session, Ticket
 from concur_agents.runtime.step import Step, Suspension, Tool, caller
 from concur_agents.runtime.waiter import (
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from concur_agents.probes import Probe
     from concur_agents.runtime.endpoints import Address
     from concur_agents.runtime.monitor import Monitor
+
+
+_LONGEST_KEY = 128
+"""SGLang's gateway ignores a longer routing key [bytes]."""
 
 
 class Governing(Protocol):
@@ -66,6 +71,19 @@ class Governing(Protocol):
 
     def address_of(self, agent: str) -> Address | None:
         """Where the calls of an agent go; None: there is one pool, or it has none yet."""
+        ...
+
+    @property
+    def router(self) -> str | None:
+        """Where all calls go, because a router picks; None: they go to the pools themselves."""
+        ...
+
+    def unpin(self, url: str) -> None:
+        """Calls to an address cannot be pinned: its engines are one pool from here on."""
+        ...
+
+    def heard(self, agent: Agent, headers: Mapping[str, Any], sent: Address | None = None) -> None:
+        """Looks at the headers of an answer, which may say which pool serves an agent."""
         ...
 
     def agent(
@@ -150,24 +168,45 @@ class Agent:
     def base_url(self) -> str | None:
         """The address of its pool, as it was given to the governor, for clients that are not ours.
 
-        None: the governor has one pool, or the agent has none yet. Ask for each call anew, because
-        an agent whose pool is down gets another one.
+        Behind a router: the router's. None: the governor has one pool, or the agent has none yet.
+        Ask for each call anew, because an agent whose pool is down gets another one.
         """
         address = self._governor.address_of(self.id)
-        return None if address is None else address.url
+        return self._governor.router if address is None else address.url
 
     @property
     def headers(self) -> dict[str, str]:
         """What a client that is not ours should send with each call, beside its own headers.
 
         The agent's id, for routers that keep an agent on its replica; behind an address of several
-        ranks also the rank.
+        ranks also the rank. Behind a router (`pools=`) the id is that of the agent whose place it
+        shares, because a family is in one pool, and what the router wants back is there, too: tell
+        `heard` of each answer.
         """
-        address = self._governor.address_of(self.id)
-        headers = {} if self._governor.probe is None else {"x-session-id": wire_id(self.id)}
+        governor, root = self._governor, self._session.root
+        address = governor.address_of(self.id)
+        if governor.router is not None:
+            key = wire_id(root.id)
+            headers = {"x-session-id": key, KEY_HEADER: key[:_LONGEST_KEY]}
+            if root.token is not None:
+                headers[TOKEN_HEADER] = root.token
+            return headers
+        headers = {} if governor.probe is None else {"x-session-id": wire_id(self.id)}
         if address is not None and address.rank is not None:
             headers[RANK_HEADER] = str(address.rank)
         return headers
+
+    def heard(self, headers: Mapping[str, Any]) -> None:
+        """Says what headers an answer had, for clients that are not ours.
+
+        Behind a router (`pools=`) they tell which pool serves the agent. Governed clients do this
+        by themselves. Of an answer that is an error leave it out.
+
+        Args:
+            headers: by name, in whatever case.
+        """
+        lower = {str(name).lower(): value for name, value in headers.items()}
+        self._governor.heard(self, lower, self._governor.address_of(self.id))
 
     @property
     def left(self) -> bool:

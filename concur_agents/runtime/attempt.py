@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from concur_agents.core import Reading
+T = TypeVar("T")
 
 
-class Attempt:
+class Attempt(Generic[T]):
     """A reading under way, or over.
 
     The thread is a daemon and keeps alive only what `read` and `done` refer to.
 
     Args:
-        read: reads the engine; may raise.
+        read: reads the engine, or asks it something; may raise.
         done: called in the thread once `over` is true.
         due_s: when the reading counts as failed [s].
 
@@ -28,15 +27,13 @@ class Attempt:
         RuntimeError: no more threads can be started.
     """
 
-    def __init__(
-        self, read: Callable[[], Reading], done: Callable[[], object], *, due_s: float
-    ) -> None:
+    def __init__(self, read: Callable[[], T], done: Callable[[], object], *, due_s: float) -> None:
         self.due_s = due_s
         self.over = False
-        """Whether `reading` or `error` holds the result."""
+        """Whether `result` or `error` is there."""
         self.abandoned = False
         """Whether it was counted as failed while it was under way."""
-        self.reading: Reading | None = None
+        self.result: T | None = None
         self.error: BaseException | None = None
         self._read = read
         self._done = done
@@ -49,7 +46,7 @@ class Attempt:
 
     def _run(self) -> None:
         try:
-            self.reading = self._read()
+            self.result = self._read()
         except BaseException as error:  # a probe may be the user's own
             self.error = error
         self.over = True

@@ -70,6 +70,14 @@ def _url(text: str) -> str | tuple[str, ...]:
     return urls if len(urls) > 1 else text
 
 
+def _pools(text: str) -> tuple[str, ...] | dict[str, str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    named = dict(part.split("=", 1) for part in parts if not part.startswith("http"))
+    if named and len(named) < len(parts):
+        raise ValueError("it is addresses, or name=address of each, separated by commas")
+    return named or tuple(parts)
+
+
 def _headers(text: str) -> str:
     try:
         read_headers(text)
@@ -119,7 +127,20 @@ OPTIONS: tuple[Option, ...] = (
         "Base URL of the serving engine, with or without /v1; of several, with commas.",
         fallback="OPENAI_BASE_URL",
     ),
-    Option("ranks", _count, 1, "Data-parallel engines behind each URL.", kind="engines"),
+    Option(
+        "pools",
+        _pools,
+        None,
+        "The engines behind the URL, which is a router that picks: their own addresses, with "
+        "commas; or name=address.",
+    ),
+    Option(
+        "ranks",
+        _count,
+        None,
+        "Data-parallel engines behind each URL; 1: one pool, whatever there is. None: found out.",
+        kind="engines",
+    ),
     Option("api_key", str, None, "Bearer token for its metrics page.", secret=True),
     Option(
         "metrics_headers",
@@ -304,7 +325,7 @@ def governor_options(found: Mapping[str, Setting]) -> dict[str, Any]:
     if options.value is not None:
         keywords["law"] = _law(law.value, options.value, law.source, options.source)
     if keywords["url"] is None:
-        keywords |= {"api_key": None, "ranks": 1}
+        keywords |= {"api_key": None, "ranks": None, "pools": None}
         keywords |= {"metrics_headers": None, "metrics_verify": True}
     return keywords
 
@@ -319,6 +340,8 @@ def environment(found: Mapping[str, Setting]) -> dict[str, str]:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={item}" for name, item in value.items())
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

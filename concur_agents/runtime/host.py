@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self
 
@@ -28,16 +28,26 @@ from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
-from concur_agents.runtime.endpoints import Endpoint, Endpoints, addresses_in
+from concur_agents.runtime.endpoints import (
+    Endpoint,
+    Endpoints,
+    addresses_in,
+    behind,
+    make_regulator,
+)
 from concur_agents.runtime.events import Dispatcher
 from concur_agents.runtime.law_choice import choose_law
 from concur_agents.runtime.monitor import Monitor
+from concur_agents.runtime.pin_watch import PinWatch
 from concur_agents.runtime.poll_thread import PollThread
 from concur_agents.runtime.poller import EnginePoller
 from concur_agents.runtime.pool_reader import PoolReader
 from concur_agents.runtime.pools import Pools
+from concur_agents.runtime.rank_search import RankSearch
 from concur_agents.runtime.reads import Reads
 from concur_agents.runtime.recording_session import RecordingSession
+from concur_agents.runtime.regrouping import Regrouping
+from concur_agents.runtime.served import Served
 from concur_agents.runtime.session import Session
 from concur_agents.runtime.sessions import Sessions
 from concur_agents.runtime.ticker import Ticker
@@ -65,7 +75,8 @@ class Host(Reads, Pools):
         law: str | Law | None = None,
         limit: float | None = None,
         probe: Probe | None = None,
-        ranks: int = 1,
+        pools: Iterable[str] | Mapping[str, str] | None = None,
+        ranks: int | None = None,
         api_key: str | None = None,
         metrics_headers: Headers | None = None,
         metrics_verify: Verify = True,
@@ -91,7 +102,8 @@ class Host(Reads, Pools):
             raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
         if not poll_interval_s > 0:
             raise ConfigError(f"poll_interval_s must be above 0 s, got {poll_interval_s}")
-        urls = addresses_in(url)
+        names = {} if pools is None else behind(url, pools)
+        urls = list(names) or addresses_in(url)
         if url is not None and probe is not None:
             raise ConfigError("give either a url or a probe, not both: each says what to read")
         if api_key is not None and url is None:
@@ -123,9 +135,14 @@ class Host(Reads, Pools):
                 background=background,
                 clock=clock,
             ),
+            router=url if names and isinstance(url, str) else None,
+            labels=names,
         )
         if shadow is not None and self._endpoints.is_fleet:
             raise ConfigError("a shadow law decides beside one pool, and there are several")
+        # A cap is of the whole, and a shadow law decides beside one pool.
+        self._finds_ranks = ranks is None and background and not is_cap and shadow is None
+        self._finds_ranks &= pools is None  # behind a router calls are pinned to nothing
         self.api_key = api_key
         """Sent to the metrics pages; with several addresses it is the key of all of them."""
         self._regulator_options: dict[str, Any] = {
@@ -170,7 +187,7 @@ class Host(Reads, Pools):
         clock, options, endpoints = self._clock, self._regulator_options, self._endpoints
         start_s = clock()
         try:
-            regulator = endpoints.regulator(self._law, start_s, options)
+            regulator = make_regulator(self._law, start_s, options, list(endpoints.addresses))
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
         self._poll_thread = PollThread(self.beat, endpoints.close)
@@ -180,7 +197,7 @@ class Host(Reads, Pools):
             regulator,
             self._dispatcher,
             max_wait_s=options["max_wait_s"],
-            make_regulator=lambda law: endpoints.regulator(law, clock(), unread),
+            make_regulator=lambda law, now, pools: make_regulator(law, now, unread, pools),
             former=former,
         )
         if former is None:
@@ -204,12 +221,23 @@ class Host(Reads, Pools):
             url=endpoints.first.url,
         )
         read = endpoints.all if self._ticks or endpoints.is_fleet else []
-        self._ticker = Ticker(self._monitor, [self._reader(each) for each in read])
+        readers = [self._reader(each) for each in read]
+        self._served = Served(self._monitor, endpoints, weakly(self._nudge))
+        self._watch = PinWatch(
+            self._monitor, endpoints, self._served, self._dispatcher, weakly(self._nudge)
+        )
+        self._watch.follow()
+        self._regrouping = Regrouping(self._monitor, endpoints, readers, self._watch)
+        self._ticker = Ticker(self._monitor, readers, self._regrouping)
 
     def _reader(self, endpoint: Endpoint) -> PoolReader:
+        search = None
+        if self._finds_ranks and endpoint.url and endpoint.ranks == 1 and not endpoint.is_sum:
+            search = RankSearch(endpoint.poller, weakly(self._nudge))
         return PoolReader(
             self._monitor,
             endpoint,
+            search=search,
             blind_after_s=self._regulator_options["blind_after_s"],
             nudge=weakly(self._nudge),
         )

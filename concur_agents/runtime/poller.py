@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from concur_agents.core import Reading
 from concur_agents.errors import ConfigError, ProbeError
@@ -21,6 +21,7 @@ from concur_agents.runtime.poll_thread import Backoff
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
     from concur_agents.probes.connection import Headers, Verify
+    from concur_agents.probes.http import Http, HttpProbe
     from concur_agents.probes.pinning import PinProof
 
 logger = logging.getLogger("concur_agents")
@@ -91,8 +92,8 @@ class EnginePoller:
         self.failures_total = 0
         self.error: str | None = None
         self.sighted_s: float | None = None  # last good reading, or first attempt
-        self._attempt: Attempt | None = None
-        self._checks: list[Attempt] = []
+        self._attempt: Attempt[Reading] | None = None
+        self._checks: list[Attempt[Reading]] = []
         self._backoff = Backoff(self._interval_s, jitter=self.background)
 
     def after_fork(self) -> None:
@@ -148,24 +149,41 @@ class EnginePoller:
         attempt.join(longest_s)
         if attempt.error is not None:
             raise attempt.error
-        if attempt.reading is None:
+        if attempt.result is None:
             self._interrupt()
             raise self._too_long(longest_s)
-        return attempt.reading
+        return attempt.result
 
-    def check_pinning(self, ranks: int, model: str | None) -> PinProof:
-        """Proves with a few tiny calls that the rank header pins calls to the engine's ranks."""
-        from concur_agents.probes.http import Http, HttpProbe
+    def hidden_ranks(self) -> int:
+        """Data-parallel engines that SGLang says it has, whatever its page shows."""
+        from concur_agents.probes.pinning import hidden_ranks
+
+        with self._http() as http:
+            return hidden_ranks(http)
+
+    def check_pinning(self, ranks: int | None, model: str | None) -> PinProof:
+        """Proves with a few tiny calls that the rank header pins calls to the engine's ranks.
+
+        Args:
+            ranks: data-parallel engines there; None: as many as the page shows.
+            model: serves the calls; None: the first one that is served.
+        """
         from concur_agents.probes.pinning import prove_pinning
 
-        assert self._url is not None
-        how: dict[str, Any] = {
-            "api_key": self._api_key,
-            "headers": self._headers,
-            "verify": self._verify,
-        }
-        with Http(self._url, timeout_s=CALL_S, **how) as http, HttpProbe(self._url, **how) as probe:
+        with self._http() as http, self._make_probe() as probe:
             return prove_pinning(http, probe, ranks=ranks, model=model)
+
+    def _http(self) -> Http:
+        from concur_agents.probes.http import Http
+
+        assert self._url is not None
+        return Http(
+            self._url,
+            timeout_s=CALL_S,
+            api_key=self._api_key,
+            headers=self._headers,
+            verify=self._verify,
+        )
 
     def poll(self) -> Reading | None:
         """Reads the engine in this thread. Never raises; None: it could not be read."""
@@ -218,10 +236,10 @@ class EnginePoller:
             self._missed(self._too_long(self._longest_s()))
             return None
         self._attempt = None
-        if attempt.reading is None:
+        if attempt.result is None:
             self._missed(attempt.error or ProbeError("the probe returned no reading"))
             return None
-        return self._heard(attempt.reading)
+        return self._heard(attempt.result)
 
     def rest_s(self) -> float:
         """Time [s] until the next reading."""
@@ -291,7 +309,7 @@ class EnginePoller:
             self.probe = self._make_probe()
         return self.probe.read()
 
-    def _make_probe(self) -> Probe:
+    def _make_probe(self) -> HttpProbe:
         from concur_agents.probes import HttpProbe
 
         assert self._url is not None

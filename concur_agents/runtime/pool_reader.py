@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from concur_agents.core import sum_of
 from concur_agents.probes.findings import missing_rank
 from concur_agents.runtime.events import told
 from concur_agents.runtime.poller import PENDING
+from concur_agents.runtime.rank_search import count_ranks
 
 if TYPE_CHECKING:
     from concur_agents.core import Fleet, LawState, Limit, Reading
     from concur_agents.probes import PageReading
-    from concur_agents.runtime.endpoints import Endpoint
+    from concur_agents.runtime.endpoints import Address, Endpoint
     from concur_agents.runtime.events import EventKind
     from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.rank_search import RankSearch
+    from concur_agents.runtime.sessions import Sessions
 
 logger = logging.getLogger("concur_agents")
 
@@ -30,6 +34,7 @@ class PoolReader:
     Args:
         monitor: makes the decisions.
         endpoint: what is read; its `unread` is kept up to date.
+        search: finds out whether its pools can be the ranks on the page; None: nothing does.
         blind_after_s: without a reading for this long [s] the regulator is asked to notice.
         nudge: asks for a beat, in any thread; called when a reading in the background is over. It
             must not keep its owner alive.
@@ -40,12 +45,14 @@ class PoolReader:
         monitor: Monitor,
         endpoint: Endpoint,
         *,
+        search: RankSearch | None,
         blind_after_s: float,
         nudge: Callable[[], object],
     ) -> None:
         self._monitor = monitor
         self.endpoint = endpoint
         self._poller = endpoint.poller
+        self.search = search
         self._blind_after_s = blind_after_s
         self._nudge = nudge
         self._poll_at_s = -math.inf
@@ -54,6 +61,10 @@ class PoolReader:
         self._pool_warned = self._ranks_warned = False
         self._states: dict[str | None, LawState] = {}  # of pools of a fleet, as last ticked
         self._down: set[str] = set()  # those of its pools that are down
+
+    def read_at_once(self) -> None:
+        """The next beat reads, whenever the last reading was."""
+        self._poll_at_s = -math.inf
 
     def read(self) -> list[float]:
         """Reads the engine if that is due; returns when [s] to look after it again."""
@@ -70,7 +81,7 @@ class PoolReader:
         elif poller.background and clock() >= self._blind_at_s:
             # The regulator notices blindness on ticks, and a reading that hangs brings none.
             self._blind_at_s = math.inf
-            for pool in self._names:
+            for pool in self.endpoint.names:
                 self._tick_pool(pool, None)
         due_s = poller.due_s
         due = [self._poll_at_s if due_s is None else due_s]
@@ -80,9 +91,11 @@ class PoolReader:
         """Passes the result of a reading to the regulator; None: it failed."""
         parts = self._parts(reading)
         self._monitor.decide(lambda now: self._note(parts, reading is not None, now))
+        if reading is not None and self._waits_for_ranks():
+            return
         for pool, part in parts:
             self._tick_pool(pool, part)
-        self._compare_pools(reading)
+        self._compare_pools(self._summed(reading))
         self._count_ranks()
 
     def _note(
@@ -123,19 +136,41 @@ class PoolReader:
         page: PageReading | None = getattr(self._poller.probe, "last_page", None)
         return page
 
-    @property
-    def _names(self) -> list[str | None]:
-        return [None] if self.endpoint.pools is None else list(self.endpoint.pools.values())
+    def latest(self, layout: Mapping[str, Address]) -> list[tuple[str | None, Reading]]:
+        """What the last page said of each of its pools, as `layout` has them."""
+        names = self.endpoint.named() if layout else None
+        parts = self._parts_of(names, self._poller.last_reading)
+        return [(pool, part) for pool, part in parts if part is not None]
+
+    def _waits_for_ranks(self) -> bool:
+        """Begins a proof if the page shows ranks; whether the reading should wait for it."""
+        page = self._page
+        if self.search is None or page is None:
+            return False
+        now = self._monitor.clock()
+        self.search.look(page, now)
+        return self.search.holds(now)
 
     def _parts(self, reading: Reading | None) -> list[tuple[str | None, Reading | None]]:
         """What `reading` says of each pool."""
-        if reading is None or self.endpoint.pools is None:
-            return [(pool, reading) for pool in self._names]
-        if len(self.endpoint.pools) == 1:
-            return [(pool, reading) for pool in self.endpoint.pools.values()]
+        return self._parts_of(self.endpoint.pools, reading)
+
+    def _parts_of(
+        self, names: Mapping[str, str] | None, reading: Reading | None
+    ) -> list[tuple[str | None, Reading | None]]:
+        if names is None:
+            return [(None, self._summed(reading))]
+        if reading is None or len(names) == 1:
+            return [(pool, reading) for pool in names.values()]
         page = self._page
         found = {} if page is None else page.readings
-        return [(pool, found.get(rank)) for rank, pool in self.endpoint.pools.items()]
+        return [(pool, found.get(rank)) for rank, pool in names.items()]
+
+    def _summed(self, reading: Reading | None) -> Reading | None:
+        """`reading` with those of the addresses that are governed with this one."""
+        others = [poller.last_reading for poller in self.endpoint.summed if not poller.failures]
+        known = [each for each in (reading, *others) if each is not None]
+        return sum_of(known, known[0].at_s) if len(known) > 1 else next(iter(known), None)
 
     def _tick_pool(self, pool: str | None, reading: Reading | None) -> None:
         sessions = self._monitor.sessions
@@ -143,8 +178,10 @@ class PoolReader:
         down: list[str] = []  # why; '': it is up again
 
         def tick(now: float) -> Iterable[str]:
-            if pool is not None and not cast("Fleet", sessions.regulator).has_pool(pool):
-                return ()  # it was removed while it was being read
+            if pool not in self.endpoint.names or (
+                pool is not None and not _has_pool(sessions, pool)
+            ):
+                return ()  # it was removed, or is another, since the reading began
             if reading is not None:
                 sessions.tell("polled", now, reading=reading, pool=pool)
             regulator = sessions.regulator
@@ -199,7 +236,8 @@ class PoolReader:
         if self._ranks_warned or page is None or len(self.endpoint.pools or "1") > 1:
             return
         count = len(page.readings)
-        if count > 1:
+        is_sought = self.search is not None and count_ranks(page) > 1  # then the proof is logged
+        if count > 1 and not is_sought and not self.endpoint.is_sum:
             self._ranks_warned = True
             logger.warning(
                 "%s shows %d engines, which are governed as one pool: if they are data-parallel "
@@ -213,7 +251,7 @@ class PoolReader:
         """Warns once where calls and hits prove that the pool is larger than it is reported."""
         if (
             self._pool_warned
-            or self.endpoint.pools
+            or self.endpoint.pools is not None
             or reading is None
             or reading.capacity_tokens is None
         ):
@@ -231,6 +269,10 @@ class PoolReader:
                 used,
                 extra=told("pool_contradicted", reported_tokens=reported, capacity_tokens=used),
             )
+
+
+def _has_pool(sessions: Sessions, pool: str | None) -> bool:
+    return pool is None or cast("Fleet", sessions.regulator).has_pool(pool)
 
 
 def _finite(bound: float) -> float | None:

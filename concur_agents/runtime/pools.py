@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
 from concur_agents.runtime.checks import check_timeout
 from concur_agents.runtime.hold import HOLD_S, Hold
+from concur_agents.runtime.rank_search import count_ranks
 
 if TYPE_CHECKING:
+    from concur_agents.probes import PageReading
+    from concur_agents.probes.pinning import PinProof
+    from concur_agents.runtime.agent import Agent
     from concur_agents.runtime.endpoints import Address, Endpoint, Endpoints
     from concur_agents.runtime.monitor import Monitor
+    from concur_agents.runtime.pin_watch import PinWatch
     from concur_agents.runtime.pool_reader import PoolReader
+    from concur_agents.runtime.regrouping import Regrouping
+    from concur_agents.runtime.served import Served
     from concur_agents.runtime.ticker import Ticker
 
 
@@ -23,6 +30,9 @@ class Pools:
     _endpoints: Endpoints
     _ticker: Ticker
     _names: Iterator[int]
+    _regrouping: Regrouping
+    _served: Served
+    _watch: PinWatch
     _nudge: Callable[[], None]
     _reader: Callable[[Endpoint], PoolReader]
 
@@ -50,6 +60,7 @@ class Pools:
             return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
 
         self._monitor.decide(flush)
+        self._watch.forget()
 
     def hold(self, timeout_s: float = HOLD_S) -> Hold:
         """A block in which no agent passes a boundary and none is let in, such as a weight update.
@@ -98,16 +109,72 @@ class Pools:
         self._change(endpoint, "remove_pool")
         endpoint.poller.close()
 
+    def check_pinning(self, model: str | None = None) -> dict[str, PinProof]:
+        """Proves that calls can be pinned to the engines on a page, and governs as that says.
+
+        With four tiny calls to each address that shows several engines. Ranks that are proved are
+        pools of their own from here on; if calls are served elsewhere or a rank is refused, one
+        pool of all is. A governor does the same by itself when the first agent comes, if `ranks=`
+        is not given. Before that no other calls count as well. It blocks for some seconds.
+
+        Args:
+            model: serves the calls; None: the first one that is served.
+
+        Returns:
+            The proofs by address; empty: no page shows several engines.
+        """
+        proofs: dict[str, PinProof] = {}
+        for endpoint in self._endpoints.all:
+            poller = endpoint.poller
+            if poller.last_reading is None:
+                poller.poll()  # the new pools begin with it
+            is_pinned = endpoint.ranks > 1 and self._endpoints.router is None
+            page: PageReading | None = getattr(poller.probe, "last_page", None)
+            is_sought = not endpoint.is_sum and page is not None and count_ranks(page) > 1
+            is_sought = is_sought and self._endpoints.router is None
+            if endpoint.url is not None and (is_pinned or is_sought):
+                ranks = endpoint.ranks if endpoint.ranks > 1 else None
+                proof = proofs[poller.url or ""] = poller.check_pinning(ranks, model)
+                self._regrouping.believe(endpoint, proof)
+        self._regrouping.regroup()
+        return proofs
+
     def address_of(self, agent: str) -> Address | None:
         """Where the calls of an agent go; None: there is one pool, or it has none yet."""
         if not self._endpoints.is_fleet:
             return None
         pool = self.pool_of(agent)
-        return None if pool is None else self._endpoints.addresses[pool]
+        return None if pool is None else self._endpoints.addresses.get(pool)
 
     def pool_of(self, agent: str) -> str | None:
         """The name of the pool that an agent is in; None: there is one, or it has none yet."""
         return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+
+    def unpin(self, url: str) -> None:
+        """Calls to an address cannot be pinned: its engines are one pool from here on.
+
+        From any thread. It comes into force at the next beat; agents keep their places.
+
+        Args:
+            url: as it was given to the governor.
+        """
+        if self._endpoints.unpin(url):
+            self._nudge()
+
+    def heard(self, agent: Agent, headers: Mapping[str, Any], sent: Address | None = None) -> None:
+        """Looks at the headers of an answer, which may say which pool serves an agent.
+
+        Args:
+            agent: made the call.
+            headers: of an answer that is no error, found by names in lower case.
+            sent: where the call was sent, with the rank that it was pinned to; None: to a router.
+        """
+        self._served.heard(agent._session, headers, sent)
+
+    @property
+    def router(self) -> str | None:
+        """Where all calls go, because a router picks; None: they go to the pools themselves."""
+        return self._endpoints.router
 
     @property
     def addresses(self) -> dict[str, Address]:

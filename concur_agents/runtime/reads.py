@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
@@ -12,14 +11,11 @@ from concur_agents.runtime.status import EndpointStatus, GovernorSnapshot
 
 if TYPE_CHECKING:
     from concur_agents.probes import Probe
-    from concur_agents.probes.pinning import PinProof
     from concur_agents.runtime.endpoints import Endpoint, Endpoints
     from concur_agents.runtime.events import Dispatcher, Watcher
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.recording_session import RecordingSession
     from concur_agents.runtime.tool_times import ToolTime
-
-logger = logging.getLogger("concur_agents")
 
 _AGENTS_AT_A_TIME = 500
 """Agents read under the lock at once: about 2 ms, on a slow machine."""
@@ -139,28 +135,6 @@ class Reads:
             ConfigError: there is no endpoint to read.
         """
         return self._endpoints.first.check()
-
-    def check_pinning(self, model: str | None = None) -> dict[str, PinProof]:
-        """Proves with four tiny calls to each address that the header for `ranks=` pins calls.
-
-        For the start, before there are agents, because other calls would count as well. It blocks
-        for some seconds. What is not proved is logged, and changes nothing: what to do is in the
-        text of the proof.
-
-        Args:
-            model: serves the calls; None: the first one that is served.
-
-        Returns:
-            The proofs by address; empty: there are no ranks.
-        """
-        proofs: dict[str, PinProof] = {}
-        for endpoint in self._endpoints.all:
-            ranks, poller = len(endpoint.pools or ()), endpoint.poller
-            if ranks > 1 and poller.url is not None:
-                proof = proofs[poller.url] = poller.check_pinning(ranks, model)
-                if not proof.works:
-                    logger.warning("%s: %s", poller.url, proof.text)
-        return proofs
 
     def __repr__(self) -> str:
         view = self._monitor.look(self._monitor.sessions.regulator.view)

@@ -132,6 +132,8 @@ class Session:
     cached_tokens: int | None = None
     thread: int | None = None  # it has this thread to itself
     was_needed: bool = False  # a thread that it waited in was needed by others
+    served_by: str | None = None  # behind a router: the pool that answered last
+    token: str | None = None  # behind a router: what it wants back with the next call
 
     @property
     def shown(self) -> str:

@@ -10,20 +10,22 @@ monitor wakes once the lock is released.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from concur_agents._text import shown_id
+from concur_agents.core import pools_of, regrouped
 from concur_agents.errors import ClosedError, ConfigError
+from concur_agents.recording import RecordingRegulator
 from concur_agents.runtime.events import Dispatcher, Event, EventKind
-from concur_agents.runtime.interruptions import rebuilt
+from concur_agents.runtime.interruptions import present
 from concur_agents.runtime.session import End, Session, Ticket
 from concur_agents.runtime.tickets import Tickets
 from concur_agents.runtime.tool_times import NO_CALLS, ToolTime
 
 if TYPE_CHECKING:
-    from concur_agents.core import Chain, Law, Regulator
+    from concur_agents.core import AnyRegulator, Chain, Law, Reading, Regulator
     from concur_agents.runtime.waiter import Waiter
 
 
@@ -34,7 +36,8 @@ class Sessions:
         regulator: decides who may run.
         dispatcher: gets the events.
         max_wait_s: a wait beyond this [s] is also an event `overdue`; None: there is no bound.
-        make_regulator: makes another one with the same options, which waits for no first reading.
+        make_regulator: makes another one with the same options, which waits for no first reading;
+            the last argument names its pools, none: there is one.
         former: the sessions of the process that this one was forked from, if it was.
     """
 
@@ -44,7 +47,7 @@ class Sessions:
         dispatcher: Dispatcher,
         *,
         max_wait_s: float | None,
-        make_regulator: Callable[[Law], Regulator],
+        make_regulator: Callable[[Law, float, Sequence[str]], AnyRegulator],
         former: Sessions | None = None,
     ) -> None:
         self._make_regulator = make_regulator
@@ -300,12 +303,45 @@ class Sessions:
             self._pass_all(now)
             return
         old: Regulator = getattr(self.regulator, "inner", self.regulator)
-        new, let_in = rebuilt(old, self.by_id.values(), self.parent_of, self._make_regulator, now)
+        here = present(self.by_id.values(), self.parent_of, old.pool_of)
+        names = pools_of(old)
+
+        def make(law: Law, now: float) -> AnyRegulator:
+            return self._make_regulator(law, now, names)
+
+        new, let_in = regrouped(old, make, here, now)
         if old is self.regulator:
-            self.regulator = new
+            self.regulator = cast("Regulator", new)  # or a fleet, which has the same door
         else:  # it is being recorded
             self.regulator.inner = new  # type: ignore[attr-defined]
         self.admit(let_in, now)
+
+    def regroup(
+        self,
+        pools: Sequence[str],
+        pool_of: Callable[[str], str | None],
+        readings: Mapping[str | None, Reading],
+        now: float,
+    ) -> Iterable[str]:
+        """The pools are others from here on; the agents stand where they stood.
+
+        Args:
+            pools: their names; empty: there is one.
+            pool_of: where an agent goes; None: wherever there is room.
+            readings: the latest ones of new pools, by name; None: there is one pool.
+            now: the time [s].
+        """
+        here = present(self.by_id.values(), self.parent_of, pool_of)
+        regulator: Any = self.regulator
+        if isinstance(regulator, RecordingRegulator):
+            return regulator.regroup(now, self._make_regulator, pools, here, readings)
+
+        def make(law: Law, now: float) -> AnyRegulator:
+            return self._make_regulator(law, now, pools)
+
+        new, let_in = regrouped(regulator, make, here, now, readings=readings)
+        self.regulator = cast("Regulator", new)  # or a fleet, which has the same door
+        return let_in
 
     # Tickets
 

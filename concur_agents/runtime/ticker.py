@@ -19,6 +19,7 @@ from concur_agents.runtime.sessions import explained
 if TYPE_CHECKING:
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.pool_reader import PoolReader
+    from concur_agents.runtime.regrouping import Regrouping
 
 logger = logging.getLogger("concur_agents")
 
@@ -50,15 +51,18 @@ class Ticker:
     Args:
         monitor: makes the decisions.
         readers: read the engines; none: the law uses no readings.
+        regrouping: makes pools of what they find.
     """
 
     def __init__(
         self,
         monitor: Monitor,
         readers: list[PoolReader],
+        regrouping: Regrouping,
     ) -> None:
         self._monitor = monitor
         self.readers = readers
+        self._regrouping = regrouping
         self._beating = threading.Lock()  # the state below belongs to the thread that beats
         self._long_wait_s = LONG_WAIT_S
         self._warned_stall = False
@@ -83,6 +87,7 @@ class Ticker:
         monitor = self._monitor
         if monitor.sessions.passing:
             return None
+        self._regrouping.settle()
         due = [due_s for reader in list(self.readers) for due_s in reader.read()]
         now = monitor.clock()
         self._let_in_by_time()

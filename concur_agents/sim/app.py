@@ -7,7 +7,6 @@ engine, what ``/metrics`` says in ``pages``; ``answers`` sends what comes out.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -33,6 +32,7 @@ from concur_agents.sim.engine import Engine, Run
 from concur_agents.sim.pages import Kind, MetricsPage, RankHeader, text_of
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.realtime import ClosingError, Driver, ServedCall, ServerStats
+from concur_agents.sim.routers import RouterKind, SimulatedRouter
 from concur_agents.sim.shapes import finished_response, problem, tool_call, usage
 from concur_agents.sim.text import (
     BadRequestError,
@@ -59,6 +59,7 @@ class App:
         engines: how many there are; calls go to them in turn.
         rank_header: what `X-data-parallel-rank` does, see `RankHeader`.
         worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
+        router: what is in front of the engines, see `routers`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class App:
         engines: int = 1,
         rank_header: RankHeader = "honour",
         worker_header: bool = False,
+        router: RouterKind | None = None,
     ) -> None:
         self.profile = profile
         self.name = name
@@ -88,9 +90,10 @@ class App:
                 if clock is None
                 else WaitingDriver(engine, page, clock, self.stats, rank)
             )
-        self._turn = itertools.cycle(self.drivers)
+        self._router = SimulatedRouter(
+            engines, router, metrics, rank_header, names_worker=worker_header
+        )
         self._rank_header = rank_header
-        self._worker_header = worker_header
         self._metrics = metrics
         self._model = model
         self._flat = FlatPrompts()
@@ -109,6 +112,7 @@ class App:
                 Route("/version", self._version),
                 Route("/stats", self._stats),
                 Route("/metrics", self._metrics_page),
+                Route("/engine/{rank:int}/metrics", self._metrics_page),
             ]
         )
 
@@ -132,9 +136,9 @@ class App:
                         "model_not_found",
                     )
                 answer = await handle(http, body)
-                if self._worker_header and hasattr(http.state, "rank"):
-                    at = str(http.base_url).rstrip("/")
-                    answer.headers["x-smg-routed-worker-id"] = f"{at}@{http.state.rank}"
+                if hasattr(http.state, "rank"):
+                    said = self._router.said(str(http.base_url), http.state.rank)
+                    answer.headers.update(said)
                 return answer
             except ValueError as error:
                 return _error(400, f"the body is not JSON: {error}", "BadRequestError")
@@ -273,7 +277,9 @@ class App:
         return JSONResponse(self.stats.summary())
 
     async def _metrics_page(self, http: HttpRequest) -> Response:
-        page = text_of([driver.page for driver in self.drivers])
+        rank = http.path_params.get("rank")
+        shown = self.drivers if rank is None else self.drivers[rank : rank + 1]
+        page = text_of([driver.page for driver in shown])
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # -- from body to call
@@ -348,11 +354,9 @@ class App:
 
     def _driver_for(self, http: HttpRequest, body: dict[str, Any]) -> Driver:
         """Of the engine that the client asks for, else of the next one."""
-        asked: Any = http.headers.get("x-data-parallel-rank")
-        if asked is None and self._metrics == "sglang":
-            asked = body.get("routed_dp_rank")
-        if asked is None or self._rank_header == "ignore":
-            return next(self._turn)
+        asked = self._router.rank_asked(http.url.path, http.headers, body)
+        if asked is None:
+            return self.drivers[self._router.pick(http.headers)]
         ranks = 1 if self._rank_header == "refuse" else len(self.drivers)
         try:
             rank = int(asked)

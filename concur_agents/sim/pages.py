@@ -30,10 +30,11 @@ from concur_agents.sim.tier_pages import offloading_gib, sglang_tier, vllm_tier
 __all__ = ["Kind", "MetricsPage", "RankHeader", "text_of"]
 
 Kind = Literal["vllm", "sglang"]
-RankHeader = Literal["honour", "refuse", "ignore"]
+RankHeader = Literal["honour", "refuse", "ignore", "body"]
 """What the server does about `X-data-parallel-rank` (with SGLang's page also `routed_dp_rank` in
 the body): it sends the call to that engine; it refuses all but 0, as an engine behind a router that
-passes the header on; or it does not look.
+passes the header on; it does not look; or it looks at the body alone. SGLang's `/v1/responses`
+never looks.
 """
 
 _S = "1 2.5 5 7.5 10 20 40 80"

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Protocol
 
-from concur_agents.core import Fleet, Reading, Regulator
+from concur_agents.core import Fleet, Reading, Regulator, sum_of
 from concur_agents.errors import ConfigError
 from concur_agents.sim.counters import EngineCounters
 from concur_agents.sim.engine import Engine, Event, Request
@@ -28,7 +28,6 @@ __all__ = [
     "SumGate",
     "UngovernedFleet",
     "simulate_fleet",
-    "sum_of",
 ]
 
 _RETRY_S = 1.0
@@ -312,15 +311,3 @@ class _FleetSimulation(Simulation):
         engine.restart()
         for name in lost:
             self._fail(self.agents[name.rpartition("/")[0]])
-
-
-def sum_of(readings: Sequence[Reading], now: float) -> Reading:
-    """Several engines as one page shows them: sums, and the largest usage."""
-    sums: dict[str, float | None] = {}
-    for field in dataclasses.fields(Reading):
-        values = [getattr(reading, field.name) for reading in readings]
-        known = [value for value in values if value is not None]
-        sums[field.name] = sum(known) if len(known) == len(values) else None
-    usages = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
-    sums.update(at_s=now, kv_usage=max(usages, default=None))
-    return Reading(**sums)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from concur_agents.sim.engine import Engine
 from concur_agents.sim.listener import guarded, listen, url_of, uvicorn_server
 from concur_agents.sim.pages import Kind, RankHeader
 from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.routers import RouterKind
 from concur_agents.sim.server_options import ServerOptions
 from concur_agents.sim.text import Script
 
@@ -71,8 +72,11 @@ class EmbeddedServer:
             with ``async with``: it runs on the event loop of its clients.
         engines: how many there are behind the port, as with ``--data-parallel-size``: calls go to
             them in turn, and each has its series on the metrics page.
-        rank_header: what `X-data-parallel-rank` does: "honour" it, "refuse" all but 0, "ignore" it.
+        rank_header: what `X-data-parallel-rank` does: "honour" it, "refuse" all but 0, "ignore" it,
+            or (SGLang) take the rank from the "body" alone.
         worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
+        router: what is in front of the engines: "smg" and "llm-d" keep agents on their engine and
+            say which it is, "silent" keeps them, "turn" does not; see `concur_agents.sim.routers`.
 
     Raises:
         ConfigError: an option is out of its range, the port is taken, or others could connect
@@ -98,6 +102,7 @@ class EmbeddedServer:
         engines: int = 1,
         rank_header: RankHeader = "honour",
         worker_header: bool = False,
+        router: RouterKind | None = None,
     ) -> None:
         for what, given in (("script", script), ("middleware", middleware)):
             if process and given is not None:
@@ -118,6 +123,7 @@ class EmbeddedServer:
             engines=engines,
             rank_header=rank_header,
             worker_header=worker_header,
+            router=router,
         )
         self.profile = self._options.profile
         self.model = self._options.name

@@ -11,6 +11,7 @@ from concur_agents._extras import missing_extra
 from concur_agents.errors import ConfigError
 from concur_agents.sim.pages import Kind, RankHeader
 from concur_agents.sim.profile import Profile
+from concur_agents.sim.routers import RouterKind
 from concur_agents.sim.text import DeterministicModel, Script
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ServerOptions:
     engines: int = 1
     rank_header: RankHeader = "honour"
     worker_header: bool = False
+    router: RouterKind | None = None
 
     def __post_init__(self) -> None:
         if not self.time_scale > 0:
@@ -52,6 +54,9 @@ class ServerOptions:
         if self.rank_header not in get_args(RankHeader):
             known = ", ".join(get_args(RankHeader))
             raise ConfigError(f"rank_header must be one of {known}, got {self.rank_header!r}")
+        if self.router is not None and self.router not in get_args(RouterKind):
+            known = ", ".join(get_args(RouterKind))
+            raise ConfigError(f"router must be one of {known}, got {self.router!r}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be between 0 and 65535, got {self.port}")
         check_host(self.host, self.token)
@@ -81,6 +86,7 @@ class ServerOptions:
             engines=self.engines,
             rank_header=self.rank_header,
             worker_header=self.worker_header,
+            router=self.router,
         )
 
     def to_json(self) -> str:

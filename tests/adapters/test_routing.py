@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
+from concur_agents.adapters.addresses import base
 from concur_agents.adapters.http import govern, http_client
-from concur_agents.adapters.routing import base, is_placeholder, is_secret
+from concur_agents.adapters.secrets import is_placeholder, is_secret
 from concur_agents.core import Reading
 from concur_agents.errors import ProbeError
 from concur_agents.governor import Governor
@@ -282,7 +283,7 @@ def test_an_engine_of_two_ranks(rank_header: Any, caplog: pytest.LogCaptureFixtu
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-")
         for agent in (gov.agent("a"), gov.agent("b")):
             with agent:
-                rank = int(agent.headers["X-data-parallel-rank"])
+                rank = int(agent.headers.get("X-data-parallel-rank", -1))
                 for _ in range(4):
                     raw = client.chat.completions.with_raw_response.create(**ASK, max_tokens=2)
                     worker = raw.headers["x-smg-routed-worker-id"]

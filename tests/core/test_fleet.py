@@ -269,3 +269,25 @@ def test_views_add_up():
     assert view.limit.tokens == pytest.approx(380_000)
     assert view.active == view.pools["a"].active + view.pools["b"].active == 2
     assert view.pressure_tokens == sum(pool.pressure_tokens for pool in view.pools.values())
+
+
+def test_an_agent_is_where_it_was_served():
+    """A router has picked another pool: the family goes there, and its old place is free."""
+    fleet = fleet_of("a", "b", agents=1)
+    enter(fleet, "1", "2", "3")
+    fleet.begin_step("1", 1.0)
+    fleet.arrive("1.child", 1.0, parent="1")
+    assert fleet.found("1", 1.0, pool="b") == ["3"]
+    assert [fleet.pool_of(agent) for agent in ("1", "1.child", "2", "3")] == ["b", "b", "b", "a"]
+    assert fleet.view(1.0).active == 3, "one more than the cap, which holds at boundaries"
+    fleet.end_step("1", 2.0, CALL)
+    assert fleet.begin_step("1", 3.0) == [], "there are two in a pool for one"
+
+
+def test_an_agent_in_no_call_is_served_nowhere():
+    fleet = fleet_of("a", "b")
+    enter(fleet, "1")
+    assert fleet.found("1", 1.0, pool="b") == []
+    assert fleet.pool_of("1") == "a"
+    with pytest.raises(KeyError):
+        fleet.found("1", 1.0, pool="c")

@@ -136,6 +136,17 @@ class FleetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.calls.values()))
     @rule(data=st.data())
+    def a_call_is_served_by_some_pool(self, data):
+        agent = self.some(data, [agent for agent, calls in self.calls.items() if calls])
+        pool = data.draw(st.sampled_from([pool.name for pool in self.fleet.pools]))
+        before = self.fleet.agent_state(agent)
+        self.tell("found", agent, self.now, pool=pool)
+        assert self.fleet.agent_state(agent) == before, "it keeps its place"
+        if self.root_of[agent] in self.root_of:
+            assert self.fleet.pool_of(agent) == pool
+
+    @precondition(lambda self: any(self.calls.values()))
+    @rule(data=st.data())
     def retry(self, data):
         agent = self.some(data, [agent for agent, calls in self.calls.items() if calls])
         self.tell("retry_step", agent, self.now)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from concur_agents.core import Reading
+from concur_agents.core import Reading, sum_of
 from concur_agents.errors import ConfigError
 from concur_agents.lab.replay.endpoint import (
     Completion,
@@ -17,7 +17,6 @@ from concur_agents.lab.replay.endpoint import (
 )
 from concur_agents.probes import HttpProbe
 from concur_agents.runtime.endpoints import Address
-from concur_agents.sim.replicas import sum_of
 
 __all__ = ["Engines", "Replicas", "SumProbe"]
 
