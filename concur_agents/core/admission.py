@@ -322,9 +322,13 @@ class Admission:
     def _bound_on(self, account: Account) -> float:
         """Pressure up to which `account` may be let in [tokens]."""
         limit = self.limit
-        if limit.enter_tokens < limit.tokens and not self.is_warm(account):
-            return limit.enter_tokens
-        return limit.tokens
+        if limit.enter_tokens >= limit.tokens or self.is_warm(account):
+            return limit.tokens
+        if limit.near_tokens < limit.enter_tokens:
+            grown_tokens = (self.active + 1) * self.sizes.grown_mean
+            if grown_tokens > limit.tokens:
+                return limit.near_tokens
+        return limit.enter_tokens
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""

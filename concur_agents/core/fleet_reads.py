@@ -219,6 +219,7 @@ def _sum_of_limits(limits: Sequence[Limit]) -> Limit:
         tokens=sum(limit.tokens for limit in limits),
         hold_s_per_token=max(limit.hold_s_per_token for limit in limits),
         enter_tokens=sum(limit.enter_tokens for limit in limits),
+        near_tokens=sum(limit.near_tokens for limit in limits),
         open_agents=sum(limit.open_agents for limit in limits),
     )
 

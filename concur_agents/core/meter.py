@@ -31,7 +31,8 @@ class Meter:
     start_s: float
     price: PriceEstimator
     hit_rate: float | None = None  # cached share between the last two ticks
-    told_tokens: float | None = None  # the pool as the engine reported it last
+    told_tokens: float | None = None  # the pool, or the tier behind it, as reported last
+    near_tokens: float | None = None  # the pool itself, if there is a tier behind it
     heard_s: float = 0.0  # when the engine was last read
 
     # what a stall is judged by
@@ -140,11 +141,16 @@ class Meter:
         A page may count blocks in another unit (hybrid models do), or leave out a host tier.  A
         pool that calls fill to `usage` holds tokens / usage: the least of some readings in a row,
         as a prompt fills its blocks while it is prefilled; what may be shared counts once.
+
+        A tier holds copies, also of what the pool holds, so the larger of both counts.
         """
-        told, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
+        near, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
         residency = admission.sizes.residency
-        if told is None:
+        if near is None:
             return
+        behind = reading.host_capacity_tokens or 0.0
+        self.near_tokens = near if behind or reading.host_hit_tokens_total else None
+        told = max(near, behind)
         if told != self.told_tokens:  # another engine, perhaps
             self.told_tokens, residency.held_tokens = told, 0.0
             self._implied.clear()
@@ -154,12 +160,12 @@ class Meter:
         elif usage is not None and usage > _LEAST_USAGE and calls and not reading.waiting:
             self._implied.append(in_calls / usage * max(1.0 / calls, admission.sizes.own_share()))
             held = in_calls + admission.sizes.prefixes.charged_tokens
-            self._agreed = self._agreed + 1 if held / usage >= _AGREES * told else 0
+            self._agreed = self._agreed + 1 if held / usage >= _AGREES * near else 0
         # Our calls in flight may have been looked up, and are not over yet.
         shared = min(admission.sizes.prefixes.charged_tokens, admission.sizes.first_prompt.value)
         ours = 1.1 * (in_calls + calls * shared)
         sure = self._agreed >= _AGREED and self._foreign <= ours
-        residency.sure_tokens = _SURE * told if sure else 0.0
+        residency.sure_tokens = _SURE * near if sure else 0.0
         pool, held = told, residency.held_tokens
         if held > _BEYOND * told:  # then a guess that doubles until something is evicted
             pool = held if residency.learned_tokens is not None else 2.0 * held
@@ -205,6 +211,7 @@ class Meter:
             interval_s=now - self._ticked_s,
             reading=reading,
             capacity_tokens=residency.capacity_tokens,
+            near_tokens=self.near_tokens,
             learned_tokens=residency.learned_tokens,
             proven_tokens=residency.proven_tokens,
             hit_tokens_total=self._hit_total,

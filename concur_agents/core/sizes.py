@@ -22,6 +22,7 @@ _OUTPUT_TOKENS = 256.0  # assumed output of a step while none has ended
 # the first answer tells how large they are, and a burst of all could fill the pool several times.
 _UNSEEN = 32
 _GROWTH = 10.0  # an agent is assumed to grow so many times while few have left
+_HALF_OVER = 2.0  # an agent seen at any moment is expected to grow so many times
 _OWN_GAIN = 0.25  # how far one step moves what an agent's own steps are like
 _RECENT, _LEAST_RECENT = 16, 4
 
@@ -85,11 +86,20 @@ class Sizes:
     @property
     def final_mean(self) -> float:
         """What an agent comes to hold: the mean of the last that left [tokens]; 0: not known."""
-        finals = list(self.peak_forecast.finals)[-_RECENT:]
-        if len(finals) >= _LEAST_RECENT:
-            return sum(finals) / len(finals)
         # A guess by the first prompt meanwhile, because the short ones leave first.
-        return max(_GROWTH * self.first_prompt.value, self.footprint_mean)
+        return self._finals_mean() or max(_GROWTH * self.first_prompt.value, self.footprint_mean)
+
+    @property
+    def grown_mean(self) -> float:
+        """What those at work come to hold, shared tokens left out, if not fewer than what the last
+        that left held: on average half of their lives is over [tokens].
+        """
+        mean = self.footprint_mean or self._first_prompt
+        return max(self._finals_mean(), _HALF_OVER * mean) - self._found
+
+    def _finals_mean(self) -> float:
+        finals = list(self.peak_forecast.finals)[-_RECENT:]
+        return sum(finals) / len(finals) if len(finals) >= _LEAST_RECENT else 0.0
 
     @property
     def footprint_mean(self) -> float:

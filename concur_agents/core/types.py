@@ -109,6 +109,8 @@ class Limit:
     """The same once a new or cold agent is in [tokens]: below `tokens` it leaves room to grow."""
     open_agents: float = math.inf
     """Beyond this many open agents (admitted once, not done), those come before new ones."""
+    near_tokens: float = math.inf
+    """Beyond this much pressure a cold agent enters only if all that are active fit when grown."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -130,7 +132,11 @@ class Snapshot:
     reading: Reading | None
     """The engine's own report; None: the poll failed."""
     capacity_tokens: float | None
-    """KV pool that is reported, or more if hits prove that [tokens]; None: it is not reported."""
+    """KV pool that is reported, or the tier behind it if that is larger, or more if hits prove that
+    [tokens]; None: it is not reported.
+    """
+    near_tokens: float | None = None
+    """The KV pool itself, where a host tier behind it makes `capacity_tokens` larger [tokens]."""
     learned_tokens: float | None
     """Pool size inferred from which prefixes survived [tokens]; None: no evidence yet."""
     proven_tokens: float

@@ -21,6 +21,7 @@ from concur_agents.probes.table import (
 )
 
 _CONFIG = "vllm:cache_config_info"
+_COMPUTED = Total("vllm:prompt_tokens_by_source_total", {"source": ("local_compute",)})
 _FROM_TIER = Total("vllm:prompt_tokens_by_source_total", {"source": ("external_kv_transfer",)})
 
 TABLE = NameTable(
@@ -65,7 +66,7 @@ TABLE = NameTable(
         # These two move together, when a request ends: their quotient is seconds per token.
         "computed_tokens_total": (
             Total("vllm:request_prefill_kv_computed_tokens_sum"),
-            Total("vllm:prompt_tokens_by_source_total", {"source": ("local_compute",)}),
+            _COMPUTED,
         ),
         "prefill_s_total": (Total("vllm:request_prefill_time_seconds_sum"),),
         # These two move together, at every token.
@@ -90,6 +91,14 @@ TABLE = NameTable(
                 Ratio(
                     Total("vllm:kv_offload_total_bytes_total", {"transfer_type": ("CPU_to_GPU",)}),
                     _FROM_TIER,
+                ),
+            ),
+            # Before that by what was stored: what was computed and generated.
+            Ratio(
+                Scaled(Label(_CONFIG, "kv_offloading_size"), 2**30),
+                Ratio(
+                    Total("vllm:kv_offload_store_bytes_total"),
+                    Plus(_COMPUTED, (Total("vllm:generation_tokens_total"),)),
                 ),
             ),
         ),

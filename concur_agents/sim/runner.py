@@ -372,6 +372,8 @@ class Simulation:
             prefill_s_total=at.prefill_s_total,
             generated_tokens_total=at.generated_tokens_total,
             decode_s_total=at.decode_s_total,
+            # as vLLM's page, which says how large its tier is once something is in it
+            host_capacity_tokens=at.host_capacity_tokens if at.stored_tokens_total else None,
             host_hit_tokens_total=at.cached_host_tokens_total,
         )
 

@@ -28,9 +28,9 @@ class Scripted:
 def regulate():
     """Makes a Regulator under a scripted limit: `regulate(agents=2, max_wait_s=60)`."""
 
-    def make(*, agents=INF, tokens=INF, hold=INF, enter=INF, breadth=INF, **options):
+    def make(*, agents=INF, tokens=INF, hold=INF, enter=INF, breadth=INF, near=INF, **options):
         readings = options.pop("needs_readings", False)
-        law = Scripted(Limit(agents, tokens, hold, enter, breadth), needs_readings=readings)
+        law = Scripted(Limit(agents, tokens, hold, enter, breadth, near), needs_readings=readings)
         return Regulator(law, **options)
 
     return make

@@ -266,6 +266,7 @@ def test_a_state_as_json_has_none_for_what_is_unbounded():
             "hold_s_per_token": None,
             "enter_tokens": None,
             "open_agents": None,
+            "near_tokens": None,
         },
         "reason": "grow",
     }

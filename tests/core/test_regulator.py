@@ -220,6 +220,29 @@ def test_an_agent_comes_back_beyond_the_entry_bound_if_its_prefix_is_still_cache
     assert resize(r, 3.0, tokens=2_500, enter_tokens=1_500) == let_in
 
 
+def test_beyond_the_pool_itself_new_agents_enter_while_all_fit_when_grown(regulate):
+    """Contexts of 1,000 are expected to double: four fit into 8,999, and a fifth would not."""
+    r = regulate(tokens=8_999, enter=8_000, near=2_000)
+    agents = letters(8)
+    for agent in agents:
+        r.arrive(agent, 0.0, prompt_tokens=900)
+        if r.agent_state(agent) != "queued":
+            step(r, agent, 0.0)
+    assert states(r, agents).count("acting") == 4
+    for agent in "abcd":
+        step(r, agent, 1.0, Usage(1_900, 100, 900))
+    lets_in = [r.leave(agent, 2.0) for agent in "abc"]
+    assert lets_in == [[], [], ["e"]], "each of 2,000 may come to 4,000: two fit"
+
+
+def test_within_the_pool_itself_what_agents_come_to_hold_does_not_count(regulate):
+    r = regulate(tokens=3_000, enter=2_500, near=2_500)
+    for agent in "ab":
+        r.arrive(agent, 0.0, prompt_tokens=900)
+        step(r, agent, 0.0)
+    assert states(r, "ab") == ["acting", "acting"]
+
+
 def test_a_prefix_that_several_agents_hold_is_charged_once(regulate):
     r = regulate()
     prefix = (("system", 600.0),)

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -33,8 +34,8 @@ numbers = st.one_of(
 def assert_sane(regulator, now):
     """No NaN in any limit, and view, snapshot and reasons can be made."""
     view = regulator.view(now)
-    for name in ("agents", "tokens", "hold_s_per_token", "enter_tokens", "open_agents"):
-        assert getattr(view.limit, name) >= 0, name
+    for each in fields(view.limit):
+        assert getattr(view.limit, each.name) >= 0, each.name
     for value in (view.pressure_tokens, view.footprint_tokens):
         assert math.isfinite(value)
         assert value >= 0.0

@@ -52,6 +52,24 @@ def decide(*changes, state=None):
     return state
 
 
+# -- a host tier behind it ------------------------------------------------------------------------
+
+
+def test_with_a_host_tier_both_tiers_are_the_pool_and_the_pool_itself_is_near():
+    limit = decide({"capacity_tokens": 400_000.0, "near_tokens": 100_000.0}).limit
+    assert (limit.tokens, limit.enter_tokens) == (380_000, 342_000)
+    assert limit.near_tokens == 85_500, "where cold agents entered if there were no tier"
+
+
+def test_without_a_host_tier_nothing_is_near():
+    assert decide({}).limit.near_tokens == math.inf
+
+
+def test_a_tier_that_thrashes_is_governed_like_a_pool_that_thrashes():
+    state = decide({"capacity_tokens": 400_000.0, "near_tokens": 1e5, "learned_tokens": 190_000.0})
+    assert (state.limit.tokens, state.reason) == (190_000, "learned")
+
+
 # -- how large the pool is -----------------------------------------------------------------------
 
 

@@ -88,6 +88,15 @@ def test_vllm_says_the_size_of_its_tier_in_gib_and_what_a_token_takes_in_bytes()
         assert reading.host_hit_tokens_total == 1_000
 
 
+def test_before_a_load_what_was_stored_says_what_a_token_takes() -> None:
+    reading = read(
+        'vllm:cache_config_info{block_size="16",kv_offloading_size="16.0"} 1\n'
+        'vllm:prompt_tokens_by_source_total{source="local_compute"} 900\n'
+        "vllm:generation_tokens_total 100\nvllm:kv_offload_store_bytes_total 131072000\n"
+    )
+    assert reading.host_capacity_tokens == 131_072
+
+
 def test_the_simple_tier_of_vllm_says_its_size_in_blocks() -> None:
     reading = read(
         'vllm:cache_config_info{block_size="16"} 1\n'

@@ -27,6 +27,11 @@ takes the room and pays a prefill as well: break_even is doubled.
 (core/residency.py); until something was evicted, a guess that doubles.  If neither a pool nor
 cached tokens are reported, the latency gradient stands in (gradient.py).
 
+*A host tier* behind the pool counts as pool: an agent that returns to it is restored and not
+prefilled, and calls beyond the pool wait in the engine, where they lose nothing.  But contexts
+grow, and what grows out of both tiers costs a prefill; so beyond the pool itself (`near`) a cold
+agent enters only while all that are active would fit if they were grown.
+
 *breadth.*  New agents first is good for the batch, but a long queue then opens every agent and
 finishes none.
 """
@@ -95,11 +100,12 @@ class WorkingSet:
         pool, reason = self._pool(state, snapshot)
         rotates = snapshot.paused > 0 and snapshot.open_agents >= state.limit.open_agents
         tau_s, footprint = self._tau_s(snapshot, rotates), snapshot.footprint_mean
-        tokens, final = self.fill * pool, snapshot.final_tokens
+        tokens, final, near = self.fill * pool, snapshot.final_tokens, snapshot.near_tokens
         limit = Limit(
             tokens=tokens,
             hold_s_per_token=tau_s / footprint if footprint else math.inf,
             enter_tokens=self.entry * tokens,
+            near_tokens=math.inf if near is None else self.entry * self.fill * near,
             open_agents=max(1.0, self.breadth * tokens / final) if final else math.inf,
         )
         return WorkingSetState(limit, reason if tau_s else "let_go", pool_tokens=pool)
