@@ -21,7 +21,8 @@ from concur_agents.recording.drawing import style
 
 def notebook_html(frame: Frame) -> str:
     """A governor for a notebook: its numbers, its pools, its agents, and why they wait."""
-    title = " ".join(filter(None, ("Governor", frame.url, "(closed)" if frame.closed else "")))
+    where, closed = frame.url or "", "closed" if frame.closed else ""
+    title = " ".join(filter(None, ("Governor", where, f"({frame.law})", closed)))
     inside = f"<h2>{escape(title)}</h2>{summary_html(frame)}{lists_html(frame)}"
     return f'<div class="concur" style="padding:.6rem"><style>{style()}</style>{inside}</div>'
 
@@ -29,7 +30,7 @@ def notebook_html(frame: Frame) -> str:
 def summary_html(frame: Frame) -> str:
     """The numbers on cards, the KV pool as a bar, what is wrong, and a table of several pools."""
     facts = [
-        ("law: reason", f"{frame.law}: {frame.reason}"),
+        ("reason", frame.reason),
         ("reasoning", f"{frame.reasoning:,}"),
         ("acting", f"{frame.acting:,}"),
         ("waiting", f"{frame.paused + frame.queued:,}"),

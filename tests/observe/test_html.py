@@ -34,8 +34,8 @@ def words(html):
 def test_pools_agents_waits_and_reasons_are_said(frame):
     said = words(notebook_html(frame))
     for text in (
-        "Governor http://gpu0:8000",
-        "working_set: reported law: reason",
+        "Governor http://gpu0:8000 (working_set)",
+        "reported reason",
         "25% of 2,000 tokens",
         "gpu0:8000 50% 900 tokens 1 1 90.0% reported",
         "gpu1:8000 50% - 1 1 90.0% down",
@@ -86,7 +86,7 @@ def test_a_notebook_shows_a_governor():
         said = words(governor._repr_html_())
         assert "Active: 1 agent state for tokens steps issue-17 acting" in said
         assert "Waiting: 0 none" in said
-    assert "(closed)" in words(governor._repr_html_())
+    assert "(fixed) closed" in words(governor._repr_html_())
 
 
 def test_its_style_changes_nothing_outside_of_it(frame):

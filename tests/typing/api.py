@@ -16,6 +16,7 @@ from concur_agents.openai import AsyncOpenAI, OpenAI
 from concur_agents.probes import HttpProbe, parse_page
 from concur_agents.probes.pinning import PinProof
 from concur_agents.recording import Recording, record, replay
+from concur_agents.recording.inline import Report
 from concur_agents.testing import ManualClock, ScriptedProbe, run, virtual_governor
 
 
@@ -140,6 +141,7 @@ def the_core() -> None:
     with recorder:
         recorded.arrive("b", 5.0)
     print(list(replay(Recording("run.jsonl"))))
+    assert_type(Report("run.jsonl", height=500).html, str)
 
 
 def exported(gov: ca.Governor) -> None:
