@@ -71,10 +71,12 @@ def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
     while same < len(blocks) and blocks[same][0] == _mark(body, same * _BLOCK):
         same += 1
     edge = start = same * _BLOCK
-    blocks, runs = blocks[:same], [run for run in runs if run[0] < edge]
-    if runs and runs[-1][1] > edge:
-        start = runs.pop()[0]  # it may end elsewhere now
-    runs += _runs(body, start)
+    blocks = blocks[:same]
+    if runs:
+        runs = [run for run in runs if run[0] < edge]
+        if runs and runs[-1][1] > edge:
+            start = runs.pop()[0]  # it may end elsewhere now
+    runs = runs + _runs(body, start)
     _, escaped, links = blocks[-1] if same else (0, 0, 0)
     for at in range(edge, len(body), _BLOCK):
         more_escaped, more_links = _read(body, at, min(at + _BLOCK, len(body)))
