@@ -132,7 +132,7 @@ class Gateway:
         self._proxy = Proxy(
             self._governor,
             self._agents,
-            Sender(self._governor, self._engines, self._session),
+            Sender(self._engines, self._session),
             self._relay,
             Numbers(self._registry, lambda: (len(self._agents), self._agents.guessed())),
             token=self._token,

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from concur_agents.adapters.routing import Base, Route, Target, base, router_of
+from concur_agents.adapters.addresses import Base, base
+from concur_agents.adapters.routing import Route, Target, router_of
 from concur_agents.errors import ConfigError
 from concur_agents.gateway.identity import KEY_HEADERS
 from concur_agents.probes.pinning import RANK_HEADER
 from concur_agents.runtime.agent import Agent, Governing
-from concur_agents.runtime.endpoints import addresses_in
+from concur_agents.runtime.endpoints import Address, addresses_in
 
 _HOP_BY_HOP = frozenset(
     (
@@ -92,18 +93,16 @@ class Engines:
         if agent is None:
             return Destination(self._in_turn(), {})
         address = self._governor.address_of(agent.id)
+        if address is None and self._governor.router is not None:
+            address = Address(self._governor.router)
         if address is None:
-            there = self._in_turn()
-            return Destination(there, agent.headers)
-        there = self._base(address.url)
-        headers = agent.headers
-        if address.rank is None:
-            return Destination(there, headers)
-        target = Target(there, there, address.rank)
+            return Destination(self._in_turn(), agent.headers)
+        there, headers = self._base(address.url), agent.headers
         router = router_of(self._governor)
         if not router.pins(there):
-            del headers[RANK_HEADER]
-        route = Route(router, target, Pinned(headers), is_pinned=RANK_HEADER in headers)
+            headers.pop(RANK_HEADER, None)
+        target = Target(there, there, address.rank, address.url)
+        route = Route(router, agent, target, Pinned(headers), is_pinned=RANK_HEADER in headers)
         return Destination(there, headers, route)
 
     def has(self, url: str) -> bool:

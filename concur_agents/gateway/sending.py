@@ -16,7 +16,7 @@ from concur_agents.gateway.engines import Destination, Engines, as_sent
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.identity import Identity
 from concur_agents.gateway.numbers import Record
-from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.agent import Agent
 
 _REFUSED = (400, 422)  # how servers refuse a field that they do not know
 
@@ -61,15 +61,11 @@ class Sender:
     """Sends requests to the engines of one governor.
 
     Args:
-        governor: hears of what routers say.
         engines: where requests go.
         session: connections to them.
     """
 
-    def __init__(
-        self, governor: Governing, engines: Engines, session: aiohttp.ClientSession
-    ) -> None:
-        self._governor = governor
+    def __init__(self, engines: Engines, session: aiohttp.ClientSession) -> None:
         self._engines = engines
         self._session = session
         self._no_usage: set[str] = set()  # engines that refuse to be asked for a stream's usage
@@ -120,7 +116,7 @@ class Sender:
             elif route is None or not route.was_refused(answer):
                 return Head(response, answer)
         if destination.route is not None:
-            destination.route.meet(self._governor, response.headers)
+            destination.route.meet(response.status, response.headers)
         return Head(response, asks_usage=asks)
 
     def _asks_usage(self, asked: Asked, destination: Destination) -> bool:
