@@ -113,3 +113,17 @@ def test_a_rank_is_pinned_until_it_is_refused():
 def test_an_engine_has_an_address(url):
     with Governor(limit=1) as governor, pytest.raises(ConfigError):
         Engines(governor, url)
+
+
+def test_behind_a_router_the_first_answer_says_which_pool_an_agent_is_in(scripted_engines):
+    urls = scripted_engines({url: lambda s: None for url in (URL, "http://gpu2:8000")})
+    with Governor("http://router:8000", pools=urls, limit=2, background=False) as governor:
+        engines = Engines(governor, "http://router:8000")
+        with governor.agent("a") as agent:
+            first = engines.destination(agent)
+            assert str(first.base) == "http://router:8000"
+            assert first.headers["x-session-id"] == "a"
+            with agent.step():
+                first.route.meet(200, {"x-smg-routed-worker-id": urls[1]})
+            assert agent.pool == urls[1]
+            assert str(engines.destination(agent).base) == "http://router:8000"
