@@ -78,6 +78,7 @@ class Proxy:
         self._room = Room()
         self._tries: retries.Tries[Flight] = retries.Tries()
         self._lingering: set[Flight] = set()
+        self._said: set[type[ConcurError]] = set()
         self._loop = asyncio.get_running_loop()
 
     def admits(self, request: web.BaseRequest) -> bool:
@@ -242,7 +243,11 @@ class Proxy:
         try:
             return self._agents.meet(identity, asked.process)
         except ConcurError as error:  # the governor is closed, or has an agent of this name
-            logger.warning("a call of %s passes ungoverned: %s", identity.agent, error)
+            if type(error) not in self._said:
+                self._said.add(type(error))
+                logger.warning(
+                    "a call of %s passes ungoverned: %s (logged once)", identity.agent, error
+                )
             return None
 
     async def _keep(
