@@ -18,7 +18,7 @@ from concur_agents.gateway.identity import Identity
 from concur_agents.gateway.idle import IdleTimes
 from concur_agents.runtime.agent import Agent, Governing
 
-_MOST_REMEMBERED = 4096  # ended agents, whose return says that they were ended too early
+_MOST_REMEMBERED = 4096  # agents that were ended for their silence: a return says, too early
 
 
 @dataclass(eq=False, slots=True)
@@ -94,8 +94,10 @@ class Agents:
         return living
 
     def leave(self, living: Living) -> None:
-        """A call of an agent is over. One that was never let in, and waits no more, leaves."""
+        """A call of an agent is over. A family that was never let in, and waits no more, leaves."""
         living.use(self._clock(), -1)
+        while living.parent is not None:
+            living = living.parent
         if not living.calls and not living.let_in.is_set():
             self.end(living.identity.agent)
 
@@ -107,10 +109,6 @@ class Agents:
         for child in [one for one in self._living.values() if one.parent is living]:
             self.end(child.identity.agent)
         del self._living[agent]
-        self._ended[agent] = living.last_s
-        self._ended.move_to_end(agent)
-        if len(self._ended) > _MOST_REMEMBERED:
-            self._ended.popitem(last=False)
         living.agent.close()
         living.let_in.set()  # because its gates pass from here on
         return True
@@ -122,8 +120,13 @@ class Agents:
 
     def end_idle(self) -> list[str]:
         """Ends those that have been silent for too long; returns their names."""
-        idle = [one.identity.agent for one in self._silent_since(self.idle.ended_s)]
-        return [agent for agent in idle if self.end(agent)]
+        idle = self._silent_since(self.idle.ended_s)
+        for living in idle:
+            self.end(living.identity.agent)
+            self._ended[living.identity.agent] = living.last_s
+            if len(self._ended) > _MOST_REMEMBERED:
+                self._ended.popitem(last=False)
+        return [living.identity.agent for living in idle]
 
     def give_way(self) -> None:
         """Agents that have been silent for a while give their places back, for others that wait."""

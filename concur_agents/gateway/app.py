@@ -177,6 +177,7 @@ class Gateway:
         """Ends it and its agents. Calls in flight are cut off."""
         self._url = None
         await self._runner.cleanup()
+        await self._proxy.close()
         self._agents.end_all()
         while self._ends:
             self._ends.pop()()

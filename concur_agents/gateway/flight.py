@@ -17,6 +17,7 @@ from concur_agents.adapters.call import Call
 from concur_agents.adapters.prompts import Prompt
 from concur_agents.errors import ConcurError
 from concur_agents.gateway.agents import Agents, Living
+from concur_agents.runtime.agent import Agent
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -139,9 +140,7 @@ class Flight:
         try:
             async with asyncio.timeout(self._most_s) as self._bound:
                 await living.let_in.wait()
-                if self._prompt is not None:
-                    prompts.estimate(living.agent, self._prompt)
-                call = Call(living.agent, self._prompt)
+                call = Call(living.agent, _estimated(living.agent, self._prompt))
                 await call.begin()
         except TimeoutError:
             self.has_passed = True
@@ -151,3 +150,14 @@ class Flight:
             logger.exception("a call of %s passes ungoverned", living.identity.agent)
         else:
             self._call = call
+
+
+def _estimated(agent: Agent, prompt: Prompt | None) -> Prompt | None:
+    """The prompt with its size; None: it is unknown, or could not be estimated."""
+    try:
+        if prompt is not None:
+            prompts.estimate(agent, prompt)
+    except Exception:  # a call of unknown size is still a call
+        logger.debug("a prompt of %s cannot be estimated", agent.id, exc_info=True)
+        return None
+    return prompt

@@ -96,28 +96,32 @@ def split_path(path: str) -> tuple[list[str], str]:
     return named, path
 
 
-def key_of(headers: Mapping[str, str]) -> str:
-    """The key that a client sent, as `Authorization: Bearer KEY` or `x-api-key`; '': none."""
+def read_keys(headers: Mapping[str, str], token: str | None) -> tuple[bool, str | None]:
+    """Whether one of a client's keys opens the gateway, and the agent that it names.
+
+    Args:
+        headers: of the request; looked up by names in lower case.
+        token: what the gateway asks for; None: nothing, so every request may pass.
+    """
+    agent: str | None = None
+    is_open = not token
     for name in KEY_HEADERS:
         value = headers.get(name)
         if value is not None:
-            scheme, space, key = value.partition(" ")
-            return key.strip() if space and scheme.lower() == "bearer" else value.strip()
-    return ""
+            opens, named = _read_key(value, token)
+            is_open = is_open or opens
+            agent = agent or (named if opens else None)
+    return is_open, agent
 
 
-def read_key(key: str, token: str | None) -> tuple[bool, str | None]:
-    """Whether a key opens the gateway, and the agent that it names.
-
-    Args:
-        key: as the client sent it.
-        token: what the gateway asks for; None: nothing, so every key opens it.
-    """
-    named = key[len(KEY) :] if key.startswith(KEY) else None
+def _read_key(value: str, token: str | None) -> tuple[bool, str | None]:
+    scheme, space, rest = value.partition(" ")
+    key = rest.strip() if space and scheme.lower() == "bearer" else value.strip()
+    named = key[len(KEY) :] if key.startswith(KEY) else ""
     if not token:
         return True, wire_id(named) if named else None
     given = key
-    if named is not None:
+    if key.startswith(KEY):
         named, _, given = named.rpartition(":")
     is_right = hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
     return is_right, wire_id(named) if named else None
@@ -136,7 +140,7 @@ def identify(
 
     Args:
         named: the agents in its path, see `split_path`.
-        of_key: the agent in its key, see `read_key`.
+        of_key: the agent in its key, see `read_keys`.
         headers: of the request; looked up by names in lower case.
         body: its JSON object; None: it has none, or it was not read.
         process: the process that sent it, if agents are processes.

@@ -23,7 +23,7 @@ from concur_agents.gateway.agents import Agents, Living
 from concur_agents.gateway.bodies import Room
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.holding import Times
-from concur_agents.gateway.identity import identify, key_of, read_key, split_path
+from concur_agents.gateway.identity import identify, read_keys, split_path
 from concur_agents.gateway.numbers import Numbers, Record
 from concur_agents.gateway.processes import Processes
 from concur_agents.gateway.relay import Relay, end_with, hang_up, problem
@@ -77,16 +77,25 @@ class Proxy:
         self._may_guess = may_guess
         self._room = Room()
         self._tries: retries.Tries[Flight] = retries.Tries()
+        self._lingering: set[Flight] = set()
+        self._said: set[type[ConcurError]] = set()
         self._loop = asyncio.get_running_loop()
 
     def admits(self, request: web.BaseRequest) -> bool:
         """Whether a request has the token."""
-        return read_key(key_of(request.headers), self._token)[0]
+        return read_keys(request.headers, self._token)[0]
+
+    async def close(self) -> None:
+        """Ends the calls whose retry has not come yet."""
+        for flight in self._lingering:
+            flight.abandon()
+        tasks = [flight.task for flight in self._lingering]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request that is for an engine."""
         named, path = split_path(_path_of(request))
-        is_admitted, of_key = read_key(key_of(request.headers), self._token)
+        is_admitted, of_key = read_keys(request.headers, self._token)
         plain = path.partition("?")[0]
         record = Record(request.method, plain, holding.dialect_of(plain), self._loop.time())
         try:
@@ -234,7 +243,11 @@ class Proxy:
         try:
             return self._agents.meet(identity, asked.process)
         except ConcurError as error:  # the governor is closed, or has an agent of this name
-            logger.warning("a call of %s passes ungoverned: %s", identity.agent, error)
+            if type(error) not in self._said:
+                self._said.add(type(error))
+                logger.warning(
+                    "a call of %s passes ungoverned: %s (logged once)", identity.agent, error
+                )
             return None
 
     async def _keep(
@@ -268,10 +281,12 @@ class Proxy:
             return
 
         def end() -> None:
+            self._lingering.discard(flight)
             if flight.owner is None:
                 self._tries.remove(asked.digest, flight)
                 flight.abandon()
 
+        self._lingering.add(flight)
         self._loop.call_later(retries.linger_s(count), end)
 
 

@@ -68,6 +68,17 @@ async def test_an_agent_that_hangs_up_in_the_queue_leaves(governor, agents):
 
 
 @in_virtual_time()
+async def test_a_child_that_hangs_up_in_the_queue_takes_its_parent_with_it(governor, agents):
+    """The parent was opened for it alone."""
+    first, child = agents.meet(who("a")), agents.meet(who("c", parent="p"))
+    assert len(agents) == 3
+    agents.leave(child)
+    assert len(agents) == 1
+    assert governor.snapshot().queued == 0
+    agents.leave(first)
+
+
+@in_virtual_time()
 async def test_a_child_shares_the_place_of_its_parent(governor, agents):
     child = agents.meet(who("c", parent="p"))
     assert child.let_in.is_set()
@@ -111,9 +122,18 @@ async def test_the_bound_follows_the_gaps_of_agents(governor, agents):
 async def test_an_agent_that_comes_back_was_ended_too_early(governor, agents):
     for _ in range(33):
         agents.leave(agents.meet(who("a")))
-        await asyncio.sleep(300)
+        await asyncio.sleep(700)
+        agents.end_idle()
+    assert agents.idle.ended_s == 3600
+
+
+@in_virtual_time()
+async def test_an_agent_that_has_said_its_end_may_come_back_at_any_time(governor, agents):
+    for _ in range(33):
+        agents.leave(agents.meet(who("a")))
         agents.end("a")
-    assert agents.idle.ended_s == pytest.approx(2400)
+        await asyncio.sleep(3000)
+    assert agents.idle.ended_s == 600
 
 
 @in_virtual_time()

@@ -10,8 +10,7 @@ from concur_agents.gateway.identity import (
     BODY_FIELD,
     Identity,
     identify,
-    key_of,
-    read_key,
+    read_keys,
     split_path,
 )
 
@@ -51,18 +50,23 @@ def test_a_path_names_agents_and_the_rest_is_the_engines(path, agents, rest):
 
 
 @pytest.mark.parametrize(
-    ("headers", "key"),
+    "headers",
     [
-        ({"authorization": "Bearer sk-agent-a"}, "sk-agent-a"),
-        ({"authorization": "bearer  sk-agent-a "}, "sk-agent-a"),
-        ({"x-api-key": "sk-agent-a"}, "sk-agent-a"),
-        ({"api-key": "k"}, "k"),
-        ({"authorization": ""}, ""),
-        ({}, ""),
+        {"authorization": "Bearer sk-agent-a"},
+        {"authorization": "bearer  sk-agent-a "},
+        {"authorization": "sk-agent-a"},
+        {"x-api-key": "sk-agent-a"},
+        {"api-key": "sk-agent-a"},
+        {"authorization": "Bearer -", "x-api-key": "sk-agent-a"},
     ],
 )
-def test_a_key_stands_where_its_api_wants_it(headers, key):
-    assert key_of(headers) == key
+def test_a_key_stands_where_its_api_wants_it(headers):
+    assert read_keys(headers, None) == (True, "a")
+
+
+def test_of_two_keys_the_one_that_opens_counts():
+    headers = {"authorization": "Bearer sk-agent-x:wrong", "x-api-key": "sk-agent-a:s3cret"}
+    assert read_keys(headers, "s3cret") == (True, "a")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,8 @@ def test_a_key_stands_where_its_api_wants_it(headers, key):
     ],
 )
 def test_a_key_opens_the_gateway_and_names_an_agent(key, token, found):
-    assert read_key(key, token) == found
+    assert read_keys({"authorization": f"Bearer {key}"}, token) == found
+    assert read_keys({}, token) == (token is None, None)
 
 
 def test_what_says_more_goes_first():

@@ -286,6 +286,16 @@ async def test_a_call_whose_retry_does_not_come_ends(engine, before, monkeypatch
         assert len(engine.seen) == 1
 
 
+async def test_a_gateway_that_ends_ends_calls_that_wait_for_their_retry(engine, before):
+    async with before(limit=1) as front, front.governor.agent("holder"):
+        asking = asyncio.create_task(front.ask(headers=COUNTED))
+        await front.waiting(1)
+        asking.cancel()
+        await front.until(lambda: front.gateway._proxy._lingering)
+        await front.gateway._proxy.close()
+        assert front.governor.snapshot().queued == 0
+
+
 async def test_two_samples_of_one_prompt_are_two_calls(engine, before):
     async with before() as front:
         await asyncio.gather(front.ask(headers=COUNTED), front.ask(headers=COUNTED))
