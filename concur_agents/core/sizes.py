@@ -22,7 +22,9 @@ _OUTPUT_TOKENS = 256.0  # assumed output of a step while none has ended
 # the first answer tells how large they are, and a burst of all could fill the pool several times.
 _UNSEEN = 32
 _GROWTH = 10.0  # an agent is assumed to grow so many times while few have left
-_HALF_OVER = 2.0  # an agent seen at any moment is expected to grow so many times
+# Those at work are expected to come to so many times what they hold: half of their lives is over.
+# With 2 some began late where all would have fit, with 1.65 they outgrew a tier.
+_GROWS = 1.8
 _OWN_GAIN = 0.25  # how far one step moves what an agent's own steps are like
 _RECENT, _LEAST_RECENT = 16, 4
 
@@ -91,11 +93,11 @@ class Sizes:
 
     @property
     def grown_mean(self) -> float:
-        """What those at work come to hold, shared tokens left out, if not fewer than what the last
-        that left held: on average half of their lives is over [tokens].
+        """What those at work come to hold, shared tokens left out: what the last that left held, and
+        at least `_GROWS` times what they hold now [tokens].
         """
         mean = self.footprint_mean or self._first_prompt
-        return max(self._finals_mean(), _HALF_OVER * mean) - self._found
+        return max(self._finals_mean(), _GROWS * mean) - self._found
 
     def _finals_mean(self) -> float:
         finals = list(self.peak_forecast.finals)[-_RECENT:]
