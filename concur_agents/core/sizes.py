@@ -93,8 +93,8 @@ class Sizes:
 
     @property
     def grown_mean(self) -> float:
-        """What those at work come to hold, shared tokens left out: what the last that left held, and
-        at least `_GROWS` times what they hold now [tokens].
+        """What those at work come to hold, shared tokens left out: what the last that left held,
+        and at least `_GROWS` times what they hold now [tokens].
         """
         mean = self.footprint_mean or self._first_prompt
         return max(self._finals_mean(), _GROWS * mean) - self._found

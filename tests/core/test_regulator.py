@@ -221,7 +221,7 @@ def test_an_agent_comes_back_beyond_the_entry_bound_if_its_prefix_is_still_cache
 
 
 def test_beyond_the_pool_itself_new_agents_enter_while_all_fit_when_grown(regulate):
-    """Contexts of 1,000 are expected to come to 1,800: four fit into 8,999, and a fifth would not."""
+    """Contexts of 1,000 are expected to come to 1,800: four fit into 8,999, a fifth would not."""
     r = regulate(tokens=8_999, enter=8_000, near=2_000)
     agents = letters(8)
     for agent in agents:
