@@ -60,6 +60,7 @@ async def an_agent(gov: ca.Governor) -> None:
         assert_type(agent.stats, ca.AgentStats)
         assert_type((agent.pool, agent.base_url), tuple[str | None, str | None])
         assert_type(agent.headers, dict[str, str])
+        agent.heard({"x-smg-routed-worker-id": "http://gpu1:8000"})
         assert_type(ca.current_agent(), ca.Agent | None)
 
 
