@@ -176,8 +176,9 @@ class Sizes:
 
         One member is enough for the prompt to be charged as shared, because the others follow.
         """
-        is_named = bool(account.chain) and not account.is_credited
-        if account.group is None or is_named or not account.state.is_active:
+        if account.group is None or not account.state.is_active:
+            return
+        if account.chain and not account.is_credited:  # it is named
             return
         tokens = account.first_prompt or account.expected_prompt
         if tokens:

@@ -68,8 +68,12 @@ class RecordingRegulator:
         """See `Fleet.found`."""
         return self._pass_on("found", agent, now, {"pool": pool})
 
-    def end_step(self, agent: str, now: float, usage: Usage | None, **options: Any) -> Decision:
+    def end_step(
+        self, agent: str, now: float, usage: Usage | None, *, aborted: bool = False, **options: Any
+    ) -> Decision:
         """See `Regulator.end_step`."""
+        if aborted:  # left out if not: recordings without such calls stay as they were
+            options["aborted"] = True
         return self._pass_on("end_step", agent, now, {**options, "usage": usage})
 
     def retry_step(self, agent: str, now: float, **options: Any) -> Decision:

@@ -409,7 +409,7 @@ class Sessions:
             usage,
             overloaded=end.overloaded,
             retry_after_s=end.retry_after_s,
-            **({"aborted": True} if aborted else {}),  # recordings without stay as they were
+            aborted=aborted,
         )
 
     # Seeing inside

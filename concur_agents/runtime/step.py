@@ -1,4 +1,4 @@
-"""What an agent's life is made of: its steps, and the blocks between them.
+"""The steps of an agent's life. What is between them is in `blocks`.
 
 Handles as well, and as thin as the agent's own: they say when something begins and ends.
 """
@@ -186,20 +186,19 @@ class Step:
                 self._ticket = None
                 ticket.ends_with_parts = True
             else:
-                self._finish(End(self.usage, aborted=self._was_aborted))
+                self._end()
         finally:
             self._leave_block()
 
     @finishing
     def end(self) -> None:
         """The call is over. From any thread, never blocks; calling it again does nothing."""
-        self._finish(End(self.usage, aborted=self._was_aborted))
+        self._end()
 
     @finishing
     def finish(self, *, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
         """As `end`; says with it whether the endpoint refused the call. See `Agent.done`."""
-        again_s = read_seconds(retry_after_s)
-        self._finish(End(self.usage, overloaded, again_s, aborted=self._was_aborted))
+        self._end(overloaded, retry_after_s)
 
     @finishing
     def withdraw(self) -> None:
@@ -250,6 +249,10 @@ class Step:
         if outer.tried:
             outer.tried = False
             self.again()
+
+    def _end(self, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
+        again_s = read_seconds(retry_after_s)
+        self._finish(End(self.usage, overloaded, again_s, aborted=self._was_aborted))
 
     def _finish(self, end: End) -> None:
         # An exception from outside may cut this off anywhere, and it is then done again.
@@ -313,7 +316,7 @@ class Step:
         self._end_block()
 
     def _end_block(self) -> None:
-        self._finish(End(self.usage, aborted=self._was_aborted))
+        self._end()
         self._leave_block()
 
 
@@ -349,65 +352,6 @@ def _innermost(session: Session | None, source: str = "") -> Ticket | None:
             return ticket
         ticket = ticket.around
     return None
-
-
-class _Block:
-    """A block that is the same in sync and async code, since neither end of it waits."""
-
-    __slots__ = ("_monitor", "_session")
-
-    def __init__(self, monitor: Monitor, session: Session) -> None:
-        self._monitor = monitor
-        self._session = session
-
-    def _start(self) -> None:
-        raise NotImplementedError
-
-    def _stop(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> None:
-        self._start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    async def __aenter__(self) -> None:
-        self._start()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop()
-
-
-class Suspension(_Block):
-    """The agent is away and its place is free. Made by `Agent.suspended`."""
-
-    __slots__ = ()
-
-    @finishing
-    def _start(self) -> None:
-        self._monitor.suspend(self._session)
-
-    @finishing
-    def _stop(self) -> None:
-        self._monitor.resume(self._session)
-
-
-class Tool(_Block):
-    """The agent runs a tool. Made by `Agent.tool`."""
-
-    __slots__ = ("_began_s", "_name")
-
-    def __init__(self, monitor: Monitor, session: Session, name: str) -> None:
-        super().__init__(monitor, session)
-        self._name = name
-        self._began_s = 0.0
-
-    def _start(self) -> None:
-        self._began_s = self._monitor.tool_began(self._session, self._name)
-
-    def _stop(self) -> None:
-        self._monitor.tool_ended(self._session, self._name, self._began_s)
 
 
 def caller() -> Hashable:

@@ -252,3 +252,17 @@ def test_what_the_last_body_held_is_not_read_again(monkeypatch: pytest.MonkeyPat
         assert (size, payloads) == payload.text_size(data)
         assert payloads == 1 + turn
         said += [CHINESE * 20, [link]]
+
+
+def test_images_of_a_growing_chat_count_as_if_each_body_was_new() -> None:
+    """A payload ends beyond the block that it begins in, and goes when the chat is compacted."""
+    seen = payload.Seen()
+    said: list[Any] = [ENGLISH * 300]
+    for turn in range(8):
+        drawn = random.Random(turn).randbytes(7000 * turn + 1000)
+        uri = "data:image/png;base64," + base64.b64encode(drawn).decode()
+        said += [[image(uri)], ENGLISH * 20]
+        if turn == 5:
+            del said[1:8]
+        data = json.dumps({"messages": chat(*said)}).encode()
+        assert payload.text_size(data, seen) == payload.text_size(data)
