@@ -6,8 +6,9 @@ about one cache.  The fleet decides which pool an agent goes to, and when:
   * late: an agent gets its pool when one lets it in.  At most one agent waits in each pool to be
     let in for the first time; all others wait in one line, by order and `max_wait_s` of the fleet;
   * by tokens: to the pool that is least full of contexts, as far as they will have grown;
-  * for life: its prefix is there.  It moves only if the pool is down or is being removed, and then
-    at a boundary, together with its children.
+  * for life: its prefix is there.  It moves only at a boundary, together with its children: if the
+    pool is down or is being removed, or if it is paused there while another is half empty and no
+    agent waits to start.
 
 Pure, like the Regulator: no clock, no I/O, and the same calls give the same answers.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 from concur_agents.core.groups import Groups
 from concur_agents.core.laws.law import Law
-from concur_agents.core.placement import Line, Member, Pool, pool_for
+from concur_agents.core.placement import Line, Member, Pool, half_empty, pool_for
 from concur_agents.core.regulator import Regulator
 from concur_agents.core.types import AgentId, Decision, State, Transition, Usage, View
 from concur_agents.core.why import Reason
@@ -101,6 +101,7 @@ class FleetMachine:
         """Place whom the pools now take; the answer of every call."""
         self._fill(now)
         self._line_up(now)
+        self._spread(now)
         for pool in [pool for pool in self.pools if pool.is_leaving]:
             if not pool.regulator.ids():
                 self.pools.remove(pool)
@@ -141,6 +142,27 @@ class FleetMachine:
                 self._take_back(last, now)
             assert pool is not None
             self._place(member, pool, now)
+
+    def _spread(self, now: float) -> None:
+        """A paused agent goes to a pool that is half empty: the youngest of where most wait.
+
+        Only once no agent waits to start: a new one brings no prefix that is computed again.
+        """
+        home = max(self.pools, key=lambda pool: pool.regulator.waiting_agents)
+        agent = home.regulator.last_waiting
+        if agent is None or len(self._line) or any(pool.candidate for pool in self.pools):
+            return
+        root = self._members.get(agent)
+        if root is None or root.pool is not home:  # it has left, and its children go on there
+            return
+        usage, prompt_tokens = home.regulator.memory_of(agent)
+        held_tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+        tokens = max(held_tokens, prompt_tokens or 0) or None
+        pool = half_empty([pool for pool in self._takers if pool is not home], tokens, now)
+        if pool is not None:
+            root.prompt_tokens = tokens
+            self._take_back(root, now)
+            self._place(root, pool, now)
 
     def _first(self, now: float) -> Member | None:
         """Who goes first of the line and of those that wait in a pool; None: none may."""

@@ -10,6 +10,7 @@ from concur_agents.core.regulator import Regulator
 from concur_agents.core.types import AgentId, State
 
 _SIZE_POWER = 2.0 / 3.0
+_HALF = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -202,3 +203,17 @@ def pool_for(member: Member, pools: list[Pool], now: float) -> Pool | None:
         return member.group not in pool.groups, pool.load(final_tokens), pool.chosen
 
     return min(letting_in or free, key=rank, default=None)
+
+
+def half_empty(pools: list[Pool], prompt_tokens: int | None, now: float) -> Pool | None:
+    """The emptiest pool that is at most half full and lets in an agent of this size; None: none.
+
+    Half full, because what is there still grows, and who moves leaves a prefix behind.
+    """
+    found = [
+        pool
+        for pool in pools
+        if pool.regulator.footprint_tokens <= _HALF * (pool.regulator.pool_tokens or 0.0)
+        and pool.regulator.would_admit(now, prompt_tokens)
+    ]
+    return min(found, key=lambda pool: (pool.load(0.0), pool.chosen), default=None)

@@ -88,6 +88,10 @@ class Queue:
         """Who has waited longest; with `admitted_ever` among those that have been let in before."""
         return next(iter(self._open_by_wait if admitted_ever else self._by_wait), None)
 
+    def youngest(self) -> Account | None:
+        """Who has begun to wait last."""
+        return next(reversed(self._by_wait), None)
+
     def waiting(self, first: int | None = None) -> list[Account]:
         """The agents that wait, longest first; with `first` no more than that many."""
         return list(itertools.islice(self._by_wait, first))

@@ -60,6 +60,17 @@ class Reads(Machine):
         return self._admission.would_admit(newcomer, now)
 
     @property
+    def waiting_agents(self) -> int:
+        """Agents that wait, to start or to go on."""
+        return len(self._admission.queue)
+
+    @property
+    def last_waiting(self) -> AgentId | None:
+        """Who has begun to wait last; None: no agent waits."""
+        youngest = self._admission.queue.youngest()
+        return None if youngest is None else youngest.agent
+
+    @property
     def footprint_tokens(self) -> float:
         """What its agents hold, those that are paused as well [tokens]."""
         return self._sizes.footprint_tokens

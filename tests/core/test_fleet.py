@@ -1,8 +1,10 @@
 """A fleet, story by story: who goes where, who waits, and what happens when a pool is lost."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from concur_agents.core import Fleet, Reading, State, Usage, make_law
+from concur_agents.core import Fleet, LawState, Limit, Reading, State, Usage, make_law
 
 CALL = Usage(1_000, 100)
 
@@ -190,6 +192,66 @@ def test_if_all_pools_are_down_agents_stay_where_they_are():
     fail(fleet, "b", 0.0)
     assert fleet.begin_step("1", 7.0) == ["1"]
     assert fleet.pool_of("1") == "a"
+
+
+def two_crowded_in_a(in_b=4_000):
+    """Pools of 10,000 tokens: in a, `1` is in a call and `2` holds 4,000; `3` is in b."""
+    law = SimpleNamespace(
+        name="scripted",
+        formula="",
+        needs_readings=False,
+        initial=lambda: LawState(Limit(tokens=10_000)),
+        decide=lambda state, snapshot: state,
+    )
+    fleet = Fleet(law, ["a", "b"])
+    for agent, pool, tokens in (("1", "a", 4_000), ("2", "a", 4_000), ("3", "b", in_b)):
+        fleet.arrive(agent, 0.0, prompt_tokens=1_000, pool=pool)
+        fleet.begin_step(agent, 0.0)
+        fleet.end_step(agent, 1.0, Usage(tokens, 0))
+    fleet.begin_step("1", 2.0, prompt_tokens=6_000)
+    return fleet
+
+
+def test_a_paused_agent_goes_to_a_pool_that_is_half_empty():
+    """In the tail of a batch it would wait beside an engine with nothing to do."""
+    fleet = two_crowded_in_a()
+    answer = fleet.begin_step("2", 3.0, prompt_tokens=6_000)
+    assert answer == ["2"]
+    assert fleet.pool_of("2") == "b"
+    assert fleet.agent_state("2") == "reasoning"
+    assert [move.after for move in answer.transitions] == [
+        State.PAUSED,
+        State.ACTING,
+        State.REASONING,
+    ]
+
+
+def test_a_paused_agent_stays_while_no_other_pool_is_half_empty():
+    """It leaves its prefix behind, and what is in the other pool still grows."""
+    fleet = two_crowded_in_a(in_b=5_001)
+    assert fleet.begin_step("2", 3.0, prompt_tokens=4_500) == []
+    assert fleet.pool_of("2") == "a"
+    assert fleet.leave("3", 4.0) == ["2"]
+    assert fleet.pool_of("2") == "b"
+
+
+def test_a_paused_agent_stays_while_an_agent_waits_to_start():
+    """A new one brings no prefix that is computed again."""
+    fleet = two_crowded_in_a()
+    assert fleet.arrive("new", 2.0, prompt_tokens=8_000) == []
+    assert fleet.begin_step("2", 3.0, prompt_tokens=6_000) == []
+    assert fleet.pool_of("2") == "a"
+    assert fleet.leave("new", 4.0) == ["2"]
+    assert fleet.pool_of("2") == "b"
+
+
+def test_a_paused_agent_whose_context_does_not_fit_elsewhere_stays():
+    """Also if its prompt was not announced: what it holds is known."""
+    fleet = two_crowded_in_a()
+    fleet.begin_step("2", 3.0)
+    fleet.end_step("2", 4.0, Usage(6_500, 0))
+    assert fleet.begin_step("2", 5.0) == []
+    assert fleet.pool_of("2") == "a"
 
 
 def test_a_removed_pool_empties_and_is_gone():

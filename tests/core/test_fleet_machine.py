@@ -61,6 +61,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def tell(self, name, *args, **options):
         """One call to the fleet and to its twin, and what the answer says in the book."""
+        homes = self.homes()
         answer = getattr(self.fleet, name)(*args, **options)
         again = getattr(self.twin, name)(*args, **options)
         assert (answer, answer.transitions) == (again, again.transitions), "same calls, same answer"
@@ -84,7 +85,27 @@ class FleetMachine(RuleBasedStateMachine):
             assert agent in waiting or agent in args[:1] or not asks, "it does not wait"
             self.calls[agent] = self.calls.get(agent, 0) + self.waits.pop(agent, 0)
             self.entered.add(agent)
+        self.check_moves(homes, answer)
         return answer
+
+    def homes(self):
+        """The pool of each root that has a place there, or has had it."""
+        newcomers = {pool.candidate.agent for pool in self.fleet.pools if pool.candidate}
+        roots = {root for agent, root in self.root_of.items() if agent == root} - newcomers
+        return {root: pool for root in roots if (pool := self.fleet.pool_of(root)) is not None}
+
+    def check_moves(self, homes, answer):
+        """An agent stays where it is, unless its pool is gone, or it is paused beside room."""
+        well = {pool.name for pool in self.fleet.pools if pool.takes_agents}
+        moved = [
+            root
+            for root, home in homes.items()
+            if home in well and root in self.root_of and self.fleet.pool_of(root) != home
+        ]
+        assert len(moved) <= 1
+        for root in moved:
+            assert root in answer or not self.waits.get(root, 1), "moved, and still waits"
+            assert State.QUEUED not in self.states.values(), "before one that waits to start"
 
     def some(self, data, agents):
         return data.draw(st.sampled_from(sorted(agents)))
