@@ -59,9 +59,10 @@ def bench_command(
 ) -> None:
     """Run a suite of scenarios under every arm, and hold the laws against their goals.
 
-    Arms: ungoverned, best_fixed and best_request (the best caps, found by search), free_tier (a
-    bound), and laws by name. With several replicas: round_robin, sticky, sum (one governor on the
-    sum), cap_per_replica, and laws. The same call gives the same numbers.
+    Arms: ungoverned, best_fixed and best_request (the best caps, found by search), program_gate and
+    lease_gate (after ThunderAgent and llm-d), free_tier (a bound), and laws by name. With several
+    replicas: round_robin, sticky, sum (one governor on the sum), cap_per_replica, and laws. The
+    same call gives the same numbers.
     """
     import_from_here()
     suite = load_suite(scenarios)

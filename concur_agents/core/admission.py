@@ -324,11 +324,10 @@ class Admission:
         limit = self.limit
         if limit.enter_tokens >= limit.tokens or self.is_warm(account):
             return limit.tokens
-        if limit.near_tokens < limit.enter_tokens:
-            grown_tokens = (self.active + 1) * self.sizes.grown_mean
-            if grown_tokens > limit.tokens:
-                return limit.near_tokens
-        return limit.enter_tokens
+        if limit.near_tokens >= limit.enter_tokens:
+            return limit.enter_tokens
+        grown = limit.tokens / self.sizes.growth_ahead
+        return min(limit.enter_tokens, max(limit.near_tokens, grown))
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""

@@ -92,12 +92,12 @@ class Sizes:
         return self._finals_mean() or max(_GROWTH * self.first_prompt.value, self.footprint_mean)
 
     @property
-    def grown_mean(self) -> float:
-        """What those at work come to hold, shared tokens left out: what the last that left held,
-        and at least `_GROWS` times what they hold now [tokens].
+    def growth_ahead(self) -> float:
+        """So many times what they hold now is what those at work come to hold: as much as the last
+        that left, and at least `_GROWS` times.
         """
-        mean = self.footprint_mean or self._first_prompt
-        return max(self._finals_mean(), _GROWS * mean) - self._found
+        own, shared = self.footprint_mean - self._found, self._found
+        return max(_GROWS, (self._finals_mean() - shared) / own) if own > 0.0 else _GROWS
 
     def _finals_mean(self) -> float:
         finals = list(self.peak_forecast.finals)[-_RECENT:]

@@ -232,7 +232,7 @@ def test_beyond_the_pool_itself_new_agents_enter_while_all_fit_when_grown(regula
     for agent in "abcd":
         step(r, agent, 1.0, Usage(1_900, 100, 900))
     lets_in = [r.leave(agent, 2.0) for agent in "abc"]
-    assert lets_in == [[], [], ["e"]], "each of 2,000 may come to 3,600: two fit"
+    assert lets_in == [[], [], ["e", "f"]], "4,000 held and 1,000 needed may come to 9,000"
 
 
 def test_within_the_pool_itself_what_agents_come_to_hold_does_not_count(regulate):

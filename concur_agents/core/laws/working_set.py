@@ -30,7 +30,7 @@ cached tokens are reported, the latency gradient stands in (gradient.py).
 *A host tier* behind the pool counts as pool: an agent that returns to it is restored and not
 prefilled, and calls beyond the pool wait in the engine, where they lose nothing.  But contexts
 grow, and what grows out of both tiers costs a prefill; so beyond the pool itself (`near`) a cold
-agent enters only while all that are active would fit if they were grown.
+agent enters only while what is held would fit if it were grown.
 
 *breadth.*  New agents first is good for the batch, but a long queue then opens every agent and
 finishes none.

@@ -3,6 +3,7 @@
     ungoverned    every agent at once
     best_fixed    a cap on agents, the best one, found by search for this very draw of agents
     best_request  a cap on calls (a semaphore around each), the best one of a coarse grid
+    program_gate  a proxy's gate after ThunderAgent, lease_gate one after llm-d's plugin
     free_tier     idle KV costs nothing and nothing is computed twice: a bound, not a policy
     NAME          a law, with options for it and for the Regulator
 
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.cases import Case
+from concur_agents.lab.bench.peer_gates import LeaseGate, ProgramGate
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
 from concur_agents.runtime.law_choice import law_by_name
@@ -159,6 +161,16 @@ def _best_request(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     return outcome_of(scenario, case, seed, "best_request", runs[cap], cap, tried)
 
 
+def _program_gate(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    gate = ProgramGate(case.profile.capacity_tokens)
+    return outcome_of(scenario, case, seed, gate.name, _simulate(scenario, case, seed, gate))
+
+
+def _lease_gate(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
+    gate = LeaseGate(case.profile.capacity_tokens)
+    return outcome_of(scenario, case, seed, gate.name, _simulate(scenario, case, seed, gate))
+
+
 def _free_tier(scenario: Scenario, case: Case, seed: int) -> ArmOutcome:
     bound = free_tier_bound(case.plans, case.profile, seed=seed)
     return outcome_of(scenario, case, seed, "free_tier", bound)
@@ -168,6 +180,8 @@ REFERENCES = {
     "ungoverned": _ungoverned,
     "best_fixed": _best_fixed,
     "best_request": _best_request,
+    "program_gate": _program_gate,
+    "lease_gate": _lease_gate,
     "free_tier": _free_tier,
 }
 """Arms that are no laws."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome
@@ -169,6 +170,7 @@ class Report:
             self._mean(own, arm, "cache_aimd", "vs_cache_aimd_geomean", 1.25),
             self._least(own, arm, "cache_aimd", "vs_cache_aimd_worst", 0.97),
             self._mean(own, arm, "best_request", "vs_best_request_geomean", None),
+            *self._of_peers(own, arm),
             self._mean(thrashes, arm, "ungoverned", "vs_ungoverned_thrashing_geomean", 3.0),
             self._least(fits, arm, "ungoverned", "vs_ungoverned_fitting_worst", 0.99),
             self._least(own, arm, "ungoverned", "vs_ungoverned_worst", 0.97),
@@ -226,6 +228,15 @@ class Report:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
         return _figure(key, values, goal, "higher")
 
+    def _of_peers(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
+        """Against the gates of other projects, by makespan and by nine in ten agents done."""
+        figures = []
+        for peer in ("program_gate", "lease_gate"):
+            figures.append(self._mean(scenarios, arm, peer, f"vs_{peer}_geomean", 1.10))
+            p90 = self._values(scenarios, partial(self._finish_ratio, arm=peer, over=arm))
+            figures.append(_figure(f"vs_{peer}_p90_geomean", p90, 1.0, "higher", mean=True))
+        return figures
+
     def _of_fleets(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
         """Against one governor on the sum of the pools, a sticky router and the best cap."""
         thrashes = [s for s in scenarios if self.regime(s) == "thrashes"]
@@ -244,7 +255,7 @@ class Report:
         ]
 
     def _finish_ratio(
-        self, scenario: Scenario, arm: str, over: str, which: Literal["mean", "p90"]
+        self, scenario: Scenario, arm: str, over: str, which: Literal["mean", "p90"] = "p90"
     ) -> float | None:
         """An arm's time to finish over that of another; None: one of them did not run."""
         key = f"finish_{which}_s"

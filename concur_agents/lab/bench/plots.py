@@ -23,6 +23,8 @@ _COLORS = {
     "ungoverned": "tab:red",
     "best_request": "tab:purple",
     "best_fixed": "0.35",
+    "program_gate": "tab:brown",
+    "lease_gate": "tab:pink",
     "cache_aimd": "tab:orange",
     "working_set": "tab:blue",
     "free_tier": "tab:green",
@@ -31,7 +33,7 @@ _COLORS = {
     "sum": "tab:purple",
     "cap_per_replica": "0.35",
 }
-_MORE_COLORS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan")
+_MORE_COLORS = ("tab:olive", "tab:cyan")
 
 
 def draw_all(report: Report, folder: Path) -> list[Path]:
@@ -122,7 +124,7 @@ def _style(arm: str) -> Literal["-", "--", "-.", ":"]:
             return ":"
         case "ungoverned" | "round_robin" | "sticky":
             return "--"
-        case "best_request" | "sum":
+        case "best_request" | "sum" | "program_gate" | "lease_gate":
             return "-."
         case _:
             return "-"

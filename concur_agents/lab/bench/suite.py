@@ -159,7 +159,11 @@ class Job:
         if isinstance(self.arm, str):
             arm: Any = self.arm
             sources = _sources(
-                "sim", "lab/bench/arms.py", "lab/bench/search.py", "lab/bench/cases.py"
+                "sim",
+                "lab/bench/arms.py",
+                "lab/bench/search.py",
+                "lab/bench/cases.py",
+                "lab/bench/peer_gates.py",
             )
             if self.arm == "sum":
                 sources += _sources("core")

@@ -9,7 +9,7 @@ from concur_agents.cli.app import main
 from concur_agents.core import ORDERS, Regulator, make_law
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench import suite as suite_module
-from concur_agents.lab.bench.arms import LawArm, run_law, run_reference
+from concur_agents.lab.bench.arms import REFERENCES, LawArm, run_law, run_reference
 from concur_agents.lab.bench.figures import Report
 from concur_agents.lab.bench.scenario import Scenario, parse_suite
 from concur_agents.lab.bench.suite import Job, evaluate, law_arm
@@ -117,7 +117,8 @@ def test_a_run_that_is_cut_has_no_free_tier_bound():
 
     outcomes = evaluate(scenarios=[endless], seeds=(1,), workers=1)
 
-    assert [outcome.arm for outcome in outcomes] == ["ungoverned", "best_fixed", "best_request"]
+    arms = ["ungoverned", "best_fixed", "best_request", "program_gate", "lease_gate"]
+    assert [outcome.arm for outcome in outcomes] == arms
 
 
 def test_processes_make_no_difference(suite: list[Scenario]):
@@ -131,6 +132,8 @@ def test_processes_make_no_difference(suite: list[Scenario]):
         "ungoverned",
         "best_fixed",
         "best_request",
+        "program_gate",
+        "lease_gate",
         "free_tier",
         "working_set",
         "cache_aimd",
@@ -266,6 +269,8 @@ def test_the_command_prints_one_json_object_with_every_goal(
         "vs_cache_aimd_geomean",
         "vs_cache_aimd_worst",
         "vs_ungoverned_worst",
+        "vs_program_gate_geomean",
+        "vs_lease_gate_p90_geomean",
         "free_tier_distance_geomean",
         "capacity_unknown_cost_worst",
         "max_wait_excess_s",
@@ -441,7 +446,7 @@ def test_a_fleet_has_references_of_its_own_and_laws_in_each_pool():
         assert outcome.metrics["finished"] == outcome.metrics["agents"]
     in_fleet = ["round_robin", "sticky", "sum", "cap_per_replica", "working_set"]
     assert arms == {
-        "tiny": ["ungoverned", "best_fixed", "best_request", "free_tier", "working_set"],
+        "tiny": [*REFERENCES, "working_set"],
         "two": in_fleet,
         "unequal@two": in_fleet,
     }
