@@ -62,7 +62,7 @@ class RemoteLink(RemoteReads):
         self._lost_s: float | None = start_s  # None: a daemon answers
         self._is_linked = self._was_local = self._was_reached = False
         self._is_open = self._is_anew = False
-        self._sent_s = self._heard_s = start_s
+        self._sent_s = self._heard_s = self._pinged_s = start_s
         self._inbox: list[Message] = []
         self._ops: list[Op] = []
         self._first: list[Message] = []
@@ -119,7 +119,7 @@ class RemoteLink(RemoteReads):
         self._is_linked, self._is_open = True, False
         self._was_local = self.local is not None
         self.local = None
-        self._sent_s = self._heard_s = now
+        self._sent_s = self._heard_s = self._pinged_s = now
         if self._lost_s is None:
             self._lost_s = now
         self._inbox, self._ops = [], []
@@ -160,7 +160,9 @@ class RemoteLink(RemoteReads):
             self._inbox.append(message)
 
     def take(self, now: float) -> list[Message]:
-        """What is to be sent; it is then forgotten.  At the latest `BEAT_S` after the last: a ping.
+        """What is to be sent; it is then forgotten.
+
+        A ping, if nothing was sent or nothing was heard for `BEAT_S`.
 
         Raises:
             WireError: the daemon is silent, and the connection of no use.
@@ -173,8 +175,10 @@ class RemoteLink(RemoteReads):
         out, self._first = self._first, []
         out += [Ops(tuple(ops)) for ops in _cut(self._ops)]
         self._ops = []
-        if not out and now - self._sent_s >= BEAT_S:
+        quiet_s = now - min(self._sent_s, self._heard_s)
+        if quiet_s >= BEAT_S and now - self._pinged_s >= BEAT_S:
             out.append(Ping())
+            self._pinged_s = now
         if out:
             self._sent_s = now
         return out

@@ -128,6 +128,19 @@ def test_below_the_knee_boundaries_pass_without_an_answer(make_world):
     assert world.regulator.view(world.now).reasoning == 1
 
 
+def test_a_client_that_only_reports_hears_that_the_daemon_lives(make_world):
+    """Found by a benchmark: reports have no answer, and the daemon passed for silent."""
+    world = make_world(random.Random(0), clients=1, limit=10)
+    (client,) = world.clients
+    client.arrive("a")
+    world.run(1.0)
+    for _ in range(30):
+        client.begin("a")
+        client.end("a")
+        world.run(1.0)
+    assert client.remote._epoch == 1, "it has never had to connect again"
+
+
 def test_nested_agents_and_parallel_calls_need_no_answer(world):
     first, _ = world.clients
     inner = next(agent for agent in first.agents if agent not in first.entering)
