@@ -132,7 +132,7 @@ class Admission:
         """
         admitted: list[Account] = []
         if forced is not None:
-            self._admit(forced, now)
+            self.admit(forced, now)
             admitted.append(forced)
         if self.held_until_s is not None:
             return admitted
