@@ -61,6 +61,10 @@ class Governor(Host):
             shown by `snapshot`.
         socket: a unix socket on which `concur watch` may look on; "auto": one of its own in a
             folder of yours. None: nothing listens.
+        shared: a daemon decides for all processes that name it: "unix:PATH" or "tcp://HOST:PORT"
+            of a `concur serve`; "auto": that of this machine and these engines, which the first
+            process starts. None: this process decides for itself.
+        token: what that daemon asks for over TCP.
         background: False: no thread of its own; the host calls `beat` when it says so
             (simulated time).
         clock: monotonic time [s].

@@ -32,17 +32,17 @@ PURE = {
 ALWAYS = {"openai", "httpx", "tenacity", "prometheus_client"}
 """What is installed with the package; anything else is an extra."""
 
-LEAVES = {"errors", "_version", "_extras", "_access", "_moved", "_outside", "_text"}
+LEAVES = {"errors", "_version", "_extras", "_access", "_moved", "_outside", "_sockets", "_text"}
 """Small files that import nothing of ours but each other."""
 
 LAYERS = (
     LEAVES,
     {"core"},
-    {"probes", "recording", "sim"},
+    {"probes", "recording", "sim", "wire"},
     {"runtime"},
     {"adapters", "observe", "batch", "gateway"},
     {"governor", "openai", "testing"},
-    {"autorun"},
+    {"autorun", "daemon"},
     {"lab"},
     {"cli"},
 )
@@ -55,6 +55,9 @@ NEVER = {
     ("openai", "sim"), ("autorun", "sim"), ("adapters", "batch"), ("adapters", "observe"),
     ("observe", "adapters"), ("observe", "batch"), ("gateway", "sim"), ("gateway", "batch"),
     ("adapters", "gateway"), ("observe", "gateway"), ("batch", "gateway"),
+    *((part, "wire") for part in ("probes", "recording", "sim")),
+    *(("wire", part) for part in ("probes", "recording", "sim")),
+    ("daemon", "adapters"), ("daemon", "batch"), ("daemon", "sim"), ("daemon", "autorun"),
 }  # fmt: skip
 """The simulator and what stands in front of real engines know nothing of each other."""
 

@@ -59,6 +59,7 @@ LONGER = {
     "benchmarks/fleet/results.md": "tables that a program writes",
     "benchmarks/suite/results.md": "tables that a program writes",
     "laws-tried.md": "a record of what was tried, looked up and not read through",
+    "wire.md": "a protocol, looked up and not read through",
     "simulator.md": "measurements that a program writes, each beside what the simulator says",
     "fleet.md": "to be split",
     "gateway.md": "to be split",

@@ -25,6 +25,7 @@ COMMANDS = {
     "watch": "Show an endpoint, a living governor or a recording as a dashboard.",
     "run": "Run a program and govern its agents, without a change to its code.",
     "gateway": "Govern agents of any language, that call an address.",
+    "serve": "Decide for many processes: run the daemon of shared governors.",
     "config": "Show the effective options and the source of each.",
     "explain": "Say why agents waited, from a recording.",
     "report": "Make an HTML page from a recording.",

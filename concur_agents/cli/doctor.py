@@ -11,13 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from concur_agents._sockets import sockets
 from concur_agents.cli.advice import pool_advice, stall_advice
 from concur_agents.cli.console import Console
 from concur_agents.cli.stack import show_stack
 from concur_agents.errors import ConfigError, WatchError
 from concur_agents.observe.frame import Frame
 from concur_agents.observe.socket_client import SocketClient
-from concur_agents.observe.socket_path import sockets
 from concur_agents.probes.diagnosis import CacheProof, Diagnosis, Finding
 from concur_agents.probes.doctor import diagnose
 from concur_agents.probes.http import base_of

@@ -15,8 +15,12 @@ from concur_agents.runtime.config import OPTIONS, RENAMED, Option, Setting, sett
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds all of them to a command, which gets the effective settings as argument `found`."""
+    """Adds all of them to a command, which gets the effective settings as argument `found`.
+
+    One whose name the command uses for something else is left to the environment.
+    """
     own = inspect.signature(command, eval_str=True)
+    options = [option for option in OPTIONS if option.name not in own.parameters]
     added = [
         inspect.Parameter(
             option.name,
@@ -30,7 +34,7 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             annotation=list[str] | None if option.name == "url" else str | None,
         )
-        for option in OPTIONS
+        for option in options
     ]
     added += [
         inspect.Parameter(
@@ -49,7 +53,7 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        names = (*(option.name for option in OPTIONS), *RENAMED)
+        names = (*(option.name for option in options), *RENAMED)
         given = {name: arguments.pop(name) for name in names}
         given["url"] = ",".join(given["url"] or ()) or None
         found: dict[str, Setting] = settings(given, source=lambda option: option.flag)

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from concur_agents._sockets import sockets
 from concur_agents.cli.show import Show
 from concur_agents.errors import WatchError
 from concur_agents.observe.frame import Frame, Point
 from concur_agents.observe.socket import TRAIL
 from concur_agents.observe.socket_client import SocketClient, frames
-from concur_agents.observe.socket_path import sockets
 
 
 def watch_socket(where: str, show: Show, *, interval_s: float) -> None:

@@ -121,13 +121,19 @@ class Admission:
         self.open_agents -= account.admitted_ever
         self._move(account, State.DONE)
 
-    def fill(self, now: float, *, stalled: bool = False) -> list[Account]:
+    def fill(
+        self, now: float, *, stalled: bool = False, forced: Account | None = None
+    ) -> list[Account]:
         """Let in the agents that the limit allows now, best first; returns them, already active.
 
         Args:
             stalled: nothing has moved for so long that one goes in whatever the limit says.
+            forced: waits, and goes in whatever the limit says.
         """
         admitted: list[Account] = []
+        if forced is not None:
+            self.admit(forced, now)
+            admitted.append(forced)
         if self.held_until_s is not None:
             return admitted
         while (

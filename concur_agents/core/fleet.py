@@ -213,6 +213,22 @@ class Fleet(FleetReads):
             self._wait(root, now)
         return self._settle(now)
 
+    def admit(self, agent: AgentId, now: float, pool: str | None = None) -> Decision:
+        """As `Regulator.admit`.
+
+        Args:
+            pool: it is in this one, if it is in none here; None: in one that takes agents.
+        """
+        root = self._here(agent).root
+        if root.pool is None:
+            self._place(root, self._pool_to_force(root, pool, now), now)
+        assert root.pool is not None
+        if root.home is None:  # its calls wait in the pool, or that would let it in without them
+            self._enter(root, root.pool)
+            self._begin_asked(root, root.pool, now)
+        self._hear(root.pool, root.pool.regulator.admit(agent, now), now)
+        return self._settle(now)
+
     def leave(self, agent: AgentId, now: float) -> Decision:
         """As `Regulator.leave`."""
         member = self._members.pop(agent, None)

@@ -215,6 +215,15 @@ class FleetMachine:
                 pool.regulator.arrive(child.agent, now, parent=member.agent)
         self._hear(pool, answer, now)
 
+    def _pool_to_force(self, root: Member, name: str | None, now: float) -> Pool:
+        """Where `root`, which has no pool, is let in whatever the limit says."""
+        pools = self._takers
+        named = [pool for pool in pools if pool.name == name]
+        pool = named[0] if named else pool_for(root, pools, now) or pools[0]
+        if pool.candidate is not None:
+            self._take_back(pool.candidate, now)
+        return pool
+
     def _vacate(self, root: Member) -> None:
         """`root` is no longer in its pool."""
         pool, root.pool = root.pool, None
@@ -321,10 +330,14 @@ class FleetMachine:
             member.asked, member.asks_place = 0, False
             self._let_in[agent] = None
         if entered is not None:
-            pool.candidate = None
-            self._entered += not entered.has_entered
-            entered.has_entered = True
+            self._enter(entered, pool)
             self._begin_asked(entered, pool, now)
+
+    def _enter(self, root: Member, pool: Pool) -> None:
+        """`pool` is the home of `root` from now on."""
+        pool.candidate = None
+        self._entered += not root.has_entered
+        root.has_entered = True
 
     def _begin_asked(self, root: Member, pool: Pool, now: float) -> None:
         """A family that has been let in begins the calls with which it waited."""

@@ -67,6 +67,10 @@ class FleetReads(FleetMachine):
         """Whether neither the page nor the engine of this pool answers; False: there is none."""
         return any(each.is_down for each in self.pools if each.name == pool)
 
+    def is_undecided(self, agent: AgentId) -> bool:
+        """Whether it is not known yet if a call of `agent` waits.  False: what decides is here."""
+        return False
+
     def is_held(self, name: str, now: float) -> bool:
         """As `Regulator.is_held`: a hold is in force in all pools."""
         return self.pools[0].regulator.is_held(name, now)

@@ -219,23 +219,23 @@ class Machine:
             self._hold_on(now)
         meter.pass_time(now, admission.reasoning, admission.claims.reasoning_tokens)
 
-    def _fill(self, now: float, *first: AgentId) -> Decision:
+    def _fill(self, now: float, *first: AgentId, forced: Account | None = None) -> Decision:
         """What every call ends with: let in the agents that may be now, and answer."""
         admission, woken = self._admission, list(first)
         if self._stops and admission.held_until_s is None:
             woken += self._let_go(now)
         if len(admission.queue):
-            woken += self._let_in(now)
+            woken += self._let_in(now, forced)
             admission.queue.settle()
         moves, admission.moves = tuple(admission.moves), []
         return Decision(woken, moves)
 
-    def _let_in(self, now: float) -> list[AgentId]:
+    def _let_in(self, now: float, forced: Account | None = None) -> list[AgentId]:
         admission, meter = self._admission, self._meter
         stall_s = self._stall_s()
         stalled = stall_s is not None and stall_s <= now
         woken: list[AgentId] = []
-        for root in admission.fill(now, stalled=stalled):
+        for root in admission.fill(now, stalled=stalled, forced=forced):
             meter.last_call_s = now
             waiters, root.waiters = root.waiters, {}
             woken += waiters or ([] if root.departed else [root.agent])
@@ -264,6 +264,20 @@ class Machine:
         self._sizes.begin(root, in_calls)
         return True
 
+    def _begin_stopped(self, root: Account, now: float) -> list[AgentId]:
+        """The calls of `root` that a hold has stopped at a boundary have left all the same."""
+        if any(root.waiters.values()):
+            root.is_cut_short = True  # so that it is no boundary
+            self._pass_boundary(root, now)
+        return self._begin_waiters(root, now)
+
+    def _begin_waiters(self, root: Account, now: float) -> list[AgentId]:
+        waiters, root.waiters = root.waiters, {}
+        for agent, calls in waiters.items():
+            if calls:
+                self._accounts[agent].begin_calls(calls, now)
+        return list(waiters)
+
     def _hold_on(self, now: float) -> None:
         """Every boundary is closed until the last hold is over."""
         self._holds = {name: until_s for name, until_s in self._holds.items() if until_s > now}
@@ -280,11 +294,7 @@ class Machine:
             if any(root.waiters.values()) and not self._pass_boundary(root, now):
                 self._admission.wait(root, now)
                 continue
-            waiters, root.waiters = root.waiters, {}
-            for agent, calls in waiters.items():
-                if calls:
-                    self._accounts[agent].begin_calls(calls, now)
-            woken += waiters
+            woken += self._begin_waiters(root, now)
         return woken
 
     def _stall_s(self) -> float | None:

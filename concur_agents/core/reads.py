@@ -26,6 +26,10 @@ class Reads(Machine):
         """By name, until when each hold in force may last [s]."""
         return self._holds
 
+    def is_undecided(self, agent: AgentId) -> bool:
+        """Whether it is not known yet if a call of `agent` waits.  False: what decides is here."""
+        return False
+
     def is_held(self, name: str, now: float) -> bool:
         """Whether the hold of this name is in force."""
         return self._holds.get(name, now) > now

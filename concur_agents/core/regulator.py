@@ -277,6 +277,20 @@ class Regulator(Reads):
         root.waiters.setdefault(agent, 0)
         return self._fill(now)
 
+    def admit(self, agent: AgentId, now: float, pool: str | None = None) -> Decision:
+        """`agent` has a place already, whatever the limit says, as its host has let it in.
+
+        For hosts that lost touch with this Regulator for a while.  Its calls that wait begin.
+        """
+        root = self._accounts[agent].root
+        self._pass_time(now)
+        if root.state.is_active:
+            return self._fill(now, *self._begin_stopped(root, now))
+        root.is_suspended = False
+        if root.state is State.SUSPENDED:
+            self._admission.wait(root, now)
+        return self._fill(now, forced=root)
+
     def leave(self, agent: AgentId, now: float) -> Decision:
         """`agent` finished, failed or was cancelled, wherever it stood.  Idempotent.
 

@@ -16,6 +16,7 @@ Cause = Literal[
     "tokens",
     "next",
     "pools",
+    "daemon",
 ]
 
 
@@ -69,6 +70,8 @@ class Reason:
                 )
             case "next":
                 return "about to be let in"
+            case "daemon":
+                return "waits for the daemon, which cannot be reached"
             case "pools":
                 others = self.count - 1
                 also = f", as do {others:.0f} others" if others > 1 else ", as does 1 other"

@@ -21,7 +21,6 @@ import logging
 import os
 import selectors
 import socket
-import stat
 import threading
 import weakref
 from collections import deque
@@ -32,9 +31,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concur_agents import _moved
+from concur_agents._sockets import bind, make_private, own_folder
 from concur_agents.errors import ConfigError
 from concur_agents.observe.frame import Point, finite, frame_of
-from concur_agents.observe.socket_path import is_alive, own_folder
 
 if TYPE_CHECKING:
     from concur_agents.runtime.host import Host
@@ -74,8 +73,8 @@ def listen(governor: Host, where: str | os.PathLike[str]) -> Callable[[], None]:
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigError("this system has no unix sockets: use record= and watch the recording")
     path = _free_name() if os.fspath(where) == AUTO else _given(where)
-    _make_private(path.parent)
-    listener = _bind(path)
+    make_private(path.parent)
+    listener = bind(path, MOST_WATCHERS)
     # Runs when the caller calls it, when the governor is dropped, at the latest when the
     # interpreter ends. In a forked child it must leave the file alone: the parent owns it.
     watched = _Listener(weakref.ref(governor), listener)
@@ -200,45 +199,6 @@ def _free_name() -> Path:
 
 def _given(where: str | os.PathLike[str]) -> Path:
     return Path(os.fspath(where).replace("{pid}", str(os.getpid()))).absolute()
-
-
-def _make_private(folder: Path) -> None:
-    """Makes the folder, and checks that only its owner may enter it."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConfigError(
-            f"other users may enter {folder} and could watch through a socket there: name one in "
-            f'a folder of your own (mkdir -m 700), or use socket="{AUTO}"'
-        )
-
-
-def _bind(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            if is_alive(path):
-                raise ConfigError(
-                    f"a process listens on {path} already: name another; {{pid}} in its name "
-                    "stands for the process id"
-                )
-            path.unlink()  # left behind by a process that was killed
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(MOST_WATCHERS)
-        listener.setblocking(False)
-    except BaseException as error:
-        listener.close()
-        if isinstance(error, OSError):
-            most = "; the path of a socket has at most about 100 characters"
-            raise ConfigError(
-                f"cannot listen on {path}: {error.strerror or str(error) + most}"
-            ) from error
-        raise
-    return listener
 
 
 def __getattr__(name: str) -> Any:

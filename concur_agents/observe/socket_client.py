@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from concur_agents._sockets import check_folder
 from concur_agents.errors import WatchError
 from concur_agents.observe.frame import Frame, Point
-from concur_agents.observe.socket_path import check_folder
 
 MOST_ANSWER = 2**22
 """Longest answer [characters]; a frame has at most some thousand."""

@@ -92,6 +92,10 @@ class RecordingRegulator:
         """See `Regulator.resume`."""
         return self._pass_on("resume", agent, now, {})
 
+    def admit(self, agent: str, now: float, pool: str | None = None) -> Decision:
+        """See `Regulator.admit`."""
+        return self._pass_on("admit", agent, now, _of(pool))
+
     def leave(self, agent: str, now: float) -> Decision:
         """See `Regulator.leave`."""
         return self._pass_on("leave", agent, now, {})

@@ -191,6 +191,13 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Unix socket for `concur watch` to look on: a path, or 'auto'. None: nothing listens.",
     ),
+    Option(
+        "shared",
+        str,
+        None,
+        "The daemon that decides for many processes: 'auto', unix:PATH or tcp://HOST:PORT.",
+    ),
+    Option("token", str, None, "What that daemon asks for over TCP.", secret=True),
 )
 
 _BY_NAME = {option.name: option for option in OPTIONS}

@@ -73,6 +73,7 @@ class Endpoints:
         make_poller: makes what reads an address; None as the address: the one probe or nothing.
         router: all calls go there, and it picks; None: they go to the addresses themselves.
         labels: names of the addresses, where they are others than these.
+        are_given: which pools there are is said by a daemon, and not found out here.
 
     Raises:
         ConfigError: an address is there twice, or `ranks` is out of its range.
@@ -83,6 +84,7 @@ class Endpoints:
     make_poller: Callable[[str | None], EnginePoller]
     router: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    are_given: bool = False
     all: list[Endpoint] = field(init=False, default_factory=list)
     addresses: dict[str, Address] = field(init=False, default_factory=dict)
     """By the names of the pools; empty: there is one pool."""
@@ -155,6 +157,8 @@ class Endpoints:
     def is_due(self) -> bool:
         """Whether the pools are to be others than they are."""
         layout = self.layout()
+        if self.are_given:
+            return False
         if not layout:
             return self.is_fleet
         is_same = all(self.addresses.get(pool) == address for pool, address in layout.items())

@@ -18,8 +18,9 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 from concur_agents import _moved
 from concur_agents.core import FIRST_READING_S, Law
@@ -50,11 +51,14 @@ from concur_agents.runtime.regrouping import Regrouping
 from concur_agents.runtime.served import Served
 from concur_agents.runtime.session import Session
 from concur_agents.runtime.sessions import Sessions
+from concur_agents.runtime.sharing import Sharing
 from concur_agents.runtime.ticker import Ticker
 from concur_agents.runtime.ungoverned import Ungoverned, UngovernedCalls, check_ungoverned
 from concur_agents.runtime.weakly import weakly
+from concur_agents.wire import SharedLaw
 
 if TYPE_CHECKING:
+    from concur_agents.core import Regulator
     from concur_agents.probes import Probe
     from concur_agents.probes.connection import Headers, Verify
 
@@ -90,6 +94,8 @@ class Host(Reads, Pools):
         record: str | os.PathLike[str] | None = None,
         shadow: str | Law | None = None,
         socket: str | os.PathLike[str] | None = None,
+        shared: str | None = None,
+        token: str | None = None,
         background: bool = True,
         clock: Callable[[], float] = time.monotonic,
         **unknown: Never,
@@ -106,7 +112,7 @@ class Host(Reads, Pools):
         urls = list(names) or addresses_in(url)
         if url is not None and probe is not None:
             raise ConfigError("give either a url or a probe, not both: each says what to read")
-        if api_key is not None and url is None:
+        if api_key is not None and url is None and shared is None:
             raise ConfigError("api_key is sent to the url, and there is none: give the url too")
         if url is None and (metrics_headers is not None or metrics_verify is not True):
             raise ConfigError(
@@ -114,6 +120,34 @@ class Host(Reads, Pools):
                 "url too, or HttpProbe(url, headers=..., verify=...) as probe"
             )
         has_endpoint = url is not None or probe is not None
+        self._sharing: Sharing | None = None
+        if shared is not None:
+            if not background or (probe, shadow, pools) != (None, None, None):
+                raise ConfigError(
+                    "a shared governor has a thread, and no probe, shadow law or router of its "
+                    "own: leave background, probe, shadow and pools out"
+                )
+            self._sharing = Sharing(
+                shared,
+                token,
+                {
+                    "url": urls or None,
+                    "ranks": ranks,
+                    "api_key": api_key,
+                    "metrics_headers": metrics_headers,
+                    "metrics_verify": metrics_verify,
+                    "law": law,
+                    "limit": limit,
+                    "poll_interval_s": poll_interval_s,
+                    "max_wait_s": max_wait_s,
+                    "max_open": max_open,
+                    "blind_after_s": blind_after_s,
+                    "blind_agents": blind_agents,
+                },
+            )
+            has_endpoint, law, limit = False, SharedLaw(), None
+        elif token is not None:
+            raise ConfigError("token is for the daemon, and shared says where that is: give both")
         self._law = choose_law(law, limit, has_endpoint=has_endpoint)
         self._shadow_law = None
         if shadow is not None:
@@ -137,6 +171,7 @@ class Host(Reads, Pools):
             ),
             router=url if names and isinstance(url, str) else None,
             labels=names,
+            are_given=shared is not None,
         )
         if shadow is not None and self._endpoints.is_fleet:
             raise ConfigError("a shadow law decides beside one pool, and there are several")
@@ -185,11 +220,14 @@ class Host(Reads, Pools):
     def _begin(self, former: Sessions | None = None) -> None:
         """The parts that belong to one process: no agent is here and nothing has been read."""
         clock, options, endpoints = self._clock, self._regulator_options, self._endpoints
-        start_s = clock()
+        start_s, sharing = clock(), self._sharing
         try:
             regulator = make_regulator(self._law, start_s, options, list(endpoints.addresses))
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from error
+        if sharing is not None:
+            regulator = cast("Regulator", sharing.begin(start_s, endpoints))  # it has the door
+            self._end_sharing = weakref.finalize(self, sharing.stop)
         self._poll_thread = PollThread(self.beat, endpoints.close)
         self._dispatcher = Dispatcher()
         unread = {**options, "first_reading_s": 0.0}  # one made in the middle waits for none
@@ -197,7 +235,11 @@ class Host(Reads, Pools):
             regulator,
             self._dispatcher,
             max_wait_s=options["max_wait_s"],
-            make_regulator=lambda law, now, pools: make_regulator(law, now, unread, pools),
+            make_regulator=(
+                (lambda law, now, pools: make_regulator(law, now, unread, pools))
+                if sharing is None
+                else (lambda *_: sharing.anew())
+            ),
             former=former,
         )
         if former is None:
@@ -205,7 +247,7 @@ class Host(Reads, Pools):
                 sessions,
                 self._dispatcher,
                 clock=clock,
-                always_beats=self._ticks,
+                always_beats=self._ticks or sharing is not None,
                 nudge=weakly(self._nudge),
             )
         else:  # the agents' handles hold on to it
@@ -221,6 +263,8 @@ class Host(Reads, Pools):
             url=endpoints.first.url,
         )
         read = endpoints.all if self._ticks or endpoints.is_fleet else []
+        if sharing is not None:
+            read = []  # the daemon reads them
         readers = [self._reader(each) for each in read]
         self._served = Served(self._monitor, endpoints, weakly(self._nudge))
         self._watch = PinWatch(
@@ -259,6 +303,9 @@ class Host(Reads, Pools):
         for session in former.by_id.values():
             session.left_s = now  # its gates pass, and it is no current agent
         self._endpoints.after_fork()
+        if self._sharing is not None:
+            self._end_sharing.detach()
+            self._sharing.after_fork()
         self._begin(former)
 
     # Agents
@@ -372,17 +419,24 @@ class Host(Reads, Pools):
         self._hide()
         self._recording.end()
         ends_s = time.monotonic() + join_s
+        if self._sharing is not None:
+            self._end_sharing()
+            self._sharing.join(join_s)
         self._poll_thread.stop(join_s)
         if self._poll_thread.thread is None:
             self._endpoints.close()  # otherwise the thread does, as it ends
         for endpoint in self._endpoints.all:
             endpoint.poller.join(max(0.0, ends_s - time.monotonic()))
 
-    def __reduce__(self) -> Never:
-        raise TypeError(
-            "a governor belongs to its process and cannot be pickled: make one in each process, "
-            "for example with Governor.from_env()"
-        )
+    def __reduce__(self) -> Any:
+        """Of a shared governor: another one, which connects to the same daemon."""
+        if self._sharing is None:
+            raise TypeError(
+                "a governor belongs to its process and cannot be pickled: make one in each "
+                "process, for example with Governor.from_env(), or share one: Governor(shared=...)"
+            )
+        options: dict[str, Any] = {"ungoverned": self.ungoverned, "routes": self.routes}
+        return partial(type(self), **self._sharing.options, **options), ()
 
     def __enter__(self) -> Self:
         return self
@@ -425,12 +479,23 @@ class Host(Reads, Pools):
         """
         return self._ticker.beat()
 
+    @property
+    def monitor(self) -> Monitor:
+        """What decides, for hosts of agents that are not of this process."""
+        return self._monitor
+
+    def start(self) -> None:
+        """Reads the engine from now on; otherwise that begins with the first agent."""
+        self._nudge()
+
     def _nudge(self) -> None:
         if not self._background:
             if self.on_due is not None:
                 self.on_due()
             return
         try:
+            if self._sharing is not None:
+                self._sharing.start(self._monitor)
             self._poll_thread.nudge()
         except RuntimeError:  # no more threads, or the interpreter is shutting down
             logger.warning("cannot start the governor's thread; it only acts at boundaries")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from concur_agents.runtime.pool_reader import PoolReader
     from concur_agents.runtime.regrouping import Regrouping
     from concur_agents.runtime.served import Served
+    from concur_agents.runtime.sharing import Sharing
     from concur_agents.runtime.ticker import Ticker
 
 
@@ -34,6 +35,7 @@ class Pools:
     _served: Served
     _watch: PinWatch
     _nudge: Callable[[], None]
+    _sharing: Sharing | None
     _reader: Callable[[Endpoint], PoolReader]
 
     def flushed(self, pool: str | None = None) -> None:
@@ -197,6 +199,8 @@ class Pools:
             self._monitor.decide(change)
 
     def _check_fleet(self) -> None:
+        if self._sharing is not None:
+            raise ConfigError("the pools of a shared governor are those of its daemon")
         if not self._endpoints.is_fleet:
             raise ConfigError(
                 "this governor was made for one pool: give it a list of addresses, such as "

@@ -54,6 +54,8 @@ class Sessions:
         self.regulator = regulator
         self.by_id: dict[str, Session] = {}
         self.tickets = Tickets()
+        self.elsewhere: Callable[[str], object] = lambda agent: None
+        """Called with each agent that is let in and is not of this process."""
         self._dispatcher = dispatcher
         self._max_wait_s = math.inf if max_wait_s is None else max_wait_s
         # What a fork leaves as it was:
@@ -172,12 +174,18 @@ class Sessions:
             session.id, now, prompt_tokens=ticket.prompt_tokens, prefix=prefix
         )
         self.admit(let_in, now)
-        if not ticket.granted and session.waiting_since_s is None:
+        if not ticket.granted and not self.regulator.is_undecided(session.id):
+            self.pause(session.id, now)
+        self.tickets.wait_for(ticket, make_waiter)
+        return ()
+
+    def pause(self, agent: str, now: float) -> None:
+        """The calls of `agent` wait; with a shared regulator that is known a little later."""
+        session = self.by_id.get(agent)
+        if session is not None and session.asked and session.waiting_since_s is None:
             session.waiting_since_s = now
             session.pauses += 1
             self.tell("paused", now, session)
-        self.tickets.wait_for(ticket, make_waiter)
-        return ()
 
     def withdraw(self, ticket: Ticket, now: float) -> Iterable[str]:
         """The wait for this ticket was cancelled, perhaps after the grant."""
@@ -350,6 +358,7 @@ class Sessions:
         for agent in let_in:
             session = self.by_id.get(agent)
             if session is None:
+                self.elsewhere(agent)
                 continue
             if session.entering is not None:
                 self._let_in(session, now)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from concur_agents import ConfigError, Governor, WatchError
+from concur_agents._sockets import sockets
 from concur_agents.cli.app import main
 from concur_agents.observe.frame import Frame, frame_of
 from concur_agents.observe.socket import MOST_WATCHERS
 from concur_agents.observe.socket_client import SocketClient
-from concur_agents.observe.socket_path import sockets
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from concur_agents import ConfigError, Governor
+from concur_agents._sockets import sockets
 from concur_agents.cli.app import main
 from concur_agents.core import make_law
-from concur_agents.observe.socket_path import sockets
 from concur_agents.runtime.config import OPTIONS, environment, governor_options, settings
 
 DOCS = Path(__file__).parents[2] / "docs"

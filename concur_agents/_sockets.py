@@ -1,4 +1,4 @@
-"""Where the sockets of `concur watch` are, and which of them are alive."""
+"""Unix sockets of ours: where they are, who may connect, and which of them are alive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from concur_agents.errors import WatchError
+from concur_agents.errors import ConfigError, WatchError
 
 _LONGEST_FOLDER = 80
 """Bytes in the path of `own_folder`: macOS bounds the path of a socket to 103, Linux to 107."""
@@ -53,8 +53,8 @@ def check_folder(folder: Path) -> None:
     if found.st_uid != os.getuid() or stat.S_ISLNK(found.st_mode) or found.st_mode & 0o022:
         raise WatchError(
             f"{folder} is owned by another user, is a link, or other users may write there, so "
-            "what answers there may be no governor of yours: `concur watch` reads only from a "
-            "folder that is yours alone"
+            "what answers there may be no governor of yours: only sockets in a folder that is "
+            "yours alone are used"
         )
 
 
@@ -67,3 +67,47 @@ def is_alive(path: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def make_private(folder: Path) -> None:
+    """Makes the folder, and checks that only its owner may enter it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"other users may enter {folder} and could connect to a socket there: name one in "
+            'a folder of your own (mkdir -m 700), or use "auto"'
+        )
+
+
+def bind(path: Path, backlog: int) -> socket.socket:
+    """Listens on a socket that only its owner may open.
+
+    Raises:
+        ConfigError: a process listens there already, or the path cannot be used.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            if is_alive(path):
+                raise ConfigError(
+                    f"a process listens on {path} already: name another; {{pid}} in its name "
+                    "stands for the process id"
+                )
+            path.unlink()  # left behind by a process that was killed
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except BaseException as error:
+        listener.close()
+        if isinstance(error, OSError):
+            most = "; the path of a socket has at most about 100 characters"
+            raise ConfigError(
+                f"cannot listen on {path}: {error.strerror or str(error) + most}"
+            ) from error
+        raise
+    return listener

@@ -1,0 +1,308 @@
+"""The server: sockets and time around a `Hub`, in one asyncio loop.
+
+The governor's thread reads the engines and decides as well; the governor's lock is what orders the
+two.  What the hub has to say is sent by the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, cast
+
+from concur_agents._sockets import bind, make_private
+from concur_agents.errors import ConfigError
+from concur_agents.governor import Governor
+from concur_agents.runtime.daemon_address import DaemonAddress
+from concur_agents.wire import Frames, Hub, Message, Receiver, Sender, WireError
+from concur_agents.wire.messages import PoolAddress, Refused
+
+logger = logging.getLogger("concur_agents")
+
+TURN_S = 0.25
+"""What is due by time is looked after so often [s]."""
+
+HELLO_S = 10.0
+"""A connection that has not said hello after so long [s] is closed."""
+
+MOST_UNREAD = 2**23
+"""A client that does not read more than this [bytes] is dropped."""
+
+BACKLOG = 1024
+
+
+def listen(address: DaemonAddress, token: str | None) -> tuple[socket.socket, bool]:
+    """Listens for clients.
+
+    Returns:
+        The socket, and whether a daemon that listened there before was killed.
+
+    Raises:
+        ConfigError: it cannot be listened to, or others could connect without a token.
+    """
+    if address.path is not None:
+        make_private(address.path.parent)
+        is_successor = address.path.is_socket()
+        return bind(address.path, BACKLOG), is_successor
+    if not token:
+        raise ConfigError(
+            f"{address} is open to all users of this machine and perhaps of others: give a token "
+            "(CONCUR_TOKEN), which each client has to send"
+        )
+    try:
+        return socket.create_server((address.host, address.port), backlog=BACKLOG), True
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def log_to_stderr() -> None:
+    """Our lines from INFO on, those of libraries from WARNING on."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logger.setLevel(logging.INFO)
+
+
+class Daemon:
+    """Lets clients in, and asks the governor for them.
+
+    Args:
+        governor: decides; it has no agents of its own.
+        settle_s: see `Hub`.
+        token: what clients over TCP have to send.
+        idle_s: it ends when so long [s] no client was there; None: it does not.
+    """
+
+    def __init__(
+        self,
+        governor: Governor,
+        *,
+        settle_s: float,
+        token: str | None = None,
+        idle_s: float | None = None,
+    ) -> None:
+        self._monitor = governor.monitor
+        self._governor = governor
+        self._idle_s = idle_s
+        self._seen_s = time.monotonic()
+        self._clients: dict[int, _Client] = {}
+        self._numbers = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+        self._loop_thread = 0
+        self.hub = Hub(
+            lambda: self._monitor.sessions.regulator,
+            self._monitor.clock(),
+            settle_s=settle_s,
+            token=token,
+            law=governor.law.name,
+        )
+        self._monitor.sessions.elsewhere = self._let_in
+
+    async def serve(self, listeners: Iterable[tuple[socket.socket, DaemonAddress]]) -> None:
+        """Serves until `end`, SIGTERM or SIGINT, or until it has been idle for long."""
+        loop = self._loop = asyncio.get_running_loop()
+        ended = self._ended = asyncio.Event()
+        self._loop_thread = threading.get_ident()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, ValueError, RuntimeError):  # not in the main thread
+                loop.add_signal_handler(number, ended.set)
+        servers: list[asyncio.Server] = []
+        listeners = list(listeners)
+        try:
+            for found, address in listeners:
+                make = self._maker(address)
+                if address.path is None:
+                    servers.append(await loop.create_server(make, sock=found))
+                else:
+                    servers.append(await loop.create_unix_server(make, sock=found))
+            self._governor.start()
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), TURN_S)
+                self._turn()
+        finally:
+            for server in servers:
+                server.close()
+            for client in list(self._clients.values()):
+                client.close()
+            for _, address in listeners:
+                if address.path is not None:
+                    address.path.unlink(missing_ok=True)
+        if self._monitor.sessions.bug is not None:
+            raise self._monitor.sessions.bug
+
+    def end(self) -> None:
+        """Ends it.  From any thread."""
+        if self._loop is not None and self._ended is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    # -- clients -----------------------------------------------------------------------------------
+
+    def _maker(self, address: DaemonAddress) -> Callable[[], asyncio.Protocol]:
+        return lambda: _Client(self, is_trusted=address.is_trusted)
+
+    def join(self, client: _Client) -> int:
+        """A client has connected; returns its number."""
+        self._numbers += 1
+        self._clients[self._numbers] = client
+        self.hub.connect(self._numbers, is_trusted=client.is_trusted)
+        return self._numbers
+
+    def receive(self, number: int, messages: list[Message]) -> None:
+        """A client says something.
+
+        Raises:
+            WireError: it is to be dropped.
+        """
+
+        def act(now: float) -> None:
+            for message in messages:
+                self.hub.receive(number, message, now)
+
+        try:
+            self._decide(act)
+        finally:
+            self._flush()
+
+    def drop(self, number: int) -> None:
+        """A client is of no use; it may come back."""
+        self._clients.pop(number, None)
+        self._decide(lambda _: self.hub.drop(number))
+        self._flush()
+
+    def leave(self, number: int) -> None:
+        """A client has hung up."""
+        if self._clients.pop(number, None) is not None:
+            self._decide(lambda now: self.hub.disconnect(number, now))
+            self._flush()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _decide(self, do: Callable[[float], object]) -> None:
+        """Runs `do(now)` under the governor's lock."""
+
+        def act(now: float) -> tuple[()]:
+            do(now)
+            return ()
+
+        self._monitor.decide(act)
+        if self._monitor.sessions.bug is not None and self._ended is not None:
+            self._ended.set()  # another daemon begins with what the clients know
+
+    def _let_in(self, agent: str) -> None:
+        """Under the lock: a reading, or time, has let in an agent of a client."""
+        self.hub.let_in([agent])
+        if self._loop is not None and threading.get_ident() != self._loop_thread:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._flush)
+
+    def _turn(self) -> None:
+        self._decide(self._advance)
+        self._flush()
+        now_s = time.monotonic()
+        for client in list(self._clients.values()):
+            if not client.is_greeted and now_s - client.since_s > HELLO_S:
+                client.refuse("no hello came")
+        if self._clients:
+            self._seen_s = now_s
+        elif self._idle_s is not None and now_s - self._seen_s >= self._idle_s:
+            logger.info("no client for %.0f s: the daemon ends", self._idle_s)
+            self.end()
+
+    def _advance(self, now: float) -> None:
+        addresses = self._governor.addresses
+        if addresses:
+            regulator: Any = self._monitor.sessions.regulator
+            self.hub.set_pools(
+                PoolAddress(
+                    name, address.url, address.rank, address.by_body, regulator.is_down(name)
+                )
+                for name, address in addresses.items()
+            )
+        self.hub.advance(now)
+
+    def _flush(self) -> None:
+        """Sends what the hub has to say."""
+        out: list[tuple[int, Message]] = []
+        closing: list[int] = []
+
+        def take(_: float) -> None:
+            out.extend(cast("list[tuple[int, Message]]", self.hub.take()))
+            closing.extend(cast("list[int]", self.hub.closing))
+            self.hub.closing = []
+
+        self._decide(take)
+        for number, message in out:
+            client = self._clients.get(number)
+            if client is not None:
+                client.send(message)
+        for number in closing:
+            client = self._clients.pop(number, None)
+            if client is not None:
+                client.close()
+
+
+class _Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, daemon: Daemon, *, is_trusted: bool) -> None:
+        self._daemon, self.is_trusted = daemon, is_trusted
+        self._frames, self._receiver, self._sender = Frames(), Receiver(), Sender()
+        self._transport: asyncio.Transport | None = None
+        self._number = 0
+        self.is_greeted = False
+        self.since_s = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+        found = self._transport.get_extra_info("socket")
+        if found is not None and found.family != getattr(socket, "AF_UNIX", None):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._number = self._daemon.join(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._transport is None:
+            return
+        try:
+            found = [self._receiver.message(line) for line in self._frames.cut(data)]
+            self._daemon.receive(self._number, [message for message in found if message])
+        except WireError as error:
+            self.refuse(str(error))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = None
+        self._daemon.leave(self._number)
+
+    def send(self, message: Message) -> None:
+        """Sends a frame; a client that does not read is dropped."""
+        if self._transport is None:
+            return
+        self.is_greeted = True
+        self._transport.write(self._sender.frame(message))
+        if self._transport.get_write_buffer_size() > MOST_UNREAD:
+            self._transport.abort()
+
+    def refuse(self, why: str) -> None:
+        """Says why, and hangs up."""
+        if self._transport is None:
+            return
+        peer = self._transport.get_extra_info("peername") or "this machine"
+        logger.warning("a client at %s was dropped: %s", peer, why)
+        self._transport.write(self._sender.frame(Refused(why[:500])))
+        self._daemon.drop(self._number)
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()

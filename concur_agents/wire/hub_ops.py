@@ -1,0 +1,231 @@
+"""What a hub does with the ops of its sessions: each is booked, and asked of the Regulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from concur_agents.core import AgentId, Reason, View
+from concur_agents.wire.book import Book, Entry
+from concur_agents.wire.messages import Message, Op, Open, WireError, finite
+from concur_agents.wire.put_back import begin_passed
+
+OPEN_BELOW, CLOSED_ABOVE = 0.6, 0.75
+"""Boundaries are open from a fill of the pools below the one to one above the other."""
+
+Connection = Hashable
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client process."""
+
+    name: str
+    epoch: int = 0
+    seq: int = 0
+    """The last op that was taken."""
+    heard_s: float = 0.0
+    connection: Connection | None = None
+    """None: it was dropped, and may come back."""
+    book: Book = field(default_factory=Book)
+    waiting: list[Entry] = field(default_factory=list)
+    """Families of its roster that are put back once the hub has settled."""
+    holds: set[str] = field(default_factory=set)
+    deferred: list[Op] = field(default_factory=list)
+    """Ops that came before."""
+    granted: list[tuple[str, int, str | None]] = field(default_factory=list)
+    waits: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)
+
+    def key(self, entry: Entry) -> AgentId:
+        """The Regulator's name of an agent."""
+        return f"{self.name}/{entry.agent}"
+
+
+class HubOps:
+    """The sessions' agents.  Owned by `Hub`."""
+
+    def __init__(self, regulator: Callable[[], Any], settles_s: float | None) -> None:
+        self._regulator = regulator
+        self._settles_s = settles_s
+        self._sessions: dict[str, Session] = {}
+        self._connected: dict[Connection, Session] = {}
+        self._out: list[tuple[Connection, Message]] = []
+        self._open = False
+
+    def let_in(self, agents: Iterable[AgentId]) -> None:
+        """The Regulator has let these in."""
+        for key in agents:
+            name, _, agent = key.partition("/")
+            session = self._sessions.get(name)
+            entry = None if session is None else session.book.find(agent)
+            if session is None or entry is None:
+                continue
+            root = entry.root
+            is_news = bool(entry.asks) or root.wants_place or not root.has_place
+            session.book.grant(entry)
+            root.pool = self._regulator().pool_of(key)
+            if is_news:
+                session.granted.append((agent, session.seq, root.pool))
+
+    # -- ops --------------------------------------------------------------------------------------
+
+    def _take(self, session: Session, op: Op, now: float) -> None:
+        if op.seq <= session.seq:
+            return
+        if op.seq != session.seq + 1:
+            raise WireError(f"op {op.seq} came after op {session.seq}")
+        session.seq = op.seq
+        if self._settles_s is not None:
+            session.deferred.append(op)
+        else:
+            self._do(session, op, now)
+
+    def _do(self, session: Session, op: Op, now: float) -> None:
+        try:
+            do = getattr(self, f"_{op.method}")
+            do(session, op, now)
+        except (KeyError, ValueError) as error:  # the Regulator cannot do that
+            raise WireError(f"{op.method}: {error}") from error
+
+    def _arrive(self, session: Session, op: Op, now: float) -> None:
+        args = {name: value for name, value in op.args.items() if name != "passed"}
+        entry = session.book.arrive(op.agent, op.seq, args.get("parent"))
+        key = session.key(entry)
+        entry.prompt_tokens, entry.group = args.get("prompt_tokens"), args.get("group")
+        entry.priority = args.get("priority", 0)
+        if entry.parent is not None:
+            args["parent"] = f"{session.name}/{args['parent']}"
+        let_in = self._regulator().arrive(key, now, **args)
+        if entry.parent is not None:  # it is in, and its family perhaps is not
+            let_in = [agent for agent in let_in if agent != key]
+        self.let_in(let_in)
+        self._explain(session, entry, now)
+
+    def _begin_step(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        args = {name: value for name, value in op.args.items() if name != "passed"}
+        if args.get("prompt_tokens") is not None:
+            entry.prompt_tokens = args["prompt_tokens"]
+        key = session.key(entry)
+        if op.args.get("passed"):
+            if not entry.root.entered:
+                raise WireError(f"agent {op.agent!r} passed before it was let in")
+            session.book.pass_on(entry)
+            self.let_in(begin_passed(self._regulator(), key, now, entry.root.pool, **args))
+            return
+        session.book.ask(entry, op.seq)
+        self.let_in(self._regulator().begin_step(key, now, **args))
+        self._explain(session, entry, now)
+
+    def _end_step(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        usage = op.args.get("usage")
+        session.book.end(entry, usage)
+        args = {name: value for name, value in op.args.items() if name != "usage"}
+        self.let_in(self._regulator().end_step(session.key(entry), now, usage, **args))
+
+    def _retry_step(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        self.let_in(self._regulator().retry_step(session.key(entry), now, **op.args))
+
+    def _withdraw_step(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        session.book.withdraw(entry)
+        self.let_in(self._regulator().withdraw_step(session.key(entry), now))
+
+    def _suspend(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        session.book.suspend(entry, op.seq)
+        self.let_in(self._regulator().suspend(session.key(entry), now))
+
+    def _resume(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        session.book.resume(entry, op.seq)
+        self.let_in(self._regulator().resume(session.key(entry), now))
+
+    def _leave(self, session: Session, op: Op, now: float) -> None:
+        entry = session.book.get(op.agent)
+        session.book.leave(entry)
+        self.let_in(self._regulator().leave(session.key(entry), now))
+
+    def _flushed(self, session: Session, op: Op, now: float) -> None:
+        pool = op.args.get("pool")
+        self.let_in(self._regulator().flushed(now, *(() if pool is None else (pool,))))
+
+    def _hold(self, session: Session, op: Op, now: float) -> None:
+        name = op.args["name"]
+        session.holds.add(name)
+        if self._open:
+            self._set_open(False)
+        timeout_s = op.args["timeout_s"]
+        self.let_in(self._regulator().hold(f"{session.name}/{name}", now, timeout_s))
+
+    def _end_hold(self, session: Session, op: Op, now: float) -> None:
+        name = op.args["name"]
+        session.holds.discard(name)
+        self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now))
+
+    def _end(self, session: Session, now: float) -> None:
+        """The client is gone, and its agents leave."""
+        del self._sessions[session.name]
+        for name in session.holds:
+            self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now))
+        waiting = {id(root) for root in session.waiting}
+        for root in session.book.roots:
+            if id(root) not in waiting:
+                for member in (*root.children.values(), root):
+                    self.let_in(self._regulator().leave(session.key(member), now))
+
+    # -- what clients hear beside their grants ----------------------------------------------------
+
+    def _explain(self, session: Session, entry: Entry, now: float) -> None:
+        """Says why an agent waits, if it does."""
+        if not entry.root.waits:
+            return
+        why = self._regulator().why(session.key(entry), now)
+        if why is not None:
+            session.waits.append((entry.agent, session.seq, reason_fields(why)))
+        if self._open:
+            self._set_open(False)
+
+    def _mind_opening(self, now: float) -> None:
+        view = self._regulator().view(now)
+        filled = fill(view)
+        if self._open and filled > CLOSED_ABOVE:
+            self._set_open(False)
+        elif not self._open and filled < OPEN_BELOW and self._settles_s is None:
+            self._set_open(not any(session.holds for session in self._sessions.values()))
+
+    def _set_open(self, is_open: bool) -> None:
+        if is_open is self._open:
+            return
+        self._open = is_open
+        self._tell_all(Open(is_open))
+
+    def _tell_all(self, message: Message) -> None:
+        for connection in self._connected:
+            self._out.append((connection, message))
+
+
+def fill(view: View) -> float:
+    """How full the fullest pool is, 0..; infinity: boundaries must be asked for."""
+    if view.paused + view.queued:
+        return float("inf")
+    views = list(view.pools.values()) or [view]
+    return max(
+        max(each.footprint_tokens / (each.limit.tokens or 1), each.active / each.limit.agents)
+        if each.limit.agents and each.reason not in ("down", "leaving", "blind", "first_reading")
+        else float("inf")
+        for each in views
+    )
+
+
+def reason_fields(why: Reason) -> dict[str, Any]:
+    """A reason for the wire."""
+    found = {each.name: getattr(why, each.name) for each in fields(why) if each.name != "agent"}
+    return {
+        name: finite(value) if isinstance(value, float) else value
+        for name, value in found.items()
+        if value is not None
+    }

@@ -1,0 +1,96 @@
+"""A daemon in a thread, or in a process of its own."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from concur_agents import Governor
+from concur_agents.daemon import Daemon, listen
+from concur_agents.runtime.daemon_address import daemon_address
+
+COMMAND = [sys.executable, "-c", "from concur_agents.cli.app import main; main()"]
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    """A folder of one's own with a short name: the path of a socket has about 100 characters."""
+    with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name)
+
+
+@pytest.fixture
+def serve():
+    """`serve(address, limit=4)`: a daemon in a thread, which ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(where, *, token=None, settle_s=0.0, **options):
+            governor = stack.enter_context(Governor(**options))
+            address = daemon_address(where)
+            listener, _ = listen(address, token)
+            daemon = Daemon(governor, settle_s=settle_s, token=token)
+            thread = threading.Thread(
+                target=lambda: asyncio.run(daemon.serve([(listener, address)])), daemon=True
+            )
+            thread.start()
+            until(lambda: daemon._ended is not None)
+
+            def end():
+                daemon.end()
+                thread.join(10)
+
+            stack.callback(end)
+            return daemon
+
+        yield start
+
+
+@pytest.fixture
+def serve_process():
+    """`serve_process(address, "--limit", "4")`: a `concur serve`, which ends with the test."""
+    started = []
+
+    def start(where, *words):
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--listen", where, *words], stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert "serving" in process.stderr.readline()
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+def until(holds, most_s=20.0):
+    """Waits until `holds()`."""
+    ends_s = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < ends_s, "it did not come to be in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture(name="until")
+def until_fixture():
+    """`until(lambda: ...)`: waits until it holds."""
+    return until
+
+
+@pytest.fixture
+def no_descriptor_left():
+    """The test leaves no open file or socket behind."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    yield
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208

@@ -1,0 +1,96 @@
+"""Four engines, several processes and a daemon, of which one process and the daemon are killed."""
+
+import contextlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from concur_agents.sim.server import EmbeddedServer
+
+CLIENT = """
+import asyncio, json, sys
+import concur_agents as ca
+
+where, url, model = sys.argv[1:]
+gov = ca.Governor(shared=where)
+pools = set()
+
+async def solve(client, name):
+    async with gov.agent(name) as agent:
+        text = name + " a b c d e f g h " * 20
+        for step in range(4):
+            body = {"model": model, "prompt": text, "max_tokens": 5}
+            reply = (await client.post(url + "/v1/completions", json=body)).json()
+            pools.add(agent.pool)
+            text += reply["choices"][0]["text"]
+            if step == 1:
+                print("half", flush=True)
+                await asyncio.to_thread(sys.stdin.readline)
+    return reply["usage"]["completion_tokens"]
+
+async def main():
+    async with gov.http_client("async", module="httpx") as client:
+        done = await asyncio.gather(*(solve(client, f"a{n}") for n in range(6)))
+    print(json.dumps([done, sorted(pools)]), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def engines():
+    """Four simulated engines that answer at once."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(EmbeddedServer("h100-qwen3-8b", time_scale=float("inf")))
+            for _ in range(4)
+        ]
+
+
+@pytest.fixture
+def start(engines):
+    """Starts a client process."""
+    started = []
+
+    def start(where):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, where, engines[0].url, engines[0].model],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.timeout(180)
+def test_no_agent_of_the_others_fails_if_a_process_and_the_daemon_are_killed(
+    folder, engines, serve_process, start
+):
+    where = f"unix:{folder}/d/s"
+    words = [word for engine in engines for word in ("--engine", engine.url)]
+    daemon = serve_process(where, *words)
+    processes = [start(where) for _ in range(2)]
+    for process in processes:
+        for _ in range(6):
+            assert process.stdout.readline() == "half\n"
+    processes[0].kill()
+    daemon.kill()
+    daemon.wait(30)
+    for process in processes[1:]:  # while there is no daemon
+        process.stdin.write("go\n" * 3)
+        process.stdin.flush()
+    serve_process(where, *words)
+    for process in processes[1:]:
+        out, _ = process.communicate("go\n" * 3, timeout=120)
+        done, pools = json.loads(out)
+        assert done == [5] * 6
+        assert set(pools) <= {engine.url for engine in engines}
+        assert len(pools) > 1

@@ -1,0 +1,162 @@
+"""The table of failures (docs/wire.md), row by row, in virtual time."""
+
+import random
+
+import pytest
+
+
+@pytest.fixture
+def world(make_world):
+    """Two clients with three agents each, and four places, of which the first has two."""
+    world = make_world(random.Random(0), clients=2, limit=4)
+    for agent in "abc":
+        for client in world.clients:
+            client.arrive(agent)
+        world.run(0.5)
+    assert [client.inside for client in world.clients] == [2, 2]
+    return world
+
+
+def test_ids_need_not_be_unique_among_clients(world):
+    assert sorted(world.regulator.ids()) == sorted(
+        f"{client}/{agent}" for client in ("c0", "c1") for agent in "abc"
+    )
+
+
+def test_a_client_that_dies_frees_its_places(world):
+    first, second = world.clients
+    world.kill(first)
+    world.run(0.5)
+    assert second.inside == 3
+    assert list(world.hub.sessions) == ["c1"]
+
+
+def test_a_client_that_vanishes_frees_its_places_after_the_time_to_live(world):
+    first, second = world.clients
+    first.is_cut = True
+    world.run(14.0)
+    assert second.inside < 3
+    world.run(5.0)
+    assert second.inside == 3
+
+
+def test_a_client_that_comes_back_keeps_what_is_inside_and_no_agent_is_blocked(world):
+    first, second = world.clients
+    first.is_cut = True
+    world.run(20.0)
+    inside = first.inside
+    assert second.inside == 3
+    assert inside >= 1
+    first.is_cut = False
+    world.run(20.0)
+    assert first.inside >= inside
+    for client in world.clients:
+        for agent in client.agents:
+            client.leave(agent)
+    world.run(2.0)
+    assert world.regulator.view(world.now).active == 0
+    assert not world.regulator.ids()
+
+
+def test_agents_inside_go_on_while_there_is_no_daemon(world):
+    world.kill_daemon()
+    for client in world.clients:
+        for agent in client.agents:
+            if agent not in client.entering:
+                client.begin(agent)
+                assert client.calls[agent] == 1
+                client.end(agent)
+
+
+def test_waiters_wait_five_seconds_for_the_daemon_and_then_go_by_what_was_inside(world):
+    first, _ = world.clients
+    inside = first.inside
+    waits = next(iter(first.entering))
+    inner = next(agent for agent in first.agents if agent not in first.entering)
+    world.kill_daemon()
+    first.leave(inner)
+    world.run(4.5)
+    assert waits in first.entering
+    assert first.inside == inside - 1
+    world.run(1.0)
+    assert first.remote.reason == "local"
+    assert first.inside == max(1, inside - 1)
+
+
+def test_admission_goes_on_a_second_after_the_daemon_is_back(world):
+    world.kill_daemon()
+    world.run(0.5)
+    world.start_daemon()
+    world.run(1.0)
+    first, _ = world.clients
+    first.leave(next(agent for agent in first.agents if agent not in first.entering))
+    world.run(1.5)
+    assert world.inside == 4
+    assert world.regulator.view(world.now).active == 4
+
+
+def test_a_daemon_that_is_back_counts_what_went_in_meanwhile(world):
+    world.kill_daemon()
+    world.run(10.0)
+    inside = world.inside
+    world.start_daemon()
+    world.run(3.0)
+    assert world.inside == inside == world.regulator.view(world.now).active
+
+
+def test_a_grant_that_crosses_its_withdrawal_is_ignored_and_the_place_is_free(world):
+    first, _ = world.clients
+    inner = next(agent for agent in first.agents if agent not in first.entering)
+    first.begin(inner)
+    first.withdraw(inner)
+    first.begin(inner)
+    first.withdraw(inner)
+    world.run(1.0)
+    assert first.calls[inner] == 0
+    assert world.regulator.view(world.now).reasoning == 0
+
+
+def test_below_the_knee_boundaries_pass_without_an_answer(make_world):
+    """A network may cost nothing where all fits."""
+    world = make_world(random.Random(0), clients=1, limit=10)
+    (client,) = world.clients
+    client.arrive("a")
+    world.run(1.0)
+    client.begin("a")
+    assert client.calls["a"] == 1
+    world.run(0.5)
+    assert world.regulator.view(world.now).reasoning == 1
+
+
+def test_a_client_that_only_reports_hears_that_the_daemon_lives(make_world):
+    """Found by a benchmark: reports have no answer, and the daemon passed for silent."""
+    world = make_world(random.Random(0), clients=1, limit=10)
+    (client,) = world.clients
+    client.arrive("a")
+    world.run(1.0)
+    for _ in range(30):
+        client.begin("a")
+        client.end("a")
+        world.run(1.0)
+    assert client.remote._epoch == 1, "it has never had to connect again"
+
+
+def test_nested_agents_and_parallel_calls_need_no_answer(world):
+    first, _ = world.clients
+    inner = next(agent for agent in first.agents if agent not in first.entering)
+    first.arrive("child", inner)
+    first.begin("child")
+    world.run(0.5)
+    assert first.calls["child"] == 1
+    first.begin(inner)
+    assert first.calls[inner] == 1
+
+
+def test_a_message_of_another_kind_ends_the_connection(world):
+    """A client that speaks nonsense is dropped and harms no other."""
+    first, second = world.clients
+    before = second.inside
+    first.connection._at_hub(b'{"n":99,"kind":"ops","ops":[["shout","a",1,{}]]}\n')
+    assert second.inside == before
+    world.run(3.0)
+    assert world.inside == 4
