@@ -85,6 +85,8 @@ class FleetMachine(RuleBasedStateMachine):
             assert agent in waiting or agent in args[:1] or not asks, "it does not wait"
             self.calls[agent] = self.calls.get(agent, 0) + self.waits.pop(agent, 0)
             self.entered.add(agent)
+        if name == "found":  # it is where it was served, wherever that is
+            homes.pop(self.root_of[args[0]], None)
         self.check_moves(homes, answer)
         return answer
 
