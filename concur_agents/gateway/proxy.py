@@ -160,7 +160,11 @@ class Proxy:
         body = await self._room.read(request.content, PATIENCE_S)
         parsed = None if "content-encoding" in request.headers else body.parsed()
         process = None if self._processes is None else await self._processes.of(request)
-        asked = Asked(request, path, body, parsed, record)
+        asked = Asked(request, path, body, record)
+        if parsed is not None:  # which is as large as the body, and is not kept
+            asked.is_json = True
+            asked.is_stream = parsed.get("stream") is True
+            asked.asks_usage = "stream_options" in parsed
         asked.identity = identify(
             named,
             of_key,
@@ -219,7 +223,7 @@ class Proxy:
     def _launch(self, asked: Asked, most_s: float | None) -> Flight:
         flight: Flight | None = None
         try:
-            prompt = None if asked.parsed is None else of_body(asked.body.read)
+            prompt = of_body(asked.body.read) if asked.is_json else None
             living = self._meet(asked)
 
             async def send(flight: Flight) -> Head:

@@ -33,8 +33,10 @@ class Asked:
         request: as it came.
         path: the engine's, with its query.
         body: as far as it has been read.
-        parsed: its JSON object; None: it is none, or was not read.
         record: what becomes of it.
+        is_json: whether its body is a JSON object, and was read.
+        is_stream: whether it asks for a stream.
+        asks_usage: whether it says of that stream if it wants its usage.
         identity: who makes it; None: it has no agent.
         process: the process that sent it, where processes are agents.
         retry_count: how often its client has tried before; None: it does not say.
@@ -44,17 +46,14 @@ class Asked:
     request: web.BaseRequest
     path: str
     body: Body
-    parsed: dict[str, Any] | None
     record: Record
+    is_json: bool = False
+    is_stream: bool = False
+    asks_usage: bool = False
     identity: Identity | None = None
     process: int | None = None
     retry_count: int | None = None
     digest: bytes = b""
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it asks for a stream."""
-        return self.parsed is not None and self.parsed.get("stream") is True
 
 
 class Sender:
@@ -121,13 +120,10 @@ class Sender:
 
     def _asks_usage(self, asked: Asked, destination: Destination) -> bool:
         """Whether to ask for the usage of a stream: OpenAI's report none unless they are asked."""
-        body, parsed = asked.body, asked.parsed
         return (
             asked.is_stream
-            and parsed is not None
-            and body.is_whole
+            and not asked.asks_usage
             and asked.record.path.endswith("/completions")
-            and "stream_options" not in parsed
             and str(destination.base) not in self._no_usage
         )
 

@@ -249,8 +249,9 @@ async def test_a_client_that_hangs_up_in_a_stream_ends_it(engine, before):
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-async def test_a_retry_takes_its_call_over(engine, before, is_held):
+async def test_a_retry_takes_its_call_over(engine, before, is_held, monkeypatch):
     """A hung-up try and its retry must not both be computed."""
+    monkeypatch.setattr(proxy.retries, "linger_s", lambda count: 60.0)
     may_answer = asyncio.Event()
 
     async def late(request, body):
