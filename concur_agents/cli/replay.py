@@ -57,8 +57,8 @@ def replay_command(
     arms: str = typer.Option(
         "none,fixed:32,working_set",
         help="none, sticky, fixed:N (in each pool), requests:N, cache_aimd[:INTERVAL/START], "
-        "working_set, or any law as LAW:name=number+name=number, LAW a name or "
-        "module:Class; comma-separated, run in turn.",
+        "proxy:URL[+release], working_set, or any law as LAW:name=number+name=number, LAW a name "
+        "or module:Class; comma-separated, run in turn.",
     ),
     agents: int | None = typer.Option(
         None, min=1, help="How many agents (default: the workload's)."
@@ -104,6 +104,10 @@ def replay_command(
 
     With several replicas (--url URL --url URL, or --ranks N) calls of the arm none take turns;
     sticky gives each agent the replica with the fewest; a law governs each pool.
+
+    proxy:URL sends calls through a proxy that schedules agents, as ThunderAgent does: each body has
+    a program_id, and with +release the proxy hears when an agent ends. All arms use the chat route
+    then.
 
     With --json the table is one object with the keys files, made_by, command, note, began_unix_s,
     endpoint, workload, options, work_agrees and summary (a list with one object per arm); all
@@ -168,7 +172,10 @@ async def _replay(
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     chosen = parse_arms(arms)
     key = engines.api_key
-    endpoint = Replicas({url: Endpoint(url, model=model, api_key=key) for url in engines.urls})
+    chat_only = any(arm.is_proxy for arm in chosen)
+    endpoint = Replicas(
+        {url: Endpoint(url, model=model, api_key=key, chat_only=chat_only) for url in engines.urls}
+    )
     reader = SumProbe([HttpProbe(url, api_key=key) for url in metrics_urls])
     probe: SumProbe | None = reader
     several = engines if len(engines.addresses) > 1 else None

@@ -6,6 +6,8 @@
     requests:32                 at most 32 calls in flight: what a client-side semaphore does
     cache_aimd  cache_aimd:2/4  the published law; 2 s interval, start at 4 agents
     working_set  working_set:name=0.5+other=3     any law by name, with its settings
+    proxy:URL  proxy:URL+release  calls go through a proxy that schedules agents (ThunderAgent);
+                                each body has a program_id, and with release it hears of their end
     package.module:Class  package.module:Class:name=0.5  a law of your own
 
 Laws run in the product's own Governor, exactly as a user would run them.
@@ -14,6 +16,7 @@ Laws run in the product's own Governor, exactly as a user would run them.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +28,7 @@ from concur_agents.adapters.prompts import Prompt
 from concur_agents.core import law_names
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
+from concur_agents.lab.replay.endpoint import EndpointError, Via, post_json
 from concur_agents.lab.replay.replicas import Engines
 from concur_agents.probes import Probe
 from concur_agents.probes.usage import read_usage
@@ -72,7 +76,7 @@ class Gate(Protocol):
         """What the gate decides right now, for the time series; empty where it decides nothing."""
         ...
 
-    def address_of(self, agent_id: str) -> Address | None:
+    def address_of(self, agent_id: str) -> Address | Via | None:
         """Where the next call of an agent goes; None: there is one place, or any will do."""
         ...
 
@@ -96,6 +100,11 @@ class Arm:
         """A fixed cap on agents: the best of these is what a law is compared with."""
         return self.name.startswith("fixed:")
 
+    @property
+    def is_proxy(self) -> bool:
+        """Calls go through a proxy, and those know the chat route only."""
+        return self.name.startswith("proxy:")
+
 
 def parse_arms(text: str) -> list[Arm]:
     """Read a comma-separated list of arms.
@@ -116,6 +125,12 @@ def parse_arm(text: str) -> Arm:
         return Arm(text, lambda probe: Open())
     if text == "sticky":
         return Arm(text, Sticky)
+    if kind == "proxy":
+        url, _, release = setting.partition("+")
+        if not url.startswith(("http://", "https://")) or release not in ("", "release"):
+            raise ConfigError(f"arm {text!r} is not proxy:URL or proxy:URL+release")
+        base = url.rstrip("/").removesuffix("/v1")
+        return Arm(text, lambda probe: Proxied(base, releases=bool(release)))
     if kind == "requests":
         limit = _count(text, setting)
         return Arm(text, lambda probe: Open(limit))
@@ -123,8 +138,8 @@ def parse_arm(text: str) -> Arm:
         if not setting:
             names = ", ".join(law_names())
             raise ConfigError(
-                f"arm {text!r} is unknown; use none, sticky, requests:N, a law ({names}), or "
-                "module:Class"
+                f"arm {text!r} is unknown; use none, sticky, requests:N, proxy:URL, a law "
+                f"({names}), or module:Class"
             )
         class_name, _, setting = setting.partition(":")
         kind = f"{kind}:{class_name}"
@@ -203,7 +218,7 @@ class Open:
         """Nothing is decided."""
         return {}
 
-    def address_of(self, agent_id: str) -> Address | None:
+    def address_of(self, agent_id: str) -> Address | Via | None:
         """Any place will do."""
         return None
 
@@ -238,6 +253,36 @@ class Sticky(Open):
     def address_of(self, agent_id: str) -> Address | None:
         """The place of its first call."""
         return self._home.get(agent_id)
+
+
+class Proxied(Open):
+    """Lets every agent in; a proxy before the endpoint holds their calls."""
+
+    def __init__(self, url: str, *, releases: bool) -> None:
+        super().__init__()
+        self._url = url
+        self._releases = releases
+        self._run = uuid.uuid4().hex[:8]  # the proxy may remember the agents of other arms
+
+    @asynccontextmanager
+    async def agent(
+        self, agent_id: str, *, prompt_tokens: int | None = None
+    ) -> AsyncIterator[Open]:
+        """One agent's whole life.
+
+        Raises:
+            EndpointError: the proxy did not take the agent's release.
+        """
+        yield self
+        if self._releases:
+            body = {"program_id": self.address_of(agent_id).program}
+            status, _ = await asyncio.to_thread(post_json, f"{self._url}/programs/release", body)
+            if status != 200:
+                raise EndpointError(f"{self._url}/programs/release answered {status or 'nothing'}")
+
+    def address_of(self, agent_id: str) -> Via:
+        """Through the proxy, under the agent's name in this run."""
+        return Via(self._url, f"{self._run}-{agent_id}")
 
 
 class Governed:

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openai
 import openai.types.chat
@@ -26,7 +26,7 @@ from concur_agents.runtime.endpoints import Address
 if TYPE_CHECKING:
     from openai._types import RequestOptions
 
-__all__ = ["Completion", "Endpoint", "EndpointError", "Vocabulary"]
+__all__ = ["Completion", "Endpoint", "EndpointError", "Via", "Vocabulary", "post_json"]
 
 Unit = int | str  # a token id, or a word that is one token
 
@@ -58,6 +58,13 @@ class Completion:
     output_tokens: int
     cached_tokens: int | None  # None: the endpoint does not tell
     ids: list[int] | None  # the generated tokens; None: the endpoint does not tell
+
+
+class Via(NamedTuple):
+    """Calls go through a proxy, which learns from a field of their body whose they are."""
+
+    url: str
+    program: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ class Endpoint:
         url: base address, with or without ``/v1``.
         model: name of the model; None: the first one the server lists.
         timeout_s: longest one call may take [s].
+        chat_only: a proxy that stands before it knows no other route.
     """
 
     def __init__(
@@ -110,11 +118,13 @@ class Endpoint:
         model: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 1800.0,
+        chat_only: bool = False,
     ) -> None:
+        self._dialects = [each for each in _DIALECTS if each.route == "chat" or not chat_only]
         self.base = url.rstrip("/").removesuffix("/v1")
         self.model = model or ""
         self.max_context_tokens: int | None = None  # longest prompt + output; None: unknown
-        self._dialect = _DIALECTS[0]
+        self._dialect = self._dialects[0]
         self._words: Sequence[str] = ()
         self._frame_tokens = 0  # what the server adds to a prompt of words
         self._client = openai.AsyncOpenAI(
@@ -149,7 +159,7 @@ class Endpoint:
         length = (chosen.model_extra or {}).get("max_model_len")
         self.max_context_tokens = length if isinstance(length, int) else None
         answers = []
-        for dialect in _DIALECTS:
+        for dialect in self._dialects:
             if dialect.units == "words" and not self._words:
                 self._words = await self._single_token_words()
             self._dialect, self._frame_tokens = dialect, 0
@@ -178,10 +188,10 @@ class Endpoint:
         return Vocabulary(_IDS if self._dialect.units == "ids" else self._words, salt)
 
     async def complete(
-        self, prompt: Sequence[Unit], output_tokens: int, at: Address | None = None
+        self, prompt: Sequence[Unit], output_tokens: int, at: Address | Via | None = None
     ) -> Completion:
         """One call with a prompt of exactly ``len(prompt)`` tokens and exactly so many output
-        tokens; `at` says which of several data-parallel engines is to take it.
+        tokens; `at` says which of several data-parallel engines is to take it, or which proxy.
 
         Raises:
             openai.APIError: whatever the endpoint or the way to it did wrong.
@@ -202,13 +212,17 @@ class Endpoint:
         told: Any = None
         response: Any
         pinned: RequestOptions = {}
-        if at is not None and at.rank is not None:
+        client = self._client
+        if isinstance(at, Via):
+            client = client.with_options(base_url=f"{at.url}/v1")
+            body["program_id"] = at.program
+        elif at is not None and at.rank is not None:
             pinned = {"headers": {"X-data-parallel-rank": str(at.rank)}}
         # The client's own create() checks a prompt of ids one by one, which takes 0.3 s for 8,000;
         # its post() sends the body as it is.
         if self._dialect.route == "chat":
             body["messages"] = [{"role": "user", "content": whole}]
-            response = await self._client.post(
+            response = await client.post(
                 "/chat/completions",
                 body=body,
                 options=pinned,
@@ -216,7 +230,7 @@ class Endpoint:
             )
         else:
             body["prompt"] = whole
-            response = await self._client.post(
+            response = await client.post(
                 "/completions", body=body, options=pinned, cast_to=openai.types.Completion
             )
             if response.choices:
@@ -281,28 +295,33 @@ class Endpoint:
 
     async def _post(self, path: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
         """Status (0: no answer) and JSON answer (empty: none) of a call beside the OpenAI API."""
+        return await asyncio.to_thread(post_json, self.base + path, body)
 
-        def post() -> tuple[int, dict[str, Any]]:
-            request = urllib.request.Request(
-                self.base + path,
-                data=json.dumps(body).encode() if body is not None else b"",
-                headers={"Content-Type": "application/json"},
-                method="POST",
-            )
-            try:
-                with urllib.request.urlopen(request, timeout=30) as response:
-                    text = response.read()
-                    status = int(response.status)
-            except urllib.error.HTTPError as error:
-                return error.code, {}
-            except OSError:
-                return 0, {}
-            try:
-                answer = json.loads(text)
-            except ValueError:
-                answer = {}
-            return status, answer if isinstance(answer, dict) else {}
 
-        if not self.base.startswith(("http://", "https://")):
-            raise ConfigError(f"url must start with http:// or https://, got {self.base!r}")
-        return await asyncio.to_thread(post)
+def post_json(url: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+    """Status (0: no answer) and JSON answer (empty: none) of one call.
+
+    Raises:
+        ConfigError: the address is none of HTTP.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"url must start with http:// or https://, got {url!r}")
+    request = urllib.request.Request(
+        url,
+        data=json.dumps(body).encode() if body is not None else b"",
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
+            status = int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code, {}
+    except OSError:
+        return 0, {}
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = {}
+    return status, answer if isinstance(answer, dict) else {}

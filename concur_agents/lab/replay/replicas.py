@@ -13,6 +13,7 @@ from concur_agents.lab.replay.endpoint import (
     Endpoint,
     EndpointError,
     Unit,
+    Via,
     Vocabulary,
 )
 from concur_agents.probes import HttpProbe
@@ -105,9 +106,11 @@ class Replicas:
         return self._first.vocabulary(salt)
 
     async def complete(
-        self, prompt: Sequence[Unit], output_tokens: int, at: Address | None = None
+        self, prompt: Sequence[Unit], output_tokens: int, at: Address | Via | None = None
     ) -> Completion:
         """One call; without an address the endpoints take turns, and each picks its engine."""
+        if isinstance(at, Via):
+            return await self._first.complete(prompt, output_tokens, at)
         if at is None:
             return await next(self._turn).complete(prompt, output_tokens)
         return await self._endpoints[at.url].complete(prompt, output_tokens, at)
