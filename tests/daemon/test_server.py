@@ -290,6 +290,63 @@ def test_the_first_process_starts_the_daemon_of_auto_and_others_find_it(folder, 
     until(lambda: not list((folder / "concur-agents").glob("*.daemon")))
 
 
+def test_a_decision_that_a_signal_cut_off_is_put_in_order_by_a_new_connection(folder, serve, until):
+    """The agents are counted anew here, and the daemon hears the whole roster again."""
+    where = f"unix:{folder}/d/s"
+    daemon = serve(where, limit=2)
+    with Governor(shared=where) as governor, governor.agent("a") as first:
+        second = governor.agent("b", detached=True)
+        second.open_sync()
+        waiting = governor.agent("c", detached=True)
+        thread = threading.Thread(target=waiting.open_sync)
+        thread.start()
+        until(lambda: daemon._governor.snapshot().queued == 1)
+
+        def cut_off(now):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            governor.monitor.decide(cut_off)
+        with first.step():
+            until(lambda: governor.snapshot().reason == "shared")
+            until(lambda: active(daemon) == 2)
+            assert thread.is_alive()
+        second.close()
+        thread.join(20)
+        assert not thread.is_alive()
+        waiting.close()
+    until(lambda: not daemon.hub.sessions)
+
+
+def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until):
+    where = f"unix:{folder}/d/s"
+    serve(where, limit=9)
+    with (
+        Governor(shared=where) as trainer,
+        Governor(shared=where) as worker,
+        trainer.agent("t"),
+        worker.agent("a") as agent,
+    ):
+        with agent.step():
+            pass
+        regulator = worker.monitor.sessions.regulator
+        until(lambda: regulator._is_open)
+        with trainer.hold():
+            until(lambda: not regulator._is_open)
+            done = threading.Event()
+
+            def step():
+                with agent.step():
+                    done.set()
+
+            thread = threading.Thread(target=step)
+            thread.start()
+            until(lambda: "hold" in worker.explain("a") or "update" in worker.explain("a"))
+            assert not done.is_set()
+        thread.join(20)
+        assert done.is_set()
+
+
 def test_options_that_are_the_daemons_are_refused(folder):
     with pytest.raises(ConfigError, match="concur serve"):
         Governor(limit=4, shared=f"unix:{folder}/s")

@@ -98,6 +98,18 @@ class SharedMachine(RuleBasedStateMachine):
         client, agent = self.some(data, self.agents(lambda c, a: True))
         client.leave(agent)
 
+    @rule(which=st.integers(0, 2), name=st.sampled_from("hi"))
+    def hold(self, which, name):
+        client = self.world.clients[which]
+        if not client.is_dead:
+            client.hear(client.remote.hold(name, self.world.now, 20.0))
+
+    @rule(which=st.integers(0, 2), name=st.sampled_from("hi"))
+    def end_hold(self, which, name):
+        client = self.world.clients[which]
+        if not client.is_dead:
+            client.hear(client.remote.end_hold(name, self.world.now))
+
     @rule(seconds=st.sampled_from([0.05, 0.25, 0.5, 1.0, 3.0, 8.0]))
     def time_passes(self, seconds):
         self.world.run(seconds)
