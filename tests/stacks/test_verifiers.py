@@ -32,6 +32,8 @@ CALLS = 3
 class Program(vf.Harness[vf.HarnessConfig]):
     """Makes three calls through the interception server, as a program in a sandbox would."""
 
+    NEEDS_CONTAINER = False
+
     async def launch(self, ctx, trace, runtime, endpoint, secret, mcp_urls, data):
         client = openai.AsyncOpenAI(base_url=endpoint, api_key=secret, max_retries=0)
         messages = [{"role": "user", "content": data.prompt}]
