@@ -187,6 +187,14 @@ class Engine:
         """Forget all cached content that no running request holds."""
         self.cache.reset()
 
+    def halt(self, until_s: float) -> None:
+        """Compute nothing until then, as while weights change; the step in flight ends later."""
+        until = self._time.clock_at(until_s)
+        if self._step is None:
+            self._clock = max(self._clock, until)
+        else:
+            self._step.end += max(0, until - self._time.clock_at(self._now_s))
+
     def restart(self) -> None:
         """Crash and come back at once: cache and counters start anew, and whatever was in flight is
         sent again.

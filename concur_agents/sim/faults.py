@@ -16,6 +16,7 @@ __all__ = [
     "MetricsLost",
     "ReplicaDies",
     "SecondTenant",
+    "WeightUpdate",
 ]
 
 
@@ -74,6 +75,21 @@ class SecondTenant:
     to_s: float = math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """Every so often the engine stands still for a while, and then has forgotten its cache.
+
+    What it computes meanwhile goes on afterwards.
+    """
+
+    every_s: float
+    lasts_s: float = 5.0
+    flushes: bool = True
+    """Whether the cache is emptied."""
+    is_announced: bool = True
+    """Whether a governor holds its agents meanwhile, and hears of the flush."""
+
+
 Fault = (
     MetricsLost
     | CapacityHidden
@@ -82,4 +98,5 @@ Fault = (
     | ReplicaDies
     | CacheEmptied
     | SecondTenant
+    | WeightUpdate
 )

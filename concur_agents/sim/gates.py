@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from concur_agents.core import Reading, Regulator, Usage
 from concur_agents.errors import ConfigError
+from concur_agents.sim.workload import AgentPlan
 
 __all__ = ["AgentCap", "Gate", "Gauges", "RegulatorGate", "RequestCap", "Ungoverned"]
 
@@ -168,21 +170,36 @@ class AgentCap(Ungoverned):
 class RegulatorGate:
     """The Regulator under test: every call goes to it as it is.
 
-    With `sizes_told=False` it does not learn how large prompts are before they are sent, as with a
-    loop that only reports `usage` afterwards.
+    Args:
+        regulator: a fresh one.
+        name: for tables; default: the law's.
+        sizes_told: it learns how large prompts are before they are sent; False: only from `usage`
+            afterwards.
+        plans: whose groups and priorities it is given; those of other agents are not.
     """
 
     def __init__(
-        self, regulator: Regulator, name: str | None = None, *, sizes_told: bool = True
+        self,
+        regulator: Regulator,
+        name: str | None = None,
+        *,
+        sizes_told: bool = True,
+        plans: Sequence[AgentPlan] = (),
     ) -> None:
         self.regulator = regulator
         self.name = name or regulator.law.name
         self._sizes_told = sizes_told
+        self._plans = {plan.id: plan for plan in plans}
 
     def arrive(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
         """See `Gate`."""
         size = prompt_tokens if self._sizes_told else None
-        return self.regulator.arrive(agent, now, prompt_tokens=size)
+        plan = self._plans.get(agent)
+        if plan is None:
+            return self.regulator.arrive(agent, now, prompt_tokens=size)
+        return self.regulator.arrive(
+            agent, now, prompt_tokens=size, group=plan.group, priority=plan.priority
+        )
 
     def begin_step(self, agent: str, now: float, prompt_tokens: int) -> list[str]:
         """See `Gate`."""
@@ -200,6 +217,15 @@ class RegulatorGate:
     def tick(self, reading: Reading | None, now: float) -> list[str]:
         """See `Gate`."""
         return self.regulator.tick(reading, now)
+
+    def update_begins(self, now: float) -> list[str]:
+        """The engine's weights change from now on."""
+        return self.regulator.hold("update", now, 300.0)
+
+    def update_ends(self, now: float, *, flushed: bool) -> list[str]:
+        """They have changed."""
+        let_in = self.regulator.flushed(now) if flushed else []
+        return [*let_in, *self.regulator.end_hold("update", now)]
 
     def advance(self, now: float) -> list[str]:
         """See `Gate`."""

@@ -34,6 +34,7 @@ from concur_agents.sim.faults import (
     Fault,
     MetricsLost,
     SecondTenant,
+    WeightUpdate,
 )
 from concur_agents.sim.gates import AgentCap, Gate, Gauges, RegulatorGate, RequestCap, Ungoverned
 from concur_agents.sim.profile import Profile
@@ -216,6 +217,8 @@ class Simulation:
                 self._at(fault.at_s, self.engine.restart)
             elif isinstance(fault, CacheEmptied):
                 self._at(fault.every_s, partial(self._empty_cache, fault.every_s))
+            elif isinstance(fault, WeightUpdate):
+                self._at(fault.every_s, partial(self._begin_update, fault))
             elif isinstance(fault, SecondTenant):
                 for plan in fault.plans:
                     from_s = fault.from_s + plan.arrive_s
@@ -262,6 +265,19 @@ class Simulation:
     def _empty_cache(self, every_s: float) -> None:
         self.engine.reset_cache()
         self._at(self.now + every_s, partial(self._empty_cache, every_s))
+
+    def _begin_update(self, update: WeightUpdate) -> None:
+        self.engine.halt(self.now + update.lasts_s)
+        self._at(self.now + update.lasts_s, partial(self._end_update, update))
+        if update.is_announced and isinstance(self.gate, RegulatorGate):
+            self._let_in(self.gate.update_begins(self.now))
+
+    def _end_update(self, update: WeightUpdate) -> None:
+        if update.flushes:
+            self.engine.reset_cache()
+        self._at(self.now + update.every_s, partial(self._begin_update, update))
+        if update.is_announced and isinstance(self.gate, RegulatorGate):
+            self._let_in(self.gate.update_ends(self.now, flushed=update.flushes))
 
     # -- one agent's loop
 

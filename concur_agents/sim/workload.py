@@ -88,6 +88,7 @@ class AgentPlan:
     steps: tuple[PlanStep, ...]
     arrive_s: float = 0.0
     group: str | None = None  # agents of one session or task; None: on its own
+    priority: int = 0  # larger goes first
 
     @property
     def peak_tokens(self) -> int:

@@ -24,6 +24,7 @@ from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.peer_gates import LeaseGate, ProgramGate
 from concur_agents.lab.bench.scenario import Scenario
 from concur_agents.lab.bench.search import best_cap
+from concur_agents.lab.bench.training import training_metrics
 from concur_agents.runtime.law_choice import law_by_name
 from concur_agents.sim.bound import free_tier_bound
 from concur_agents.sim.gates import AgentCap, RegulatorGate, RequestCap, Ungoverned
@@ -116,7 +117,8 @@ class ArmOutcome:
 def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcome:
     """A law on one draw of agents."""
     regulator = arm.within(scenario).regulate()
-    gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told)
+    plans = case.plans if scenario.trains else ()
+    gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told, plans=plans)
     return outcome_of(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
 
 
@@ -230,6 +232,8 @@ def outcome_of(
     metrics["step_p50_s"] = steps_s[(len(steps_s) - 1) // 2] if steps_s else 0.0
     metrics["step_p99_s"] = steps_s[math.ceil(0.99 * len(steps_s)) - 1] if steps_s else 0.0
     metrics["oversubscription"] = case.oversubscription
+    if scenario.trains:
+        metrics |= training_metrics(case, result, scenario.staleness)
     return ArmOutcome(
         scenario=scenario.name, seed=seed, arm=arm, metrics=metrics, cap=cap, tried=tried or {}
     )

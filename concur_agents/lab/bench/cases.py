@@ -17,8 +17,10 @@ from concur_agents.sim.faults import (
     MetricsLost,
     ReplicaDies,
     SecondTenant,
+    WeightUpdate,
 )
 from concur_agents.sim.profile import Profile, load_profile
+from concur_agents.sim.samples import samples
 from concur_agents.sim.timing import Constant, parse_arrival, parse_tools
 from concur_agents.sim.traces import TraceAgent, load_traces
 from concur_agents.sim.workload import (
@@ -77,7 +79,8 @@ def build_case(
         )
     parts = [_agents(part, seed) for part in batch]
     plans = parts[0] if len(parts) == 1 else mix(*parts, seed=seed)
-    plans = arrange(plans, parse_arrival(arrival), seed=seed)
+    if any(part["source"] != "samples" for part in batch):  # whose waves say when they arrive
+        plans = arrange(plans, parse_arrival(arrival), seed=seed)
     return Case(
         plans,
         engine,
@@ -121,17 +124,27 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "engine_restart": EngineRestart,
     "replica_dies": ReplicaDies,
     "second_tenant": _second_tenant,
+    "weight_update": WeightUpdate,
 }
 
 
 def _agents(part: Options, seed: int) -> list[AgentPlan]:
     """The agents of one part; of a group of their own if it names one, else each on its own."""
     plans = _draw(part, seed)
+    if part["source"] == "samples":
+        return plans
     return [replace(plan, group=part.get("group")) for plan in plans]
 
 
 def _draw(part: Options, seed: int) -> list[AgentPlan]:
     tools = parse_tools(part["tools"]) if "tools" in part else None
+    if part["source"] == "samples":
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in part.items()
+            if key not in ("source", "prompts", "tools")
+        }
+        return samples(part["prompts"], tools=tools, seed=seed, **given)
     if part["source"] == "synthetic":
         ranges = {
             key: tuple(part[key]) for key in ("first", "gen", "obs", "steps_range") if key in part

@@ -15,6 +15,7 @@ COST_GOALS: Mapping[str, float] = {
     "price_half": 1.10,
     "price_double": 1.10,
     "unequal": 1.05,
+    "stale_bound": 1.10,
 }
 """What a variant may cost at most, over its original, by `measure`."""
 
@@ -44,6 +45,14 @@ TEXTS: Mapping[str, str] = {
     "fleet_vs_sticky_p90_geomean": "fleet: nine in ten done, times as fast as sticky, geomean",
     "fleet_vs_best_cap_geomean": "fleet: times as fast as the best cap per replica, geomean",
     "fleet_fitting_vs_sticky_worst": "fleet: times as fast as sticky where the batch fits, worst",
+    "training_vs_verl_geomean": "rollouts: times as fast as verl's limiter, geomean",
+    "training_vs_slime_geomean": "rollouts: times as fast as slime's limiter, geomean",
+    "training_vs_prime_rl_geomean": "rollouts: times as fast as prime-rl's limiter, geomean",
+    "training_vs_best_cap_geomean": "rollouts: times as fast as the best fixed cap, geomean",
+    "training_fitting_worst": "rollouts: times as fast as ungoverned where all fit, worst",
+    "training_first_prefills_worst": "rollouts: first prompts computed / different ones, worst",
+    "training_stale_worst": "rollouts too stale with max_wait_s, less those with slime's, worst",
+    "stale_bound": "rollouts: makespan with max_wait_s / without",
     "unequal": "fleet: makespan with unequal pools / with equal ones",
     "capacity_unknown": "makespan without knowing the capacity / with",
     "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",

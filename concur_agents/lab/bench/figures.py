@@ -8,20 +8,20 @@ at a horizon, it is the ratio of the agents finished; those scenarios have figur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 from concur_agents.lab.bench.arms import REFERENCES, ArmOutcome
+from concur_agents.lab.bench.figure import Better, Figure, geomean, make_figure, short
 from concur_agents.lab.bench.figure_texts import COST_GOALS, TEXTS
 from concur_agents.lab.bench.fleet_arms import FLEET_REFERENCES
 from concur_agents.lab.bench.scenario import Scenario
+from concur_agents.lab.bench.trainer_arms import TRAINER_REFERENCES
 
 __all__ = ["Figure", "Report", "best_cap_of", "geomean"]
 
 Regime = Literal["fits", "between", "thrashes"]
-Better = Literal["higher", "lower"]
 
 _FITS_DEFICIT = 0.02
 """Ungoverned, next to nothing was recomputed."""
@@ -57,46 +57,11 @@ def best_cap_of(scenario: Scenario) -> str:
     return "best_fixed" if scenario.replicas is None else "cap_per_replica"
 
 
-def geomean(values: Iterable[float]) -> float:
-    """Geometric mean; nan of nothing."""
-    logs = [math.log(value) for value in values]
-    return math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One number of the verdict on a law."""
-
-    key: str
-    text: str
-    value: float | None
-    """None: no scenario that was run says anything about it."""
-    goal: float | None
-    """None: for information."""
-    better: Better
-    scenarios: int
-    """How many it is drawn from."""
-    worst: str | None = None
-    """Which of them is the worst one."""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is met; None: there is no goal or no value."""
-        if self.value is None or self.goal is None:
-            return None
-        return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "text": self.text,
-            "value": _short(self.value),
-            "goal": self.goal,
-            "better": self.better,
-            "met": self.met,
-            "scenarios": self.scenarios,
-            "worst": self.worst,
-        }
+def _kind(scenario: Scenario) -> Literal["one", "fleet", "training"]:
+    """Scenarios of different kinds have different arms, and count for different figures."""
+    if scenario.trains:
+        return "training"
+    return "one" if scenario.replicas is None else "fleet"
 
 
 class Report:
@@ -135,8 +100,13 @@ class Report:
     def tables(self) -> list[tuple[list[Scenario], list[str]]]:
         """Scenarios that share their arms, and these: those of one engine, those of fleets."""
         tables = []
-        for in_fleet, others in ((False, FLEET_REFERENCES), (True, tuple(REFERENCES))):
-            scenarios = [s for s in self.scenarios if (s.replicas is not None) == in_fleet]
+        one_engine = tuple(REFERENCES)
+        for kind, others in (
+            ("one", (*FLEET_REFERENCES, *TRAINER_REFERENCES)),
+            ("fleet", (*one_engine, *TRAINER_REFERENCES)),
+            ("training", FLEET_REFERENCES),
+        ):
+            scenarios = [s for s in self.scenarios if _kind(s) == kind]
             if scenarios:
                 tables.append((scenarios, [arm for arm in self.arms if arm not in others]))
         return tables
@@ -158,8 +128,9 @@ class Report:
 
     def figures(self, arm: str) -> list[Figure]:
         """The verdict on `arm`."""
-        in_fleets = [s for s in self.scenarios if s.replicas is not None and not s.alters_law]
-        unaltered = [s for s in self.scenarios if s.replicas is None and not s.alters_law]
+        in_fleets = [s for s in self.scenarios if _kind(s) == "fleet" and not s.alters_law]
+        training = [s for s in self.scenarios if _kind(s) == "training" and not s.alters_law]
+        unaltered = [s for s in self.scenarios if _kind(s) == "one" and not s.alters_law]
         own = [s for s in unaltered if s.horizon_s is None]
         endless = [s for s in unaltered if s.horizon_s is not None]
         fits = [s for s in own if self.regime(s) == "fits"]
@@ -188,6 +159,7 @@ class Report:
             self._finish(own, arm),
             self._breadth(unaltered, arm),
             *self._of_fleets(in_fleets, arm),
+            *self._of_training(training, arm),
         ]
         for measure, goal in COST_GOALS.items():
             figures += self._costs(arm, measure, goal)
@@ -196,7 +168,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-able; the keys are described in docs/bench-laws.md and stay."""
-        references = {*REFERENCES, *FLEET_REFERENCES}
+        references = {*REFERENCES, *FLEET_REFERENCES, *TRAINER_REFERENCES}
         laws = [arm for arm in self.arms if arm not in references]
         return {
             "format": 1,
@@ -220,13 +192,13 @@ class Report:
         better: Better = "higher",
     ) -> Figure:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
-        return _figure(key, values, goal, better, mean=True)
+        return make_figure(key, values, goal, better, mean=True)
 
     def _least(
         self, scenarios: Sequence[Scenario], arm: str, over: str, key: str, goal: float
     ) -> Figure:
         values = self._values(scenarios, lambda s: self.speedup(s, arm, over))
-        return _figure(key, values, goal, "higher")
+        return make_figure(key, values, goal, "higher")
 
     def _of_peers(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
         """Against the gates of other projects, by makespan and by nine in ten agents done."""
@@ -234,7 +206,7 @@ class Report:
         for peer in ("program_gate", "lease_gate"):
             figures.append(self._mean(scenarios, arm, peer, f"vs_{peer}_geomean", 1.10))
             p90 = self._values(scenarios, partial(self._finish_ratio, arm=peer, over=arm))
-            figures.append(_figure(f"vs_{peer}_p90_geomean", p90, 1.0, "higher", mean=True))
+            figures.append(make_figure(f"vs_{peer}_p90_geomean", p90, 1.0, "higher", mean=True))
         return figures
 
     def _of_fleets(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
@@ -247,12 +219,49 @@ class Report:
 
         return [
             self._mean(thrashes, arm, "sum", "fleet_vs_sum_geomean", 1.25),
-            _figure("fleet_vs_sum_p90_geomean", nine_in_ten("sum"), 1.8, "higher", mean=True),
+            make_figure("fleet_vs_sum_p90_geomean", nine_in_ten("sum"), 1.8, "higher", mean=True),
             self._mean(thrashes, arm, "sticky", "fleet_vs_sticky_geomean", 2.0),
-            _figure("fleet_vs_sticky_p90_geomean", nine_in_ten("sticky"), 3.0, "higher", mean=True),
+            make_figure(
+                "fleet_vs_sticky_p90_geomean", nine_in_ten("sticky"), 3.0, "higher", mean=True
+            ),
             self._mean(scenarios, arm, "cap_per_replica", "fleet_vs_best_cap_geomean", None),
             self._least(fits, arm, "sticky", "fleet_fitting_vs_sticky_worst", 0.995),
         ]
+
+    def _of_training(self, scenarios: Sequence[Scenario], arm: str) -> list[Figure]:
+        """Against the limiters that trainers bring along, and the best cap."""
+        full = [s for s in scenarios if self.regime(s) != "fits"]
+        fits = [s for s in scenarios if self.regime(s) == "fits"]
+
+        def prefills(scenario: Scenario) -> float | None:
+            found = self.of(scenario, arm)
+            return max(one.metrics["first_prefills"] for one in found) if found else None
+
+        return [
+            *(
+                self._mean(full, arm, stack, f"training_vs_{stack}_geomean", 1.15)
+                for stack in TRAINER_REFERENCES
+            ),
+            self._mean(full, arm, "best_fixed", "training_vs_best_cap_geomean", 1.0),
+            self._least(fits, arm, "ungoverned", "training_fitting_worst", 0.99),
+            make_figure(
+                "training_first_prefills_worst", self._values(scenarios, prefills), 1.1, "lower"
+            ),
+            self._stale(arm),
+        ]
+
+    def _stale(self, arm: str) -> Figure:
+        """Rollouts that are too stale with `max_wait_s`, less those with slime's limiter."""
+        bounded = [
+            s for s in self.scenarios if s.trains and s.staleness and "max_wait_s" in s.regulator
+        ]
+
+        def excess(scenario: Scenario) -> float | None:
+            pairs = list(zip(self.of(scenario, arm), self.of(scenario, "slime"), strict=False))
+            values = [a.metrics["stale_agents"] - b.metrics["stale_agents"] for a, b in pairs]
+            return float(max(values)) if values else None
+
+        return make_figure("training_stale_worst", self._values(bounded, excess), 0.0, "lower")
 
     def _finish_ratio(
         self, scenario: Scenario, arm: str, over: str, which: Literal["mean", "p90"] = "p90"
@@ -266,7 +275,7 @@ class Report:
     def _finish(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
         """Mean time to finish over that with the best fixed cap."""
         values = self._values(scenarios, lambda s: self._finish_ratio(s, arm, "best_fixed", "mean"))
-        return _figure("finish_mean_vs_best_fixed_geomean", values, None, "lower", mean=True)
+        return make_figure("finish_mean_vs_best_fixed_geomean", values, None, "lower", mean=True)
 
     def _breadth(self, scenarios: Sequence[Scenario], arm: str) -> Figure:
         """Most agents open at once, as a multiple of the best fixed cap."""
@@ -277,7 +286,7 @@ class Report:
             return max(ratios, default=None)
 
         values = self._values(scenarios, multiple)
-        return _figure("most_open_vs_best_cap_worst", values, None, "lower")
+        return make_figure("most_open_vs_best_cap_worst", values, None, "lower")
 
     def _costs(self, arm: str, measure: str, goal: float) -> list[Figure]:
         """Makespan of variants over that of their originals."""
@@ -285,8 +294,8 @@ class Report:
         values = self._values(variants, lambda s: self._cost(s, arm))
         mean, worst = f"{measure}_cost_geomean", f"{measure}_cost_worst"
         return [
-            _figure(mean, values, goal, "lower", mean=True, text=f"{TEXTS[measure]}, geomean"),
-            _figure(worst, values, goal, "lower", text=f"{TEXTS[measure]}, worst"),
+            make_figure(mean, values, goal, "lower", mean=True, text=f"{TEXTS[measure]}, geomean"),
+            make_figure(worst, values, goal, "lower", text=f"{TEXTS[measure]}, worst"),
         ]
 
     def _cost(self, variant: Scenario, arm: str) -> float | None:
@@ -311,7 +320,7 @@ class Report:
             return max(waits_s, default=None)
 
         variants = [s for s in self.scenarios if s.measure == "max_wait"]
-        return _figure("max_wait_excess_s", self._values(variants, excess_s), 0.0, "lower")
+        return make_figure("max_wait_excess_s", self._values(variants, excess_s), 0.0, "lower")
 
     @staticmethod
     def _values(
@@ -339,9 +348,9 @@ class Report:
     def _arm(self, scenario: Scenario, arm: str) -> dict[str, Any]:
         outcomes = self.of(scenario, arm)
         values: dict[str, Any] = {
-            "makespan_s": _short(geomean(outcome.metrics["makespan_s"] for outcome in outcomes)),
+            "makespan_s": short(geomean(outcome.metrics["makespan_s"] for outcome in outcomes)),
             "speedup_over": {
-                other: _short(value)
+                other: short(value)
                 for other in (
                     *("best_fixed", "cache_aimd", "ungoverned", "free_tier"),
                     *FLEET_REFERENCES,
@@ -351,51 +360,21 @@ class Report:
         }
         for key in _MEANS:
             seeds = [outcome.metrics[key] for outcome in outcomes]
-            values[key] = None if None in seeds else _short(_mean(seeds))
+            values[key] = None if None in seeds else short(_mean(seeds))
         for key in _WORST:
-            values[key] = _short(max(outcome.metrics[key] for outcome in outcomes))
+            values[key] = short(max(outcome.metrics[key] for outcome in outcomes))
         values["runs"] = {str(outcome.seed): _run(outcome) for outcome in outcomes}
         return values
 
 
-def _figure(
-    key: str,
-    values: Mapping[str, float],
-    goal: float | None,
-    better: Better,
-    *,
-    mean: bool = False,
-    text: str | None = None,
-) -> Figure:
-    """A figure of `values` by scenario: their geometric mean, or the worst of them."""
-    worst = (min if better == "higher" else max)(values, key=values.__getitem__, default=None)
-    value = None if worst is None else geomean(values.values()) if mean else values[worst]
-    return Figure(
-        key=key,
-        text=TEXTS[key] if text is None else text,
-        value=value,
-        goal=goal,
-        better=better,
-        scenarios=len(values),
-        worst=worst,
-    )
-
-
 def _run(outcome: ArmOutcome) -> dict[str, Any]:
-    run: dict[str, Any] = {key: _short(value) for key, value in outcome.metrics.items()}
+    run: dict[str, Any] = {key: short(value) for key, value in outcome.metrics.items()}
     if outcome.cap is not None:
         run["cap"] = outcome.cap
-        run["makespan_s_by_cap"] = {str(cap): _short(s) for cap, s in outcome.tried.items()}
+        run["makespan_s_by_cap"] = {str(cap): short(s) for cap, s in outcome.tried.items()}
     return run
 
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return math.fsum(values) / len(values)
-
-
-def _short(value: float | None) -> float | None:
-    """Six significant digits are enough, and make small files."""
-    if value is None or isinstance(value, int):
-        return value
-    return float(f"{value:.6g}")

@@ -10,11 +10,12 @@ A file is either a scenario::
     host_tier_tokens = 480_000          # of a tier in the host's memory behind it; none
     restore_tokens_per_s = 9.3e5        # how fast that gives back; the profile's
     arrival = "burst"                   # or "staggered:2", "poisson:0.5"
+    staleness = 3                       # of a trainer's rollouts: most weight updates within one
     horizon_s = 1800                    # cut there: agents finished per hour count, no makespan
     replicas = 4                        # a fleet of such engines, with arms of its own
     shares = [2, 1, 2, 1]               # how large their pools are beside each other; equal
     [[batch]]                           # several are mixed
-    source = "miniswe-gemini3pro"       # bundled recording, path of one, or "synthetic"
+    source = "miniswe-gemini3pro"       # bundled recording, path of one, "synthetic", or "samples"
     agents = 48
     max_context = 32_000                # agents end before they outgrow this
     max_steps = 30
@@ -99,6 +100,8 @@ class Scenario:
     """Whether a law hears how large prompts are before they are sent."""
     replicas: int | None = None
     """Engines of a fleet; None: there is one engine, and the arms are those of one engine."""
+    staleness: int | None = None
+    """Most weight updates between a rollout's first call and its end; None: no bound."""
     shares: tuple[float, ...] = ()
     """Sizes of the replicas' pools beside each other; empty: all alike."""
 
@@ -111,6 +114,11 @@ class Scenario:
     def has_tenant(self) -> bool:
         """Another tenant uses the engine too."""
         return any(fault["kind"] == "second_tenant" for fault in self.faults)
+
+    @property
+    def trains(self) -> bool:
+        """Its agents are a trainer's rollouts, in groups: such a scenario has arms of its own."""
+        return any(part["source"] == "samples" for part in self.batch)
 
     def world(self, *, listening: bool) -> str:
         """A digest of all that a run depends on but the gate. With `listening=False`: of what a
@@ -130,6 +138,8 @@ class Scenario:
         if self.host_tier_tokens:
             tier = self.host_tier_tokens, self.restore_tokens_per_s
             facts |= {"host_tier": tier}
+        if self.trains:
+            facts["staleness"] = self.staleness
         if self.replicas is not None:
             facts |= {"replicas": self.replicas, "shares": self.shares}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -229,6 +239,19 @@ _SYNTHETIC_KEYS: dict[str, type | tuple[type, ...]] = {
     "shared": int,
     "group": str,
 }
+_SAMPLES_KEYS: dict[str, type | tuple[type, ...]] = {
+    "source": str,
+    "prompts": int,
+    "per_prompt": int,
+    "prompt": list,
+    "turns": list,
+    "gen": list,
+    "obs": list,
+    "shared": int,
+    "tools": str,
+    "waves": int,
+    "wave_s": (int, float),
+}
 _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "family": str,
     "quick": bool,
@@ -240,6 +263,7 @@ _SCENARIO_KEYS: dict[str, type | tuple[type, ...]] = {
     "poll_interval_s": (int, float),
     "horizon_s": (int, float),
     "replicas": int,
+    "staleness": int,
     "shares": list,
     "batch": list,
     "faults": list,
@@ -261,6 +285,9 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
 
 _POSITIVE = (
     "agents",
+    "prompts",
+    "per_prompt",
+    "waves",
     "kv_tokens",
     "host_tier_tokens",
     "restore_tokens_per_s",
@@ -280,6 +307,7 @@ MEASURES = (
     "price_half",
     "price_double",
     "unequal",
+    "stale_bound",
 )
 """Figures that a variant and its original give together."""
 
@@ -353,6 +381,8 @@ class _File:
             raise self.error(f"{where}is not a table; write [[batch]]")
         if part.get("source") == "synthetic":
             return self.checked(part, _SYNTHETIC_KEYS, where, needed=("agents", "steps"))
+        if part.get("source") == "samples":
+            return self.checked(part, _SAMPLES_KEYS, where, needed=("prompts",))
         return self.checked(part, _BATCH_KEYS, where, needed=("source", "agents"))
 
     def fault(self, fault: Any) -> Options:

@@ -31,10 +31,11 @@ from concur_agents.lab.bench.fleet_arms import (
     run_fleet_reference,
 )
 from concur_agents.lab.bench.scenario import Scenario, load_suite
+from concur_agents.lab.bench.trainer_arms import TRAINER_REFERENCES, run_trainer_reference
 
 __all__ = ["ALL_REFERENCES", "DEFAULT_ARMS", "evaluate", "law_arm"]
 
-ALL_REFERENCES = (*REFERENCES, *FLEET_REFERENCES)
+ALL_REFERENCES = (*REFERENCES, *FLEET_REFERENCES, *TRAINER_REFERENCES)
 DEFAULT_ARMS = (*ALL_REFERENCES, "cache_aimd", "working_set")
 _SEARCHES = ("best_fixed", "best_request", "cap_per_replica")
 
@@ -119,6 +120,8 @@ def _has_reference(scenario: Scenario, arm: str) -> bool:
     """Whether `arm` means something there."""
     if scenario.alters_law or (arm in FLEET_REFERENCES) != (scenario.replicas is not None):
         return False
+    if arm in TRAINER_REFERENCES and not scenario.trains:
+        return False
     return arm != "free_tier" or not (scenario.has_tenant or scenario.horizon_s is not None)
 
 
@@ -137,6 +140,8 @@ class Job:
             in_fleet = self.scenario.replicas is not None
             if isinstance(self.arm, str):
                 refer = run_fleet_reference if in_fleet else run_reference
+                if self.arm in TRAINER_REFERENCES:
+                    refer = run_trainer_reference
                 return refer(self.scenario, case, self.seed, self.arm)
             run = run_fleet_law if in_fleet else run_law
             return run(self.scenario, case, self.seed, self.arm)
@@ -158,6 +163,7 @@ class Job:
         listening = in_fleet  # a reference hears nothing; routers and the sum do
         if isinstance(self.arm, str):
             arm: Any = self.arm
+            listening = listening or self.arm == "prime_rl"
             sources = _sources(
                 "sim",
                 "lab/bench/arms.py",
@@ -165,6 +171,8 @@ class Job:
                 "lab/bench/cases.py",
                 "lab/bench/peer_gates.py",
             )
+            if self.arm in TRAINER_REFERENCES:
+                sources += _sources("sim/trainer_gates.py", "lab/bench/trainer_arms.py")
             if self.arm == "sum":
                 sources += _sources("core")
         else:
@@ -273,6 +281,7 @@ _NOT_IN_A_RUN = (
     "server.py",
     "shapes.py",
     "text.py",
+    "trainer_gates.py",
 )
 
 

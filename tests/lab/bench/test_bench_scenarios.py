@@ -162,10 +162,10 @@ def test_the_bundled_suite_covers_what_it_must():
     for family in ("miniswe", "weka", "tau", "openhands"):
         pools = {s.kv_tokens for s in suite if s.family == family}
         assert len(pools) == 3, family
-    assert {"tools", "fits", "arrivals", "mixed", "machines", "whole", "breadth"} <= families
+    assert {"tools", "fits", "arrivals", "mixed", "machines", "whole", "breadth", "rl"} <= families
     assert {s.horizon_s for s in suite if s.family == "endless"} == {1800}
     of_one = {"second_tenant", "metrics_lost", "capacity_hidden", "engine_restart"}
-    assert kinds == {*of_one, "replica_dies"}
+    assert kinds == {*of_one, "replica_dies", "weight_update"}
     assert {s.replicas for s in suite if s.family == "fleet"} == {4, 8}
     assert {s.measure for s in suite} == {
         None,
@@ -173,6 +173,7 @@ def test_the_bundled_suite_covers_what_it_must():
         "sizes_unknown",
         "max_wait",
         "unequal",
+        "stale_bound",
         "tau_half",
         "tau_double",
         "price_half",
