@@ -116,9 +116,7 @@ async def test_without_release_the_proxy_is_not_told_of_an_end() -> None:
     assert (run.outcome, proxy.released) == ("finished", [])
 
 
-async def test_a_release_that_is_refused_breaks_the_arm_which_is_not_what_it_says() -> (
-    None
-):
+async def test_a_release_that_is_refused_breaks_the_arm_which_is_not_what_it_says() -> None:
     proxy = _Server()
     proxy.releases = 404
     with _serving(proxy) as url:
