@@ -47,6 +47,7 @@ class FleetMachine:
         self._groups = Groups()
         self._arrivals = self._placements = self._done_total = self._moved_total = 0
         self._entered = 0  # roots that have been let in, and have not left with all children
+        self._is_routed = False  # an agent was found elsewhere than planned: a router places them
         self._let_in: dict[AgentId, None] = {}  # in order
         self._moves: list[Transition] = []
         for name in pools:
@@ -66,6 +67,7 @@ class FleetMachine:
         """As `Regulator.take_over`, for each pool."""
         self.law = old.law
         self._done_total, self._moved_total = old._done_total, old._moved_total
+        self._is_routed = old._is_routed
         formers = {former.name: former for former in old.pools}
         for pool in self.pools:
             pool.take_over(formers[pool.name], now)
@@ -150,7 +152,9 @@ class FleetMachine:
         """
         home = max(self.pools, key=lambda pool: pool.regulator.waiting_agents)
         agent = home.regulator.last_waiting
-        if agent is None or len(self._line) or any(pool.candidate for pool in self.pools):
+        if agent is None or self._is_routed:
+            return
+        if len(self._line) or any(pool.candidate for pool in self.pools):
             return
         root = self._members.get(agent)
         if root is None or root.pool is not home:  # it has left, and its children go on there
