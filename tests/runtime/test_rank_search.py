@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 pytest.importorskip("uvicorn")
@@ -220,6 +221,91 @@ def test_a_refused_rank_makes_one_pool_of_the_ranks(caplog: pytest.LogCaptureFix
         assert gov.snapshot().done_total == 2
         client.close()
     assert sum("refuses rank 1" in text for text in caplog.messages) == 1
+
+
+def test_langchain_and_a_client_of_ones_own_reach_the_ranks_that_were_found() -> None:
+    chat = pytest.importorskip("langchain_openai")
+    with (
+        serving() as server,
+        Governor(server.url, poll_interval_s=0.05) as gov,
+        httpx.Client() as own,
+        gov.http_client("sync") as http,
+        gov.agent("a") as a,
+        gov.agent("b", detached=True) as b,
+    ):
+        wait_for(lambda: len(gov.addresses) == 2, "the ranks are found")
+        model = chat.ChatOpenAI(
+            model="m", base_url=f"{server.url}/v1", api_key="-", max_tokens=2, http_client=http
+        )
+        for agent in (a, b):
+            with agent.active():
+                for _ in range(2):
+                    model.invoke("hi")
+            for _ in range(2):
+                with agent.step() as step:
+                    url = f"{agent.base_url}/v1/chat/completions"
+                    answer = own.post(url, headers=agent.headers, json={**ASK, "max_tokens": 2})
+                    step.record(answer.json()["usage"])
+            rank = int(agent.headers["X-data-parallel-rank"])
+            assert dict(server.stats.ranks_by_agent[agent.id]) == {rank: 4}
+
+
+def test_a_pin_that_is_ignored_is_noticed_by_what_warm_agents_find(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No answer says who served: the calls take turns, so that each agent comes back to another."""
+    with (
+        serving(rank_header="ignore", worker_header=False) as server,
+        Governor(server.url, ranks=2, poll_interval_s=0.05) as gov,
+    ):
+        client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
+        agents = [gov.agent(f"a{n}", detached=True) for n in range(8)]
+        for n, agent in enumerate(agents):
+            agent.open_sync()
+            wait_for(lambda: gov.snapshot().capacity_tokens, "it is read")
+            text = f"agent {n}: " + " ".join(f"line {k} of {n}" for k in range(900))
+            for turn in range(2):
+                asked = {"role": "user", "content": text + " and so on" * turn}
+                with agent.active():
+                    client.chat.completions.create(model="m", messages=[asked], max_tokens=2)  # type: ignore[list-item]
+        wait_for(lambda: not gov.addresses, "they are one pool")
+        assert gov.snapshot().active == 8
+        for agent in agents:
+            agent.close()
+        client.close()
+    (said,) = logged(caplog, "pin_lost")
+    assert "found nothing of their context" in said
+
+
+def test_pools_that_change_again_and_again_lose_no_agent() -> None:
+    """Threads work on while their pools are split and joined."""
+    with serving() as server, Governor(server.url, ranks=2, poll_interval_s=0.01) as gov:
+        endpoint = gov._endpoints.all[0]
+        done: list[str] = []
+
+        def life(name: str) -> None:
+            with gov.agent(name, group=name[-1]) as agent:
+                for k in range(30):
+                    with agent.step() as step:
+                        step.record({"prompt_tokens": 100 * (k + 1), "completion_tokens": 10})
+                    time.sleep(0.001)
+            done.append(name)
+
+        threads = [threading.Thread(target=life, args=(f"a{n}",)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        changes = 0
+        while any(thread.is_alive() for thread in threads):
+            endpoint.ranks = 3 - endpoint.ranks
+            gov._nudge()
+            changes += 1
+            time.sleep(0.005)
+        for thread in threads:
+            thread.join()
+        assert len(done) == 12
+        assert gov.snapshot().done_total == 12
+        assert not gov.snapshot().closed, "it governs on"
+        assert changes > 2
 
 
 # SGLang
