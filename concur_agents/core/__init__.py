@@ -12,7 +12,13 @@ from concur_agents.core.laws.law import Law, LawState
 from concur_agents.core.order import ORDERS, Order
 from concur_agents.core.prefixes import Chain
 from concur_agents.core.readings import sum_of
-from concur_agents.core.regroup import AnyRegulator, Present, pools_of, regrouped
+from concur_agents.core.regroup import (
+    AnyRegulator,
+    Present,
+    pools_of,
+    regrouped,
+    without_fleet_options,
+)
 from concur_agents.core.regulator import FIRST_READING_S, Regulator
 from concur_agents.core.types import (
     AgentId,
@@ -56,4 +62,5 @@ __all__ = [
     "pools_of",
     "regrouped",
     "sum_of",
+    "without_fleet_options",
 ]

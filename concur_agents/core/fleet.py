@@ -33,6 +33,8 @@ class Fleet(FleetReads):
         max_wait_s: as for `Regulator`, of the whole fleet [s].
         max_open: as for `Regulator`, of the whole fleet.
         down_after_s: see `DOWN_AFTER_S`.
+        moves_paused: a paused agent may go to a pool that is half empty; False: a router decides
+            where agents are.
         options: for each pool's `Regulator`.
 
     Raises:

@@ -30,6 +30,7 @@ class FleetMachine:
         max_wait_s: float | None = None,
         max_open: int | None = None,
         down_after_s: float = DOWN_AFTER_S,
+        moves_paused: bool = True,
         **options: Any,
     ) -> None:
         if not pools:
@@ -40,7 +41,7 @@ class FleetMachine:
         self.pools: list[Pool] = []
         self._options = {**options, "max_wait_s": max_wait_s}
         self._max_wait_s, self._max_open = max_wait_s, max_open
-        self._down_after_s = down_after_s
+        self._down_after_s, self._moves_paused = down_after_s, moves_paused
         self._members: dict[AgentId, Member] = {}
         self._departed: dict[AgentId, Member] = {}  # roots whose children are still here
         self._line = Line()
@@ -150,6 +151,8 @@ class FleetMachine:
 
         Only once no agent waits to start: a new one brings no prefix that is computed again.
         """
+        if not self._moves_paused:
+            return
         home = max(self.pools, key=lambda pool: pool.regulator.waiting_agents)
         agent = home.regulator.last_waiting
         if agent is None or self._is_routed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from concur_agents.core.fleet import Fleet
 from concur_agents.core.laws import make_law
@@ -113,6 +113,11 @@ def regrouped(
 def pools_of(regulator: AnyRegulator) -> list[str]:
     """The names of its pools; empty: there is one."""
     return [pool.name for pool in regulator.pools] if isinstance(regulator, Fleet) else []
+
+
+def without_fleet_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a `Fleet` as one `Regulator` takes them, where there is one pool."""
+    return {name: value for name, value in options.items() if name != "moves_paused"}
 
 
 def _follow(old: AnyRegulator, new: AnyRegulator, now: float) -> None:

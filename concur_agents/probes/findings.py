@@ -75,7 +75,10 @@ def ranks_advice(page: PageReading) -> str:
         "each agent on one of them (session affinity), or it loses its prefix"
     )
     if page.engine in ("vllm", "sglang") and all(rank.isdigit() for rank in page.readings):
-        text += f". If they are data-parallel ranks, ranks={count} makes each a pool of its own"
+        text += (
+            ". If they are data-parallel ranks, a governor finds out whether calls can be pinned "
+            f"to each, and ranks={count} makes each a pool of its own at once"
+        )
     else:
         text += f". They are named {', '.join(page.readings)}, so ranks= cannot tell them apart"
     return text

@@ -186,7 +186,15 @@ class RecordingRegulator:
         if name in _ASK_TO_GO_ON and agent not in let_in:
             reason = self.inner.why(agent, now)
             why = {} if reason is None else {"why": reason.numbers, "cause": reason.cause}
-        return self._noted(name, now, let_in, agent=agent, options=options, **why)
+        everyone = self._elsewhere() if name == "found" else ()
+        return self._noted(
+            name, now, let_in, agent=agent, options=options, everyone=everyone, **why
+        )
+
+    def _elsewhere(self) -> tuple[str, ...]:
+        """The agents whose pool is another than was noted last, and who were in no transition."""
+        noted = self._pools.items()
+        return tuple(agent for agent, pool in noted if self.inner.pool_of(agent) != pool)
 
     def _noted(
         self,

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from concur_agents.core import AnyRegulator, Decision, Fleet, Law, Regulator
+from concur_agents.core import (
+    AnyRegulator,
+    Decision,
+    Fleet,
+    Law,
+    Regulator,
+    without_fleet_options,
+)
 from concur_agents.errors import RecordingError
 from concur_agents.recording.model import Header, RecordedCall
 from concur_agents.recording.reader import Recording
@@ -131,7 +138,7 @@ def _made(
     options.pop("pools", None)
     if pools:
         return Fleet(law, list(pools), start_s, **options)
-    return Regulator(law, start_s, **options)
+    return Regulator(law, start_s, **without_fleet_options(options))
 
 
 def _decide(regulator: Regulator, call: RecordedCall) -> tuple[Decision, str | None]:

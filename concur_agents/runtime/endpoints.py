@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from concur_agents.core import Fleet, Regulator
+from concur_agents.core import Fleet, Regulator, without_fleet_options
 from concur_agents.errors import ConfigError
 from concur_agents.recording import scrub
 from concur_agents.runtime.poller import EnginePoller
@@ -238,7 +238,7 @@ def make_regulator(law: Any, start_s: float, options: dict[str, Any], pools: Seq
     """
     if pools:
         return Fleet(law, pools, start_s, **options)
-    return Regulator(law, start_s, **options)
+    return Regulator(law, start_s, **without_fleet_options(options))
 
 
 def behind(router: object, pools: Iterable[str] | Mapping[str, str]) -> dict[str, str]:

@@ -188,6 +188,8 @@ class Host(Reads, Pools):
             # Without an endpoint there is no reading to wait for, and a cap needs none.
             "first_reading_s": FIRST_READING_S if has_endpoint and not is_cap else 0.0,
         }
+        if self._endpoints.router is not None:  # agents are where that has them
+            self._regulator_options["moves_paused"] = False
         self.ungoverned: Ungoverned = check_ungoverned(ungoverned)
         self._ungoverned_calls = UngovernedCalls()
         self.routes = check_routes(routes)

@@ -104,6 +104,8 @@ class Served:
     def _follow(self, root: Session, pool: str) -> None:
         """`pool` has served the agent, and is where it is from here on."""
         before, root.served_by = root.served_by, pool
+        if self._endpoints.are_given:
+            return  # a daemon says where agents are
 
         def follow(now: float) -> Iterable[str]:
             sessions = self._monitor.sessions

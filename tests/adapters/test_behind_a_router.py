@@ -38,7 +38,7 @@ def serving(router: Any, **options: Any) -> Iterator[EmbeddedServer]:
 def governing(server: EmbeddedServer, *, named: bool = False, **options: Any) -> Iterator[Governor]:
     urls = [f"{server.url}/engine/{rank}" for rank in range(2)]
     pools: Any = dict(zip(NAMES, urls, strict=True)) if named else urls
-    with Governor(server.url, pools=pools, poll_interval_s=0.05, **options) as gov:
+    with Governor(server.url, pools=pools, poll_interval_s=0.2, **options) as gov:
         yield gov
 
 

@@ -261,9 +261,11 @@ def test_an_answer_that_says_it_was_served_elsewhere_is_noticed(
             )
         )
     )
-    with fleet.gov.agent("a"):
+    with fleet.gov.agent("a") as agent:
         for _ in range(2):
             govern(fleet.gov, http).post(f"{ONE}/completions", json=ASK)
+        is_there = worker == TWO.removesuffix("/v1")
+        assert agent.base_url == (TWO if is_there else ONE), "it is where it was served"
     assert len([said for said in caplog.messages if f"served by {worker}" in said]) == is_said
 
 

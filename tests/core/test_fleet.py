@@ -364,3 +364,21 @@ def test_an_agent_in_no_call_is_served_nowhere():
     assert fleet.pool_of("1") == "a"
     with pytest.raises(KeyError):
         fleet.found("1", 1.0, pool="c")
+
+
+def test_behind_a_router_a_paused_agent_goes_nowhere_else():
+    """Where it is, the router decides: another pool would count an agent that it never sees."""
+    where = []
+    for moves_paused in (True, False):
+        fleet = Fleet(make_law("fixed", agents=2), ["a", "b"], moves_paused=moves_paused)
+        enter(fleet, "1", "2", "3", "4")
+        for agent in "1234":
+            fleet.begin_step(agent, 1.0)
+        for agent in "24":
+            fleet.found(agent, 1.0, pool="a")
+        for agent in "1234":
+            fleet.end_step(agent, 2.0, CALL)
+        for agent in "1234":
+            fleet.begin_step(agent, 3.0)
+        where.append({fleet.pool_of(agent) for agent in "1234"})
+    assert where == [{"a", "b"}, {"a"}]

@@ -18,7 +18,8 @@ OPTIONS = {"max_wait_s": 60.0, "max_open": 14, "first_reading_s": 2.0}
 class Story:
     """A random life of a fleet: groups, children, breaks, pools that fail, come and go."""
 
-    def __init__(self, fleet, seed):
+    def __init__(self, fleet, seed, *, finds=False):
+        self.finds = finds  # whether calls are served by pools that a router picks
         self.fleet, self.dice, self.now = fleet, random.Random(seed), 0.0
         self.names, self.pools = count(), list(POOLS)
         self.roots, self.children = [], {}
@@ -37,7 +38,7 @@ class Story:
         busy = [who for who in here if self.calls.get(who)]
         act = self.dice.choice(["arrive", "child", "begin", "begin", "end", "end", "end", "tick",
                                 "tick", "leave", "suspend", "dark", "pool", "flushed",
-                                "hold", "advance"])  # fmt: skip
+                                "hold", "advance"] + ["found"] * self.finds)  # fmt: skip
         if act == "arrive" and len(self.roots) < 20:
             agent = f"a{next(self.names)}"
             self.roots.append(agent)
@@ -65,6 +66,11 @@ class Story:
                 usage = self.dice.choice([Usage(self.dice.randrange(9000), 50, 400), None])
                 how = self.dice.choice([{}, {}, {"aborted": True}])
                 self.call("end_step", agent, self.now, usage, **how)
+        elif act == "found":
+            ready = [who for who in busy if who not in self.waits]
+            if ready:
+                pool = self.dice.choice(self.pools)
+                self.call("found", self.dice.choice(ready), self.now, pool=pool)
         elif act == "leave" and self.roots and self.dice.random() < 0.5:
             agent = self.dice.choice(self.roots)
             for who in (*self.children.pop(agent, ()), agent):
@@ -102,11 +108,11 @@ class Story:
                 self.call("tick", None if pool in self.dark else good, self.now, pool)
 
 
-def told(path, seed, law="working_set", steps=1000, **recorder_options):
+def told(path, seed, law="working_set", steps=1000, finds=False, **recorder_options):
     law = make_law(law, agents=3) if law == "fixed" else make_law(law)
     fleet = Fleet(law, POOLS, **OPTIONS)
     recorded, recorder = record(fleet, path, **OPTIONS, **recorder_options)
-    story = Story(recorded, seed)
+    story = Story(recorded, seed, finds=finds)
     with recorder:
         for done in range(steps):
             story.step()
@@ -129,10 +135,17 @@ def test_a_recorded_fleet_replays_to_the_bit(tmp_path, law, seed):
     assert "down" in reasons
 
 
-@pytest.mark.parametrize("seed", [4, 5])
-def test_the_lines_say_which_pool_each_agent_is_in(tmp_path, seed):
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_was_found_behind_a_router_replays_to_the_bit(tmp_path, seed):
+    _, recording = told(tmp_path / "run.jsonl", seed, finds=True)
+    assert list(replay(recording)) == []
+    assert "found" in {line.name for line in recording}
+
+
+@pytest.mark.parametrize(("seed", "finds"), [(4, False), (5, False), (4, True), (5, True)])
+def test_the_lines_say_which_pool_each_agent_is_in(tmp_path, seed, finds):
     """Followed line by line beside a fleet that makes the same calls."""
-    _, recording = told(tmp_path / "run.jsonl", seed)
+    _, recording = told(tmp_path / "run.jsonl", seed, finds=finds)
     fleet = Fleet(recording.header.make_law(), POOLS, **OPTIONS)
     builder = TimelineBuilder(recording.header)
     for line in recording:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 pytest.importorskip("uvicorn")
@@ -54,7 +55,7 @@ def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
 def test_several_engines_become_several_pools(caplog: pytest.LogCaptureFixture) -> None:
     """The first agents are there already, and stay where their calls go from then on."""
     caplog.set_level(logging.INFO)
-    with serving() as server, Governor(server.url, poll_interval_s=0.05) as gov:
+    with serving() as server, Governor(server.url, poll_interval_s=0.2) as gov:
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
         with gov.agent("a") as a:
             ranks_of(client, 1)
@@ -89,7 +90,7 @@ def test_ranks_that_calls_cannot_be_pinned_to_are_governed_as_one_pool(
     fails = options.pop("fails", False)
     with (
         serving(**options, middleware=refuse_calls if fails else None) as server,
-        Governor(server.url, poll_interval_s=0.05) as gov,
+        Governor(server.url, poll_interval_s=0.2) as gov,
         gov.agent("a") as a,
     ):
         wait_for(lambda: logged(caplog, "several_engines"), "it is said")
@@ -144,7 +145,7 @@ def test_of_several_addresses_each_has_its_ranks() -> None:
     with (
         serving() as many,
         serving(engines=1) as one,
-        Governor([many.url, one.url], poll_interval_s=0.05) as gov,
+        Governor([many.url, one.url], poll_interval_s=0.2) as gov,
         gov.agent("a") as a,
         gov.agent("b", detached=True) as b,
     ):
@@ -157,7 +158,7 @@ def test_a_recording_of_it_replays_to_the_bit(tmp_path: Any) -> None:
     path = tmp_path / "run.jsonl"
     with (
         serving() as server,
-        Governor(server.url, poll_interval_s=0.05, record=path) as gov,
+        Governor(server.url, poll_interval_s=0.2, record=path) as gov,
         gov.agent("a", group="g"),
         gov.agent("a.child"),
     ):
@@ -193,7 +194,7 @@ def test_agents_that_wait_are_let_in_while_it_is_proved() -> None:
 
     with (
         serving(middleware=hang_calls) as server,
-        Governor(server.url, poll_interval_s=0.05) as gov,
+        Governor(server.url, poll_interval_s=0.2) as gov,
         gov.agent("a"),
     ):
         assert hanging.wait(10)
@@ -205,7 +206,7 @@ def test_a_refused_rank_makes_one_pool_of_the_ranks(caplog: pytest.LogCaptureFix
     """They were given with `ranks=`; the call that was refused is made again, and none fails."""
     with (
         serving(rank_header="refuse") as server,
-        Governor(server.url, ranks=2, poll_interval_s=0.05) as gov,
+        Governor(server.url, ranks=2, poll_interval_s=0.2) as gov,
     ):
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
         with gov.agent("a"), gov.agent("b", detached=True) as b:
@@ -222,13 +223,98 @@ def test_a_refused_rank_makes_one_pool_of_the_ranks(caplog: pytest.LogCaptureFix
     assert sum("refuses rank 1" in text for text in caplog.messages) == 1
 
 
+def test_langchain_and_a_client_of_ones_own_reach_the_ranks_that_were_found() -> None:
+    chat = pytest.importorskip("langchain_openai")
+    with (
+        serving() as server,
+        Governor(server.url, poll_interval_s=0.2) as gov,
+        httpx.Client() as own,
+        gov.http_client("sync") as http,
+        gov.agent("a") as a,
+        gov.agent("b", detached=True) as b,
+    ):
+        wait_for(lambda: len(gov.addresses) == 2, "the ranks are found")
+        model = chat.ChatOpenAI(
+            model="m", base_url=f"{server.url}/v1", api_key="-", max_tokens=2, http_client=http
+        )
+        for agent in (a, b):
+            with agent.active():
+                for _ in range(2):
+                    model.invoke("hi")
+            for _ in range(2):
+                with agent.step() as step:
+                    url = f"{agent.base_url}/v1/chat/completions"
+                    answer = own.post(url, headers=agent.headers, json={**ASK, "max_tokens": 2})
+                    step.record(answer.json()["usage"])
+            rank = int(agent.headers["X-data-parallel-rank"])
+            assert dict(server.stats.ranks_by_agent[agent.id]) == {rank: 4}
+
+
+def test_a_pin_that_is_ignored_is_noticed_by_what_warm_agents_find(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No answer says who served: the calls take turns, so that each agent comes back to another."""
+    with (
+        serving(rank_header="ignore", worker_header=False) as server,
+        Governor(server.url, ranks=2, poll_interval_s=0.2) as gov,
+    ):
+        client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
+        agents = [gov.agent(f"a{n}", detached=True) for n in range(8)]
+        for n, agent in enumerate(agents):
+            agent.open_sync()
+            wait_for(lambda: gov.snapshot().capacity_tokens, "it is read")
+            text = f"agent {n}: " + " ".join(f"line {k} of {n}" for k in range(900))
+            for turn in range(2):
+                asked = {"role": "user", "content": text + " and so on" * turn}
+                with agent.active():
+                    client.chat.completions.create(model="m", messages=[asked], max_tokens=2)  # type: ignore[list-item]
+        wait_for(lambda: not gov.addresses, "they are one pool")
+        assert gov.snapshot().active == 8
+        for agent in agents:
+            agent.close()
+        client.close()
+    (said,) = logged(caplog, "pin_lost")
+    assert "found nothing of their context" in said
+
+
+def test_pools_that_change_again_and_again_lose_no_agent() -> None:
+    """Threads work on while their pools are split and joined."""
+    with serving() as server, Governor(server.url, ranks=2, poll_interval_s=0.01) as gov:
+        endpoint = gov._endpoints.all[0]
+        done: list[str] = []
+
+        def life(name: str) -> None:
+            with gov.agent(name, group=name[-1]) as agent:
+                for k in range(30):
+                    with agent.step() as step:
+                        step.record({"prompt_tokens": 100 * (k + 1), "completion_tokens": 10})
+                    time.sleep(0.001)
+            done.append(name)
+
+        threads = [threading.Thread(target=life, args=(f"a{n}",)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        changes = 0
+        while any(thread.is_alive() for thread in threads):
+            endpoint.ranks = 3 - endpoint.ranks
+            gov._nudge()
+            changes += 1
+            time.sleep(0.005)
+        for thread in threads:
+            thread.join()
+        assert len(done) == 12
+        assert gov.snapshot().done_total == 12
+        assert not gov.snapshot().closed, "it governs on"
+        assert changes > 2
+
+
 # SGLang
 
 
 def test_where_the_header_is_ignored_sglang_takes_the_rank_in_the_body() -> None:
     with (
         serving(metrics="sglang", rank_header="body") as server,
-        Governor(server.url, poll_interval_s=0.05) as gov,
+        Governor(server.url, poll_interval_s=0.2) as gov,
     ):
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
         with gov.agent("a") as a, gov.agent("b", detached=True) as b:
@@ -248,7 +334,7 @@ def test_no_pin_is_claimed_on_a_route_that_ignores_it(caplog: pytest.LogCaptureF
     """SGLang answers /v1/responses from any rank."""
     with (
         serving(metrics="sglang", worker_header=False) as server,
-        Governor(server.url, ranks=2, poll_interval_s=0.05) as gov,
+        Governor(server.url, ranks=2, poll_interval_s=0.2) as gov,
     ):
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-", max_retries=0)
         with gov.agent("a") as agent:
@@ -284,7 +370,7 @@ def test_ranks_that_sglang_does_not_show_are_said(
     asked = threading.Event()
     with (
         serving(metrics="sglang", engines=1, middleware=with_info) as server,
-        Governor(server.url, poll_interval_s=0.05) as gov,
+        Governor(server.url, poll_interval_s=0.2) as gov,
         gov.agent("a"),
     ):
         assert asked.wait(30)
