@@ -36,7 +36,7 @@ def gateway_command(
     found: dict[str, Setting],
     host: str = typer.Option("127.0.0.1", help="Where to listen; elsewhere only with a token."),
     port: int = typer.Option(PORT, min=0, max=65535, help="Port; 0: any free one."),
-    token: str = typer.Option(
+    client_token: str = typer.Option(
         "",
         envvar=TOKEN_VARIABLE,
         show_envvar=True,
@@ -65,7 +65,7 @@ def gateway_command(
             key=options["api_key"],
             host=host,
             port=port,
-            token=token or None,
+            token=client_token or None,
             may_guess=guess,
         )
         asyncio.run(_serve(gateway, governor, as_json=as_json))
