@@ -32,6 +32,7 @@ class Stack(NamedTuple):
 
 _HOLD = "async with gov.hold(): ...; gov.flushed()"
 _LIST = "Governor([url, url]): a pool for each engine"
+_SHARED = 'Governor(shared="auto") in each'
 
 STACKS = {
     stack.name: stack
@@ -48,7 +49,7 @@ STACKS = {
             ),
             f"{_HOLD}: the cache is emptied unless told otherwise",
             _LIST,
-            "each of agent.num_workers has a governor: num_workers=1, or one shared governor",
+            f"agent.num_workers actors: {_SHARED}",
         ),
         Stack(
             "slime",
@@ -78,14 +79,14 @@ STACKS = {
         ),
         Stack(
             "prime-rl",
-            "prime-rl 0.8, verifiers 0.3",
+            "prime-rl 0.8, verifiers 0.4",
             "prime-rl.md",
             "verifiers.v1.rollout.Rollout, from open to close",
             "TrainClient.get_response, behind the interception server",
             ("orchestrator.concurrency.min_inflight = max_inflight, a large number",),
             "async with gov.hold(): the cache is kept",
             _LIST,
-            "each env server has a governor of its own: one server, or one shared governor",
+            f"a pool of env servers: {_SHARED}",
         ),
         Stack(
             "areal",
@@ -96,7 +97,7 @@ STACKS = {
             ("rollout.max_concurrent_rollouts large",),
             _HOLD,
             "its own routing is round robin: put a router that keeps sessions in front",
-            "each data-parallel head has a governor of its own: one shared governor",
+            f"one for each data-parallel head: {_SHARED}",
         ),
         Stack(
             "rllm",
@@ -118,7 +119,7 @@ STACKS = {
             ("num_samples_in_parallel large or left out",),
             _HOLD,
             _LIST,
-            "each of num_workers has a governor: one worker, or one shared governor",
+            f"num_workers of an agent server: {_SHARED}",
         ),
         Stack(
             "harbor",

@@ -193,7 +193,7 @@ class Machine:
         held = sizes.held(root)
         self._admission.end(root, held, now)
         if root.has_context:
-            sizes.residency.touch(root.lru_entry, held)
+            sizes.residency.touch(root.lru_entry, held + sizes.group_part(root))
         self._settle_suspension(root)
 
     def _undo(self, who: Account, now: float) -> None:

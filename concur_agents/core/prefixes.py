@@ -56,6 +56,11 @@ class Prefixes:
         node = self._nodes.get(name)
         return 0.0 if node is None else node.own_tokens
 
+    def holders(self, name: Hashable) -> int:
+        """How many agents hold a part."""
+        node = self._nodes.get(name)
+        return 0 if node is None else node.holders
+
     def shared(self, chain: Chain) -> float:
         """How many tokens of `chain`, which its holder has joined, are charged once for all."""
         tokens = 0.0

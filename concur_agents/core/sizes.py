@@ -191,6 +191,16 @@ class Sizes:
         if account.group is not None and account.is_credited:
             self.share(account, ())
 
+    def group_part(self, account: Account) -> float:
+        """`account`'s part of what its group shares [tokens]: all of them touch it together.
+
+        Reuse distances without the prompts of many groups would make the pool look small.
+        """
+        if account.group is None or not account.is_credited or not account.chain:
+            return 0.0
+        name, tokens = account.chain[0]
+        return tokens / max(1, self.prefixes.holders(name))
+
     def forget_group(self, group: str) -> None:
         """None of its members is here."""
         self._groups.pop(group, None)

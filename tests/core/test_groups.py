@@ -99,3 +99,21 @@ def test_what_members_find_in_the_cache_says_how_much_they_share():
         regulator.begin_step(f"a{number}", 2.0, prompt_tokens=12_000)
         regulator.end_step(f"a{number}", 2.0, Usage(12_000, 0, 12_000))
     assert regulator.view(2.0).pressure_tokens == pytest.approx(8_000 + 3 * 4_000)
+
+
+def test_prompts_of_many_groups_count_in_reuse_distances():
+    """Left out, a pool of 380,000 tokens was taken for one of 134,000, and a batch took a third
+    longer: between two calls of an agent the prompts of all other groups are touched as well.
+    """
+    regulator = Regulator(make_law("fixed", agents=99))
+    for group in range(4):
+        for number in range(2):
+            agent = f"{group}/{number}"
+            regulator.arrive(agent, 0.0, prompt_tokens=10_000, group=str(group))
+            regulator.begin_step(agent, 0.0)
+    for group in range(4):
+        for number in range(2):
+            regulator.end_step(f"{group}/{number}", 1.0, Usage(10_000, 100, 0))
+    residency = regulator._sizes.residency
+    first = regulator._accounts["0/0"].lru_entry
+    assert residency.distance(first) == pytest.approx(7 * 100 + 7 * 5_000)

@@ -16,7 +16,6 @@ vf = pytest.importorskip("verifiers.v1", reason="scripts/stacks verifiers has it
 import openai  # noqa: E402
 from verifiers.v1.agent import Agent  # noqa: E402
 from verifiers.v1.clients.eval import EvalClient  # noqa: E402
-from verifiers.v1.clients.train import TrainClient  # noqa: E402
 from verifiers.v1.configs.agent import AgentConfig  # noqa: E402
 from verifiers.v1.configs.client import EvalClientConfig  # noqa: E402
 from verifiers.v1.rollout import Rollout  # noqa: E402
@@ -52,13 +51,9 @@ def hooked(monkeypatch):
     """`hooked(gov)`: the hook as the page shows it, for evaluations, and taken back at the end."""
 
     def hook(gov):
-        for owner, names in (
-            (Rollout, ("open", "close", "abort")),
-            (EvalClient, ("get_response",)),
-        ):
-            for name in names:
-                monkeypatch.setattr(owner, name, getattr(owner, name))
-        monkeypatch.setattr(TrainClient, "get_response", TrainClient.get_response)
+        for name in ("open", "close", "abort"):
+            monkeypatch.setattr(Rollout, name, getattr(Rollout, name))
+        monkeypatch.setattr(EvalClient, "get_response", EvalClient.get_response)
         monkeypatch.setattr(ca.Governor, "from_env", classmethod(lambda cls: gov))
         code = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.read_text("utf-8"))[0]
         code = code.replace("TrainClient", "EvalClient").replace("clients.train", "clients.eval")
