@@ -263,6 +263,7 @@ def synthetic(
     obs: tuple[int, int] = (400, 1000),
     tools: ToolTimes | None = None,
     steps_range: tuple[int, int] | None = None,
+    steps_tail: float | None = None,
     shared: int = 1024,
     seed: int = 1000,
     arrival: Arrival | None = None,
@@ -282,13 +283,15 @@ def synthetic(
         obs: bounds of a tool result [tokens].
         tools: tool-time model; default: uniform, 0.5 to 2.5 s.
         steps_range: bounds of the number of calls, drawn per agent, instead of ``steps``.
+        steps_tail: index of a Pareto distribution from which that number is drawn, cut at the upper
+            bound; the smaller, the heavier the tail. None: each number is as likely.
         shared: length of the system prompt that all share [tokens].
         seed: of agent 0; agent i has ``seed + i``.
         arrival: arrival pattern; default: all at once.
     """
     tools = tools or Uniform(0.5, 2.5)
     plans = [
-        _synthetic_agent(i, steps, first, gen, obs, tools, steps_range, shared, seed)
+        _synthetic_agent(i, steps, first, gen, obs, tools, steps_range, steps_tail, shared, seed)
         for i in range(agents)
     ]
     return arrange(plans, arrival or Burst(), seed=seed)
@@ -302,6 +305,7 @@ def _synthetic_agent(
     obs: tuple[int, int],
     tools: ToolTimes,
     steps_range: tuple[int, int] | None,
+    steps_tail: float | None,
     shared: int,
     seed: int,
 ) -> AgentPlan:
@@ -309,7 +313,9 @@ def _synthetic_agent(
     name = f"agent-{i:03d}"
     first_tokens = rng.randint(*first)
     _skip_ids(rng, first_tokens)
-    if steps_range:
+    if steps_range and steps_tail:
+        steps = min(steps_range[1], int(steps_range[0] * rng.paretovariate(steps_tail)))
+    elif steps_range:
         steps = rng.randint(*steps_range)
     drawn = [(rng.randint(*gen), rng.randint(*obs), tools.draw(rng, None)) for _ in range(steps)]
     prompt: Prompt = (Run(("shared", "synthetic", shared), shared),) if shared else ()

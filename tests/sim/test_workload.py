@@ -256,3 +256,12 @@ def test_a_tool_model_that_is_none_is_refused_with_the_list(text: str) -> None:
 def test_an_arrival_pattern_that_is_none_is_refused_with_the_list() -> None:
     with pytest.raises(ConfigError, match=r"arrival 'rush' not understood .* burst, staggered"):
         parse_arrival("rush")
+
+
+def test_lives_with_a_heavy_tail_are_mostly_short_and_some_very_long() -> None:
+    """A Pareto distribution, cut at the upper bound; without it draws are what they were."""
+    plans = synthetic(400, 1, steps_range=(3, 120), steps_tail=1.1, seed=1)
+    steps = sorted(len(plan.steps) for plan in plans)
+    assert (steps[0], steps[-1]) == (3, 120)
+    assert steps[200] < 8
+    assert sum(k > 40 for k in steps) / 400 == pytest.approx(0.05, abs=0.03)

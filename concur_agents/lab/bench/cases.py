@@ -149,7 +149,7 @@ def _draw(part: Options, seed: int) -> list[AgentPlan]:
         ranges = {
             key: tuple(part[key]) for key in ("first", "gen", "obs", "steps_range") if key in part
         }
-        shared = {"shared": part["shared"]} if "shared" in part else {}
+        shared = {key: part[key] for key in ("shared", "steps_tail") if key in part}
         return synthetic(
             part["agents"],
             part["steps"],

@@ -236,6 +236,7 @@ _SYNTHETIC_KEYS: dict[str, type | tuple[type, ...]] = {
     "gen": list,
     "obs": list,
     "steps_range": list,
+    "steps_tail": (int, float),
     "shared": int,
     "group": str,
 }
@@ -293,6 +294,7 @@ _POSITIVE = (
     "restore_tokens_per_s",
     "max_steps",
     "steps",
+    "steps_tail",
     "poll_interval_s",
     "horizon_s",
     "replicas",
