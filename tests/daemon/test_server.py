@@ -15,6 +15,8 @@ import time
 import pytest
 
 from concur_agents import ConfigError, Governor
+from concur_agents.recording import Recording
+from concur_agents.recording.replay import replay
 from concur_agents.wire import MOST_BYTES, remote_link
 
 CLIENT = """
@@ -345,6 +347,27 @@ def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until)
             assert not done.is_set()
         thread.join(20)
         assert done.is_set()
+
+
+def test_the_recording_of_a_daemon_has_all_processes_and_replays(folder, serve, until):
+    where = f"unix:{folder}/d/s"
+    path = folder / "run.jsonl"
+    daemon = serve(where, limit=1, record=path)
+    with Governor(shared=where) as first, Governor(shared=where) as second:
+        with first.agent("a") as agent, agent.step():
+            other = second.agent("a")
+            thread = threading.Thread(target=other.open_sync)
+            thread.start()
+            until(lambda: daemon._governor.snapshot().queued == 1)
+        thread.join(20)
+        other.close()
+        until(lambda: not daemon._governor.agents())
+    daemon._governor.close()
+    recording = Recording(path)
+    assert list(replay(recording)) == []
+    ids = {line.agent for line in recording if getattr(line, "name", "") == "arrive"}
+    assert len(ids) == 2
+    assert {name.rpartition("/")[2] for name in ids} == {"a"}
 
 
 def test_options_that_are_the_daemons_are_refused(folder):
