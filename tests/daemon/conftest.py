@@ -74,7 +74,7 @@ def serve_process():
         process.communicate(timeout=30)
 
 
-def until(holds, most_s=20.0):
+def until(holds, most_s=45.0):
     """Waits until `holds()`."""
     ends_s = time.monotonic() + most_s
     while not holds():

@@ -160,3 +160,30 @@ def test_a_message_of_another_kind_ends_the_connection(world):
     assert second.inside == before
     world.run(3.0)
     assert world.inside == 4
+
+
+def test_ten_thousand_agents_of_which_a_third_is_cancelled_leave_nothing(make_world):
+    world = make_world(random.Random(0), clients=8, limit=500)
+    for client in world.clients:
+        for number in range(1250):
+            client.arrive(f"a{number}")
+    world.run(1.0)
+    assert world.inside == 500
+    for client in world.clients:
+        for agent in client.agents[::3]:  # queued, inside, or with a call that waits
+            if agent not in client.entering:
+                client.begin(agent)
+            client.leave(agent)
+    world.run(1.0)
+    rounds = 0
+    while any(client.agents for client in world.clients):
+        for client in world.clients:
+            for agent in client.agents:
+                if agent not in client.entering:
+                    client.leave(agent)
+        world.run(0.25)
+        rounds += 1
+    assert rounds <= 30, "places pass on within two turns"
+    assert world.regulator.ids() == []
+    assert [len(client.remote.book) for client in world.clients] == [0] * 8
+    assert all(len(session.book) == 0 for session in world.hub.sessions.values())

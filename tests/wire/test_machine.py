@@ -191,5 +191,5 @@ class SharedMachine(RuleBasedStateMachine):
 def test_no_agent_is_left_behind_and_the_limit_holds(make_world, lossy):
     run_state_machine_as_test(
         lambda: SharedMachine(make_world, lossy=lossy),
-        settings=settings(max_examples=40, stateful_step_count=40),
+        settings=settings(max_examples=25, stateful_step_count=40),
     )
