@@ -19,6 +19,7 @@ CAUSES = {
     "first_reading": "the engine's first reading has not come",
     "hold": "the batch is held, as during a weight update",
     "pools": "every pool is full",
+    "daemon": "the daemon cannot be reached",
     "next": "the agent is about to be let in",
 }
 """What binds -> the same in words; `docs/recordings.md` has them with what to do."""
@@ -31,6 +32,7 @@ TO_DO = {
     "max_open": "raise `max_open=`, if your machine has room for more agents begun at once",
     "first_reading": "look with `concur doctor URL` why the metrics page answers late",
     "pools": "add a replica, or make contexts shorter",
+    "daemon": "start `concur serve` again; after five seconds this process decides by itself",
 }
 """What binds -> what helps."""
 
