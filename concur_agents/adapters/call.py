@@ -18,6 +18,7 @@ from concur_agents.adapters.prompts import Prompt
 from concur_agents.adapters.routing import router_of
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.waiter import running_loop
 
 
 class Call:
@@ -127,11 +128,18 @@ async def begin(
         read: measures the prompt; called only if there is an agent.
 
     Returns:
-        None: no agent makes the call, and it passes.
+        None: no agent makes the call, or no event loop of asyncio runs here, and it passes.
 
     Raises:
         UngovernedError: no agent makes it, and the governor was made with `ungoverned="error"`.
     """
+    if running_loop() is None:
+        router_of(governor).say(
+            "loop",
+            "calls pass ungoverned where no event loop of asyncio runs, as on trio: use a "
+            "synchronous client in a thread, as with `trio.to_thread.run_sync` (logged once)",
+        )
+        return None
     call = _prepare(governor, what, read)
     if call is not None:
         await call.begin()

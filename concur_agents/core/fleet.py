@@ -115,15 +115,13 @@ class Fleet(FleetReads):
         """`pool` has served a call of `agent`, which is in flight: its context is there.
 
         Whatever was planned, it and its family are in that pool from here on, and keep their
-        place.  An agent that has none yet, or is in no call, stays where it is.  From then on none
-        moves to a pool that is half empty, because a router may not send it there.
+        place.  An agent that has none yet, or is in no call, stays where it is.
 
         Raises:
             KeyError: there is no such pool, or the agent is not here.
         """
         root, there = self._here(agent).root, self._pool(pool)
         here = root.home
-        self._is_routed = True
         if here is None or here is there or root.agent not in root.family:
             return self._settle(now)
         if here.regulator.agent_state(root.agent) == "reasoning":

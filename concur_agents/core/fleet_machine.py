@@ -48,7 +48,6 @@ class FleetMachine:
         self._groups = Groups()
         self._arrivals = self._placements = self._done_total = self._moved_total = 0
         self._entered = 0  # roots that have been let in, and have not left with all children
-        self._is_routed = False  # an agent was found elsewhere than planned: a router places them
         self._let_in: dict[AgentId, None] = {}  # in order
         self._moves: list[Transition] = []
         for name in pools:
@@ -68,7 +67,6 @@ class FleetMachine:
         """As `Regulator.take_over`, for each pool."""
         self.law = old.law
         self._done_total, self._moved_total = old._done_total, old._moved_total
-        self._is_routed = old._is_routed
         formers = {former.name: former for former in old.pools}
         for pool in self.pools:
             pool.take_over(formers[pool.name], now)
@@ -155,7 +153,7 @@ class FleetMachine:
             return
         home = max(self.pools, key=lambda pool: pool.regulator.waiting_agents)
         agent = home.regulator.last_waiting
-        if agent is None or self._is_routed:
+        if agent is None:
             return
         if len(self._line) or any(pool.candidate for pool in self.pools):
             return

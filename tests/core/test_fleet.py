@@ -245,17 +245,6 @@ def test_a_paused_agent_stays_while_an_agent_waits_to_start():
     assert fleet.pool_of("2") == "b"
 
 
-def test_a_paused_agent_stays_where_a_router_places_the_agents():
-    """It would send it back, and then the full pool has one more than it takes."""
-    fleet = two_crowded_in_a()
-    fleet.begin_step("3", 2.0)
-    fleet.found("3", 2.0, pool="a")
-    fleet.end_step("3", 3.0, None)
-    fleet.leave("3", 3.0)
-    assert fleet.begin_step("2", 4.0, prompt_tokens=6_000) == []
-    assert fleet.pool_of("2") == "a"
-
-
 def test_a_paused_agent_whose_context_does_not_fit_elsewhere_stays():
     """Also if its prompt was not announced: what it holds is known."""
     fleet = two_crowded_in_a()

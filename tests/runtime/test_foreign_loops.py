@@ -8,6 +8,7 @@ import types
 import pytest
 
 import concur_agents as ca
+from concur_agents.adapters import call as calls
 from concur_agents.runtime.waiter import foreign_loop
 
 
@@ -68,6 +69,17 @@ def test_async_with_outside_of_asyncio_says_what_to_do(trio):
         coroutine = enter(gov)
         with pytest.raises(ca.GateError, match="needs asyncio, and trio runs here"):
             coroutine.send(None)
+
+
+def test_calls_of_a_client_pass_where_asyncio_does_not_run(trio, caplog):
+    """A program on trio works without us, so that it has to work with us."""
+    with ca.Governor(limit=1) as gov:
+        for _ in range(2):
+            coroutine = calls.begin(gov, "/v1/chat/completions")
+            with pytest.raises(StopIteration) as ended:
+                coroutine.send(None)
+            assert ended.value.value is None, "no call of ours"
+    assert caplog.text.count("calls pass ungoverned where no event loop of asyncio runs") == 1
 
 
 def test_asyncio_is_not_foreign():
