@@ -209,8 +209,9 @@ def test_what_was_learned_is_recorded_and_replays_to_the_bit(tmp_path: Any) -> N
     path = tmp_path / "run.jsonl"
     with serving("smg") as server, governing(server, record=path) as gov:
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-")
-        with gov.agent("b"), gov.agent("a", detached=True):
-            client.chat.completions.create(**ASK, max_tokens=2)
+        for name in "abcdef":  # so many that one is served elsewhere than planned
+            with gov.agent(name):
+                client.chat.completions.create(**ASK, max_tokens=2)
         client.close()
     recording = Recording(path)
     assert "found" in {line.name for line in recording if hasattr(line, "name")}
