@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -209,9 +209,13 @@ def test_what_was_learned_is_recorded_and_replays_to_the_bit(tmp_path: Any) -> N
     path = tmp_path / "run.jsonl"
     with serving("smg") as server, governing(server, record=path) as gov:
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-")
-        for name in "abcdef":  # so many that one is served elsewhere than planned
-            with gov.agent(name):
-                client.chat.completions.create(**ASK, max_tokens=2)
+        second = list(gov.addresses)[1]
+        with gov.agent("b") as b, ExitStack() as inner:
+            inner.enter_context(gov.agent("a", detached=True))
+            if b.pool == second:
+                inner.close()  # so that the call is of the agent in the second pool
+            # The router's first agent goes to its first engine, and so this one is elsewhere.
+            client.chat.completions.create(**ASK, max_tokens=2)
         client.close()
     recording = Recording(path)
     assert "found" in {line.name for line in recording if hasattr(line, "name")}
