@@ -1,7 +1,7 @@
 """What a boundary costs when a daemon decides: over a unix socket, from several processes.
 
     python benchmarks/shared_boundary.py                      # 8 processes x 200 agents
-    python benchmarks/shared_boundary.py --seconds 20 --json shared.json
+    python benchmarks/shared_boundary.py --seconds 60 --json shared.json
 
 Three runs against one daemon, in this order:
 
@@ -23,10 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from concur_agents import Governor
+from concur_agents import Agent, Governor
 
 SATURATING = 20
 """Agents of a process that ask as fast as they are answered."""
@@ -36,19 +37,19 @@ async def paced(governor: Governor, agents: int, every_s: float, seconds: float)
     """Each agent comes to a boundary every so often; returns how long each waited [s]."""
     waits: list[float] = []
 
-    async def work(name: str) -> None:
-        async with governor.agent(name) as agent:
-            await asyncio.sleep(random.random() * every_s)
-            while time.monotonic() < ends_s:
-                began_s = time.perf_counter()
-                async with agent.step() as step:
-                    waits.append(time.perf_counter() - began_s)
-                    step.record({"prompt_tokens": 1000, "completion_tokens": 10})
-                rest_s = random.expovariate(1 / every_s)
-                await asyncio.sleep(min(rest_s, ends_s - time.monotonic()))
+    async def work(agent: Agent, began: asyncio.Event) -> None:
+        await began.wait()
+        ends_s = time.monotonic() + seconds
+        await asyncio.sleep(min(random.random() * every_s, seconds))
+        while time.monotonic() < ends_s:
+            began_s = time.perf_counter()
+            async with agent.step() as step:
+                waits.append(time.perf_counter() - began_s)
+                step.record({"prompt_tokens": 1000, "completion_tokens": 10})
+            rest_s = random.expovariate(1 / every_s)
+            await asyncio.sleep(min(rest_s, ends_s - time.monotonic()))
 
-    ends_s = time.monotonic() + seconds
-    await asyncio.gather(*(work(f"a{n}") for n in range(agents)))
+    await together(governor, agents, work)
     return waits
 
 
@@ -56,25 +57,48 @@ async def saturated(governor: Governor, agents: int, seconds: float) -> int:
     """Each agent comes to the next boundary at once; returns how many there were."""
     count = 0
 
-    async def work(name: str) -> None:
+    async def work(agent: Agent, began: asyncio.Event) -> None:
         nonlocal count
-        async with governor.agent(name) as agent:
-            while time.monotonic() < ends_s:
-                async with agent.step():
-                    count += 1
+        await began.wait()
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            async with agent.step():
+                count += 1
 
-    ends_s = time.monotonic() + seconds
-    await asyncio.gather(*(work(f"a{n}") for n in range(agents)))
+    await together(governor, agents, work)
     return count
+
+
+async def together(
+    governor: Governor, agents: int, work: Callable[[Agent, asyncio.Event], Awaitable[None]]
+) -> None:
+    """Each agent is one of its own, and none begins before those of all processes are in.
+
+    Boundaries are asked for as soon as three quarters of the places are taken, and children of an
+    agent ask for none.
+    """
+    began, all_in = asyncio.Event(), asyncio.Event()
+    inside: list[Agent] = []
+
+    async def one(name: str) -> None:
+        async with governor.agent(name) as agent:
+            inside.append(agent)
+            if len(inside) == agents:
+                all_in.set()
+            await work(agent, began)
+
+    tasks = [asyncio.ensure_future(one(f"a{n}")) for n in range(agents)]
+    await all_in.wait()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.readline)
+    began.set()
+    await asyncio.gather(*tasks)
 
 
 def client(where: str, agents: int, every_s: float, seconds: float) -> None:
     """One process: prints what it saw as a line of JSON."""
-    governor = Governor(shared=where)
-    with governor, governor.agent("first"):
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        sys.stdin.readline()
+    with Governor(shared=where) as governor:
         if every_s:
             found: object = asyncio.run(paced(governor, agents, every_s, seconds))
         else:
@@ -97,6 +121,7 @@ def run(where: str, processes: int, agents: int, every_s: float, seconds: float)
     for process in started:
         assert process.stdout is not None
         process.stdout.readline()
+    time.sleep(1.0)  # the daemon has told them whether boundaries are open
     for process in started:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -123,7 +148,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--agents", type=int, default=200, help="of each process")
     parser.add_argument("--rate", type=float, default=200.0, help="boundaries a second, of all")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
@@ -133,7 +158,7 @@ def main() -> None:
             ("open", options.agents, options.rate, 10.0),
             ("saturated", SATURATING, 0.0, 1.1),
         ):
-            total = options.processes * (agents + 1)
+            total = options.processes * agents
             where = f"unix:{folder}/d/{name}"
             daemon = serve(where, int(places * total))
             every_s = total / rate if rate else 0.0
