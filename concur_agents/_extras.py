@@ -13,6 +13,7 @@ EXTRAS = {
     "langchain_core": "langgraph",
     "langchain_openai": "langgraph",
     "opentelemetry": "otel",
+    "ray": "ray",
 }
 """Top-level module -> the extra of ours that brings it."""
 

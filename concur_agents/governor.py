@@ -63,7 +63,7 @@ class Governor(Host):
             folder of yours. None: nothing listens.
         shared: a daemon decides for all processes that name it: "unix:PATH" or "tcp://HOST:PORT"
             of a `concur serve`; "auto": that of this machine and these engines, which the first
-            process starts. None: this process decides for itself.
+            process starts; what `concur_agents.ray` makes. None: this process decides for itself.
         token: what that daemon asks for over TCP.
         background: False: no thread of its own; the host calls `beat` when it says so
             (simulated time).

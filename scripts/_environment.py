@@ -27,6 +27,7 @@ ENVIRONMENTS = {
     "litellm": (".venv-litellm", ("litellm",)),
     "floor": (".venv-floor", ("floor",)),
     "peers": (".venv-peers", ("peers",)),
+    "ray": (".venv-ray", ("ray",)),
     "verifiers": (".venv-verifiers", ("verifiers",)),
 }
 

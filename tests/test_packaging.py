@@ -20,9 +20,12 @@ from concur_agents.cli.app import COMMANDS, load_command
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 
+IN_ALL = sorted(EXTRAS.keys() - {"ray"})
+"""Ray has an environment of its own (`scripts/stacks ray`)."""
+
 FRAMEWORKS = {
     "main": [
-        *EXTRAS,
+        *IN_ALL,
         "agents",
         "deepagents",
         "inspect_ai",
@@ -30,7 +33,7 @@ FRAMEWORKS = {
         "pydantic_ai",
         "smolagents",
     ],
-    "floor": [*EXTRAS],
+    "floor": IN_ALL,
     "litellm": ["litellm", "mcp", "minisweagent", "starlette", "uvicorn", "typer"],
 }
 
@@ -136,6 +139,11 @@ def test_a_missing_extra_is_named_in_one_line(module: str, extra: str) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.count("\n") == 1
     assert f'pip install "concur-agents[{extra}]"' in ran.stderr
+
+
+def test_without_ray_its_extra_is_named() -> None:
+    ran = run_python("-c", "import sys; sys.modules['ray'] = None; import concur_agents.ray")
+    assert 'pip install "concur-agents[ray]"' in ran.stderr.splitlines()[-1]
 
 
 def test_this_environment_has_the_frameworks_it_is_there_to_test() -> None:

@@ -51,7 +51,7 @@ from concur_agents.runtime.regrouping import Regrouping
 from concur_agents.runtime.served import Served
 from concur_agents.runtime.session import Session
 from concur_agents.runtime.sessions import Sessions
-from concur_agents.runtime.sharing import Sharing
+from concur_agents.runtime.sharing import Finder, Sharing
 from concur_agents.runtime.ticker import Ticker
 from concur_agents.runtime.ungoverned import Ungoverned, UngovernedCalls, check_ungoverned
 from concur_agents.runtime.weakly import weakly
@@ -94,7 +94,7 @@ class Host(Reads, Pools):
         record: str | os.PathLike[str] | None = None,
         shadow: str | Law | None = None,
         socket: str | os.PathLike[str] | None = None,
-        shared: str | None = None,
+        shared: str | Finder | None = None,
         token: str | None = None,
         background: bool = True,
         clock: Callable[[], float] = time.monotonic,

@@ -7,11 +7,11 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from concur_agents.core import Law, law_names
 from concur_agents.errors import ConfigError
-from concur_agents.runtime.daemon_address import AUTO, daemon_address
+from concur_agents.runtime.daemon_address import AUTO, DaemonAddress, daemon_address
 from concur_agents.runtime.daemon_start import start_daemon
 from concur_agents.runtime.endpoints import Address, Endpoints
 from concur_agents.runtime.link import Link
@@ -24,11 +24,25 @@ _OF_THE_DAEMON = ("law", "limit", "max_wait_s", "max_open")
 """Options that only the process that decides can use."""
 
 
+class Finder(Protocol):
+    """Knows where a daemon is that is elsewhere each time it was started.
+
+    It can be pickled, and its `str` names the daemon for people.
+    """
+
+    def find(self) -> tuple[str, str]:
+        """The address of the daemon and its token, asked for before each connection.
+
+        Raises:
+            ConcurError: it is not there now.
+        """
+
+
 class Sharing:
     """How a governor finds its daemon, and its connection to it.
 
     Args:
-        where: "auto", "unix:PATH" or "tcp://HOST:PORT".
+        where: "auto", "unix:PATH", "tcp://HOST:PORT", or what finds it.
         token: for TCP; None: none.
         options: of the governor; with "auto" they are those of the daemon, if it has to be started.
 
@@ -36,10 +50,15 @@ class Sharing:
         ConfigError: the address is none, or an option is the daemon's.
     """
 
-    def __init__(self, where: str, token: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, where: str | Finder, token: str | None, options: Mapping[str, Any]) -> None:
         self.options = {**options, "shared": where, "token": token}
         """Make another governor of the same daemon."""
-        self.address = daemon_address(where, options["url"] or ())
+        self._find: Callable[[], DaemonAddress]
+        if isinstance(where, str):
+            address = daemon_address(where, options["url"] or ())
+            self._where, self._find = str(address), lambda: address
+        else:
+            self._where, self._find = str(where), lambda: self._ask(where)
         self._token = token or ""
         self._daemon: dict[str, Any] | None = None
         if where == AUTO:
@@ -48,7 +67,7 @@ class Sharing:
             given = [name for name in _OF_THE_DAEMON if options[name] is not None]
             if given:
                 raise ConfigError(
-                    f"{', '.join(given)}: the daemon at {self.address} decides. Give that to "
+                    f"{', '.join(given)}: the daemon at {self._where} decides. Give that to "
                     "`concur serve`, or leave it out here"
                 )
         self._safe_agents: int = options["blind_agents"]
@@ -64,7 +83,7 @@ class Sharing:
                 for name, pool in regulator.addresses.items()
             } or endpoints.addresses
 
-        link = self._link = Link(self._dial, str(self.address), heard)
+        link = self._link = Link(self._dial, self._where, heard)
         session = f"{_host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._regulator = RemoteRegulator(
             session, start_s, token=self._token, safe_agents=self._safe_agents, wake=link.wake
@@ -74,7 +93,8 @@ class Sharing:
     def anew(self) -> Any:
         """One to put the same agents into; see `RemoteRegulator.anew`."""
         assert self._regulator is not None
-        return self._regulator.anew()
+        self._regulator = self._regulator.anew()
+        return self._regulator
 
     def start(self, monitor: Monitor) -> None:
         """An agent is here: connects, if that has not begun."""
@@ -98,7 +118,7 @@ class Sharing:
             self._link.abandon()
 
     def _dial(self) -> socket.socket:
-        address = self.address
+        address = self._find()
         try:
             return address.connect()
         except (FileNotFoundError, ConnectionRefusedError):
@@ -106,6 +126,12 @@ class Sharing:
                 raise
             start_daemon(address.path, self._daemon)
         return address.connect()
+
+    def _ask(self, finder: Finder) -> DaemonAddress:
+        where, token = finder.find()
+        assert self._regulator is not None
+        self._regulator.token = token  # before the hello of the connection that is made now
+        return daemon_address(where)
 
 
 def describe(law: str | Law | None) -> Any:

@@ -222,7 +222,7 @@ class RemoteRegulator(RemoteLink):
     def anew(self) -> RemoteRegulator:
         """One to put the same agents into, after a decision that was cut off halfway."""
         new = RemoteRegulator(
-            self.session, 0.0, token=self._token, safe_agents=self._safe_agents, wake=self.wake
+            self.session, 0.0, token=self.token, safe_agents=self._safe_agents, wake=self.wake
         )
         new._is_anew = True
         return new

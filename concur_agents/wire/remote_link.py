@@ -56,7 +56,8 @@ class RemoteLink(RemoteReads):
         super().__init__()
         self.session = session
         self.wake = wake
-        self._token = token
+        self.token = token
+        """For the daemon: it is sent at the begin of each connection."""
         self._safe_agents = safe_agents
         self._seq = self._epoch = 0
         self._lost_s: float | None = start_s  # None: a daemon answers
@@ -125,7 +126,7 @@ class RemoteLink(RemoteReads):
         self._inbox, self._ops = [], []
         roster = self.book.roster()
         self._first = [
-            Hello(VERSION, self.session, self._epoch, self._seq, len(roster), self._token)
+            Hello(VERSION, self.session, self._epoch, self._seq, len(roster), self.token)
         ]
         self._first += [Roster(tuple(rows)) for rows in _cut(roster)]
         self._mind_holds(now)

@@ -18,6 +18,7 @@ from concur_agents import ConfigError, Governor
 from concur_agents.recording import Recording
 from concur_agents.recording.replay import replay
 from concur_agents.runtime import link
+from concur_agents.runtime.daemon_start import DaemonError
 from concur_agents.wire import MOST_BYTES, remote_link
 
 CLIENT = """
@@ -222,6 +223,37 @@ def test_tcp_needs_the_token(folder, serve, until, caplog):
     assert active(daemon) == 0
     assert "s3cret" not in caplog.text
     assert "wrong" not in caplog.text
+
+
+def test_a_daemon_that_is_elsewhere_after_its_restart_is_found_with_its_new_token(
+    folder, serve, until, patient
+):
+    """As with Ray, which starts it on a machine that it chooses."""
+    places = [(f"tcp://127.0.0.1:{free_port()}", f"s3cret-{n}") for n in range(2)]
+
+    class Finder:
+        def find(self):
+            if not places:
+                raise DaemonError("it is starting")
+            return places[0]
+
+        def __str__(self):
+            return "the daemon of this test"
+
+    def start(where, token):
+        return serve(where, limit=2, token=token)
+
+    first = start(*places[0])
+    with Governor(shared=Finder()) as governor, governor.agent("a"):
+        assert (governor.snapshot().reason, active(first)) == ("shared", 1)
+        del places[0]
+        second = start(*places[0])
+        found, places[:] = list(places), []
+        first.end()
+        until(lambda: governor.snapshot().reason == "away")
+        places[:] = found
+        until(lambda: governor.snapshot().reason == "shared")
+        assert active(second) == 1
 
 
 def free_port():
