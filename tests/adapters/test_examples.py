@@ -20,6 +20,8 @@ NEEDS = {
     "mini_swe_agent_batch.py": ["minisweagent", "litellm"],
     "openai_agents.py": ["agents"],
     "pydantic_ai_limiter.py": ["pydantic_ai"],
+    "ray_actors.py": ["ray"],
+    "ray_tasks.py": ["ray"],
 }
 SAYS = {
     "drop_in_client.py": "issue-7: ",
@@ -30,6 +32,8 @@ SAYS = {
     "mini_swe_agent_batch.py": "issue-5: Submitted",
     "openai_agents.py": "4 answers",
     "pydantic_ai_limiter.py": "12 requests",
+    "ray_actors.py": "tokens asked, by shared",
+    "ray_tasks.py": "tokens asked, by shared",
     "swe_pool.py": "issue-5 ok tests passed",
     "your_own_law.py": "tokens each",
 }

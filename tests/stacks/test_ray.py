@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
 ]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WAITERS = 1300  # more than the thousand calls that an actor has room for
 
 SECOND_DRIVER = """
@@ -248,6 +250,21 @@ def test_without_ray_connected_there_is_no_governor():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert "call ray.init()" in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("name", "lines"), [("ray_tasks.py", 8), ("ray_actors.py", 16)])
+def test_the_example_runs(cluster, tmp_path, name, lines):
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": cluster},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("tokens asked, by shared") == lines
 
 
 @pytest.mark.slow
