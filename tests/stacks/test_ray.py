@@ -164,7 +164,8 @@ def test_a_worker_that_is_killed_frees_its_places():
         assert not waiting.is_alive()
 
 
-def test_an_actor_that_is_killed_comes_back_and_no_agent_fails():
+@pytest.mark.parametrize("for_good", [False, True], ids=["by accident", "for good"])
+def test_an_actor_that_is_killed_comes_back_and_no_agent_fails(for_good):
     """FLEET: admission goes on after three seconds; the bound here is for a busy machine."""
     with concur_agents.ray.governor(limit=2) as gov:
         worker = Worker.remote(gov)
@@ -175,7 +176,7 @@ def test_an_actor_that_is_killed_comes_back_and_no_agent_fails():
             waiting.start()
             until(lambda: gov.snapshot().queued == 1)
             (host,) = hosts()
-            ray.kill(host, no_restart=False)
+            ray.kill(host, no_restart=for_good)
             killed_s = time.monotonic()
             until(lambda: gov.snapshot().reason == "away")
             with mine.step():
