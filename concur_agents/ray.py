@@ -13,11 +13,11 @@ actor has room for so many calls at once, and then a call that would let one go 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -36,7 +36,6 @@ from concur_agents.wire.hub import SETTLE_S
 
 try:
     import ray
-    from ray import exceptions
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
@@ -94,8 +93,7 @@ def governor(url: str | Iterable[str] | None = None, **options: Any) -> Governor
     own = {name: options[name] for name in (*_OF_BOTH, *_OF_THIS_PROCESS) if name in options}
     Governor(urls or None, **of_daemon).close()  # wrong options are this caller's error
     actor = HostActor(urls, of_daemon)
-    with ThreadPoolExecutor(1) as thread:  # in an async actor Ray refuses to block the loop's own
-        thread.submit(actor.find, START_S).result()
+    actor.find(START_S)
     return Governor(urls or None, shared=actor, **own)
 
 
@@ -124,20 +122,13 @@ class HostActor:
         Raises:
             DaemonError: it cannot be reached, or not be started.
         """
-        if not ray.is_initialized():  # the next line would start a cluster
+        if not ray.is_initialized():  # asking would start a cluster
             raise DaemonError("Ray is not connected")
         try:
-            actor = _actor_class().options(
-                name=self._name,
-                namespace=NAMESPACE,
-                get_if_exists=True,
-                lifetime="detached",
-                num_cpus=0,
-                max_restarts=-1,
-            )
-            asked = actor.remote(self._urls, self._options).where.remote()
-            where, token, options = ray.get(asked, timeout=most_s)
-        except exceptions.GetTimeoutError as error:
+            # Not ray.get, which complains in an async actor, whatever the thread.
+            asked = self._actor().where.remote().future()
+            where, token, options = asked.result(most_s)
+        except TimeoutError as error:
             raise DaemonError(f"{self} did not answer within {most_s:g} s") from error
         except Exception as error:  # Ray raises many kinds, some of them bare
             if is_from_handler(error):
@@ -146,6 +137,20 @@ class HostActor:
             raise DaemonError(lines[-1].strip() if lines else repr(error)) from error
         self._tell_differences(options)
         return where, token
+
+    def _actor(self) -> Any:
+        try:
+            return ray.get_actor(self._name, namespace=NAMESPACE)
+        except ValueError:  # there is none, or it has ended
+            wished = _actor_class().options(
+                name=self._name,
+                namespace=NAMESPACE,
+                get_if_exists=True,  # another process may be as quick
+                lifetime="detached",
+                num_cpus=0,
+                max_restarts=-1,
+            )
+            return wished.remote(self._urls, self._options)
 
     def _tell_differences(self, running: Mapping[str, Any]) -> None:
         own = {name: self._options[name] for name in self._options if name not in _SECRETS}
@@ -159,7 +164,9 @@ class HostActor:
             )
 
 
+@functools.cache
 def _actor_class() -> Any:
+    """One for the process: Ray keeps a copy of each that is used."""
     return ray.remote(_Hosting)
 
 

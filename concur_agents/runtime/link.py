@@ -85,6 +85,8 @@ class Link:
         """Ends the thread and the connection: the daemon lets this process's agents leave."""
         self._stopped = True
         self.wake()
+        if self._thread is None:  # no agent was here, so that none began
+            self._close_own()
 
     def join(self, timeout_s: float) -> None:
         """Waits for the end of the thread [s]."""
@@ -122,6 +124,9 @@ class Link:
                 retry_s = FIRST_RETRY_S
             self._rest(retry_s)
             retry_s = min(2 * retry_s, LAST_RETRY_S)
+        self._close_own()
+
+    def _close_own(self) -> None:
         self._woken.close()
         self._waker.close()
 

@@ -209,6 +209,10 @@ def test_a_pickled_governor_connects_to_the_same_daemon(folder, serve):
         assert active(daemon) == 2
 
 
+def test_a_governor_without_an_agent_leaves_nothing_open(no_descriptor_left, folder):
+    Governor(shared=f"unix:{folder}/d/s").close()
+
+
 def test_tcp_needs_the_token(folder, serve, until, caplog):
     with pytest.raises(ConfigError, match="token"):
         serve("tcp://127.0.0.1:0", limit=4)

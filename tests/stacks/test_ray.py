@@ -1,6 +1,7 @@
 """Governors of a Ray cluster: `scripts/stacks ray` runs this with the real one, on this machine."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from concur_agents import ConfigError  # noqa: E402
 from concur_agents.daemon.locks import take_locks  # noqa: E402
 from concur_agents.ray import NAMESPACE  # noqa: E402
 from concur_agents.runtime.daemon_start import DaemonError  # noqa: E402
+from concur_agents.sim.server import EmbeddedServer  # noqa: E402
 from concur_agents.wire import remote_link  # noqa: E402
 
 pytestmark = [
@@ -203,6 +205,24 @@ def test_more_waiters_than_an_actor_has_room_for_all_finish():
         spans = [span for found in ray.get([w.finish.remote() for w in workers]) for span in found]
         assert len(spans) == WAITERS
         assert peak(spans) <= 10
+
+
+@ray.remote(num_cpus=0)
+def pool_of(gov, name):
+    with gov.agent(name) as agent:
+        time.sleep(0.1)
+        return agent.pool
+
+
+def test_tasks_are_spread_over_the_engines():
+    servers = [EmbeddedServer("h100-qwen3-8b", time_scale=math.inf) for _ in range(2)]
+    with servers[0] as first, servers[1] as second:
+        urls = [first.url, second.url]
+        with concur_agents.ray.governor(urls, ranks=1) as gov:
+            pools = ray.get([pool_of.remote(gov, f"t{n}") for n in range(8)])
+            assert len(set(pools)) == 2
+            concur_agents.ray.governor(urls[::-1], ranks=1).close()
+        assert len(hosts()) == 1
 
 
 def test_two_drivers_find_one_daemon(cluster):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, assert_type
 
 import concur_agents as ca
+import concur_agents.ray
 from concur_agents.core import Law, LawState, Limit, Reading, Regulator, Snapshot, Usage, make_law
 from concur_agents.observe.metrics import export, serve
 from concur_agents.openai import AsyncOpenAI, OpenAI
@@ -27,6 +28,7 @@ def governors() -> None:
     ca.Governor("http://localhost:8000", law=ca.make_law("cache_aimd", interval_s=10.0))
     ca.Governor(probe=HttpProbe("http://localhost:8000"), shadow="fixed", record=Path("run.jsonl"))
     assert_type(ca.Governor.from_env(max_wait_s=600), ca.Governor)
+    assert_type(concur_agents.ray.governor(["http://gpu1:8000"], max_wait_s=600), ca.Governor)
     ca.Governor(limit="8")  # type: ignore[arg-type]  # a cap is a number
     ca.Governor(limit=8, ungoverned="wait")  # type: ignore[arg-type]  # one of three words
 
