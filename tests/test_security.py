@@ -64,9 +64,10 @@ def test_nothing_else_listens():
                     found.add(path.relative_to(PACKAGE).as_posix())
     # `concur serve-sim` calls the server's own door, and a governor the one of observe/socket.py.
     # So does `concur watch --web`, through the listener of that server.
-    # The two commands of the daemon call that of daemon/server.py, whose tests are with it.
+    # The two commands of the daemon and the actor of Ray call that of daemon/server.py, whose tests
+    # are with it.
     callers = {"cli/serve_sim.py", "cli/watch_web.py", "governor.py"}
-    assert found - MAY_LISTEN == callers | {"cli/serve.py", "daemon/__main__.py"}
+    assert found - MAY_LISTEN == callers | {"cli/serve.py", "daemon/__main__.py", "ray.py"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
