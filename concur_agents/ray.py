@@ -32,7 +32,6 @@ from concur_agents.runtime.config import unknown_option
 from concur_agents.runtime.daemon_address import DaemonAddress, digest_of
 from concur_agents.runtime.daemon_start import DaemonError
 from concur_agents.runtime.endpoints import addresses_in
-from concur_agents.wire.hub import SETTLE_S
 
 try:
     import ray
@@ -52,6 +51,10 @@ FIND_S = 5.0
 
 IDLE_S = 30.0
 """It ends so long after its last client [s]."""
+
+SETTLE_S = 1.5
+"""So long after a start clients come back and no agent is let in [s]: Ray tells some of them up to
+a second later than others where it is."""
 
 _LOCK_S = 5.0  # its predecessor may not be gone yet
 
@@ -149,6 +152,7 @@ class HostActor:
                 lifetime="detached",
                 num_cpus=0,
                 max_restarts=-1,
+                max_task_retries=-1,  # who asks while it restarts hears where it is at once
             )
             return wished.remote(self._urls, self._options)
 

@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+workers = []
 WAITERS = 1300  # more than the thousand calls that an actor has room for
 
 SECOND_DRIVER = """
@@ -61,9 +62,15 @@ def apart(cluster, monkeypatch):
     """Each test begins with no daemon; a busy machine may take long to start one."""
     monkeypatch.setattr(remote_link, "AWAY_S", 60.0)
     yield
-    for actor in hosts():
+    for actor in [*workers, *hosts()]:  # a worker that is left would start another daemon
         ray.kill(actor)
+    workers.clear()
     until(lambda: not hosts())
+
+
+def start_worker(*arguments, **options):
+    workers.append(Worker.remote(*arguments, **options))
+    return workers[-1]
 
 
 def hosts():
@@ -139,7 +146,8 @@ def total(workers, what):
 
 def test_agents_of_tasks_and_actors_share_one_cap():
     with concur_agents.ray.governor(limit=3) as gov:
-        workers = [Worker.remote(gov), Worker.remote(limit=3)]
+        start_worker(gov)
+        start_worker(limit=3)
         ray.get([worker.start.remote(8, 0.05) for worker in workers])
         spans = ray.get([task.remote(gov, f"t{n}") for n in range(8)])
         for found in ray.get([worker.finish.remote() for worker in workers]):
@@ -152,7 +160,7 @@ def test_agents_of_tasks_and_actors_share_one_cap():
 def test_a_worker_that_is_killed_frees_its_places():
     """FLEET: in half a second; the bound here is for a busy machine."""
     with concur_agents.ray.governor(limit=2) as gov:
-        worker = Worker.options(max_restarts=0).remote(gov)
+        worker = start_worker(gov)
         ray.get(worker.start.remote(2, 600.0))
         until(lambda: total([worker], "inside") == 2)
         pid = ray.get(worker.pid.remote())
@@ -170,7 +178,7 @@ def test_a_worker_that_is_killed_frees_its_places():
 def test_an_actor_that_is_killed_comes_back_and_no_agent_fails(for_good):
     """FLEET: admission goes on after three seconds; the bound here is for a busy machine."""
     with concur_agents.ray.governor(limit=2) as gov:
-        worker = Worker.remote(gov)
+        worker = start_worker(gov)
         ray.get(worker.start.remote(1, 600.0))
         until(lambda: total([worker], "inside") == 1)
         with gov.agent("mine") as mine:
@@ -197,7 +205,8 @@ def test_more_waiters_than_an_actor_has_room_for_all_finish():
         first = [gov.agent(f"first-{n}", detached=True) for n in range(10)]
         for agent in first:
             agent.open_sync()
-        workers = [Worker.remote(gov) for _ in range(2)]
+        for _ in range(2):
+            start_worker(gov)
         ray.get([worker.start.remote(WAITERS // 2) for worker in workers])
         until(lambda: total(workers, "queued") == WAITERS)
         for agent in first:
