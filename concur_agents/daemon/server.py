@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from concur_agents._sockets import bind, make_private
@@ -21,7 +22,7 @@ from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
 from concur_agents.runtime.daemon_address import DaemonAddress
 from concur_agents.wire import Frames, Hub, Message, Receiver, Sender, WireError
-from concur_agents.wire.messages import PoolAddress, Refused
+from concur_agents.wire.messages import TTL_S, PoolAddress, Refused
 
 logger = logging.getLogger("concur_agents")
 
@@ -75,6 +76,7 @@ class Daemon:
         settle_s: see `Hub`.
         token: what clients over TCP have to send.
         idle_s: it ends when so long [s] no client was there; None: it does not.
+        ttl_s: see `Hub`; very long where the governor's clock is not that of the clients.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Daemon:
         settle_s: float,
         token: str | None = None,
         idle_s: float | None = None,
+        ttl_s: float = TTL_S,
     ) -> None:
         self._monitor = governor.monitor
         self._governor = governor
@@ -98,8 +101,10 @@ class Daemon:
             lambda: self._monitor.sessions.regulator,
             self._monitor.clock(),
             settle_s=settle_s,
+            ttl_s=ttl_s,
             token=token,
             law=governor.law.name,
+            router=None if governor.router is None else _Router(governor, governor.router),
         )
         self._monitor.sessions.elsewhere = self._let_in
 
@@ -113,6 +118,7 @@ class Daemon:
                 loop.add_signal_handler(number, ended.set)
         servers: list[asyncio.Server] = []
         listeners = list(listeners)
+        self.turn()  # so that the first client hears of the pools
         try:
             for found, address in listeners:
                 make = self._maker(address)
@@ -124,7 +130,7 @@ class Daemon:
             while not ended.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), TURN_S)
-                self._turn()
+                self.turn()
         finally:
             for server in servers:
                 server.close()
@@ -202,7 +208,8 @@ class Daemon:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._flush)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Does what is due by time, and sends what comes of it."""
         self._decide(self._advance)
         self._flush()
         now_s = time.monotonic()
@@ -216,15 +223,11 @@ class Daemon:
             self.end()
 
     def _advance(self, now: float) -> None:
-        addresses = self._governor.addresses
-        if addresses:
-            regulator: Any = self._monitor.sessions.regulator
-            self.hub.set_pools(
-                PoolAddress(
-                    name, address.url, address.rank, address.by_body, regulator.is_down(name)
-                )
-                for name, address in addresses.items()
-            )
+        regulator: Any = self._monitor.sessions.regulator
+        self.hub.set_pools(
+            PoolAddress(name, address.url, address.rank, address.by_body, regulator.is_down(name))
+            for name, address in self._governor.addresses.items()
+        )
         self.hub.advance(now)
 
     def _flush(self) -> None:
@@ -246,6 +249,22 @@ class Daemon:
             client = self._clients.pop(number, None)
             if client is not None:
                 client.close()
+
+
+@dataclass
+class _Router:
+    """The router before the engines, and what answers through it say."""
+
+    _governor: Governor
+    url: str
+
+    def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
+        """See `wire.hub_ops.Router`."""
+        return self._governor.served(worker, token, before)
+
+    def unheard(self) -> None:
+        """Likewise."""
+        self._governor.unheard()
 
 
 class _Client(asyncio.Protocol):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,6 +28,8 @@ from concur_agents.probes.page import PageReading, parse_page
 from concur_agents.probes.sglang import LOADS_PATH
 
 METRICS_PATH: Final = "/metrics"
+TIMEOUT_S: Final = 2.0
+"""Longest wait [s] for a page by default."""
 # The largest page of one engine has 80 kB; a router in front of a hundred sends some MB.
 MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 _ABSENT: Final = (404, 405, 501)
@@ -60,7 +63,7 @@ class HttpProbe:
         *,
         api_key: str | None = None,
         model: str | None = None,
-        timeout_s: float = 2.0,
+        timeout_s: float = TIMEOUT_S,
         headers: Headers | None = None,
         verify: Verify = True,
         clock: Callable[[], float] = time.monotonic,
@@ -167,7 +170,7 @@ class Http:
         url: str,
         *,
         api_key: str | None = None,
-        timeout_s: float = 2.0,
+        timeout_s: float = TIMEOUT_S,
         headers: Headers | None = None,
         verify: Verify = True,
     ) -> None:
@@ -184,6 +187,7 @@ class Http:
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._verify = read_verify(verify)
+        self._closed = False
         self._client = self._connect()
 
     def _connect(self) -> Any:
@@ -198,7 +202,9 @@ class Http:
         """Close the connection under a request that hangs in another thread."""
         # A server that sends one byte a second keeps every single read within its timeout. The
         # next read of a closed socket fails, so the other thread ends within that timeout.
-        client, self._client = self._client, self._connect()
+        client = self._client
+        if not self._closed:
+            self._client = self._connect()
         client.close()
 
     def get(self, path: str) -> HttpResponse:
@@ -223,7 +229,7 @@ class Http:
         deadline_s = time.monotonic() + self._timeout_s
         content = bytearray()
         try:
-            with self._client.stream(method, url, json=body, headers=headers) as response:
+            with self._stream(method, url, json=body, headers=headers) as response:
                 encoding = response.headers.get("content-encoding", "").strip().lower()
                 if encoding not in ("", "identity"):
                     if response.status_code != 200:  # the status says enough
@@ -265,8 +271,24 @@ class Http:
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ValueError) as error:
             raise ProbeError(f"{shown} could not be read: {printable(str(error))}") from error
 
+    @contextmanager
+    def _stream(self, method: str, url: str, **options: Any) -> Iterator[Any]:
+        """A request of the client; its connection ends with it if the client was closed meanwhile.
+
+        A client that is closed while it makes a connection closes all but that one, and forgets it.
+        """
+        client, connection = self._client, None
+        try:
+            with client.stream(method, url, **options) as response:
+                connection = response.extensions.get("network_stream")
+                yield response
+        finally:
+            if connection is not None and (self._closed or client is not self._client):
+                connection.close()
+
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, also one that is being made in another thread."""
+        self._closed = True
         self._client.close()
 
     def __enter__(self) -> Self:

@@ -41,7 +41,7 @@ class Link:
     Args:
         dial: a new connection; OSError or ConcurError: there is none.
         where: the address, for people.
-        heard: called after the daemon has said something.
+        heard: called under the lock when the daemon may have said something.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Link:
         """Ends the thread and the connection: the daemon lets this process's agents leave."""
         self._stopped = True
         self.wake()
-        if self._thread is None:  # no agent was here, so that none began
-            self._close_own()
+        if self._thread is None:  # it was never needed
+            self.abandon()
 
     def join(self, timeout_s: float) -> None:
         """Waits for the end of the thread [s]."""
@@ -94,7 +94,7 @@ class Link:
             self._thread.join(timeout_s)
 
     def abandon(self) -> None:
-        """In a forked child: closes its copies, and nothing of the parent's."""
+        """Closes what is open here, and reports nothing: in a forked child, or without a thread."""
         for end in (self._socket, self._woken, self._waker):
             if end is not None:
                 end.close()
@@ -124,9 +124,6 @@ class Link:
                 retry_s = FIRST_RETRY_S
             self._rest(retry_s)
             retry_s = min(2 * retry_s, LAST_RETRY_S)
-        self._close_own()
-
-    def _close_own(self) -> None:
         self._woken.close()
         self._waker.close()
 
@@ -177,7 +174,6 @@ class Link:
                 regulator.deliver(message, now)
 
         self._decide(deliver)
-        self._heard(served)
         if not was_reached and served.is_reached:
             logger.log(
                 logging.INFO if self._is_told else logging.DEBUG,
@@ -215,6 +211,7 @@ class Link:
             regulator = self._regulator
             do(regulator, now)
             let_in = monitor.sessions.regulator.advance(now)
+            self._heard(regulator)  # before the agents that are let in make their calls
             for agent in regulator.newly_waiting():
                 monitor.sessions.pause(agent, now)
             return let_in

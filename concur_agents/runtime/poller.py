@@ -32,6 +32,9 @@ READING_S = 10.0
 CALL_S = 60.0
 """Longest tiny call [s] of `check_pinning`."""
 
+_SIMULATED_S = 60.0
+"""Longest reading [s] in simulated time, where a second of a busy machine says nothing."""
+
 _MOST_HANGING = 4
 """So many checks may hang, each with its thread, because a name server cannot be interrupted."""
 
@@ -57,7 +60,8 @@ class EnginePoller:
         verify: how its certificate is checked; see `HttpProbe`.
         interval_s: time [s] between readings.
         background: readings run in a thread of their own, and a random time is added to the rest
-            after a failure. False: readings run in the calling thread (simulated time).
+            after a failure. False: readings run in the calling thread (simulated time), and may
+            take long on the wall.
         clock: monotonic time [s].
     """
 
@@ -310,11 +314,12 @@ class EnginePoller:
         return self.probe.read()
 
     def _make_probe(self) -> HttpProbe:
-        from concur_agents.probes import HttpProbe
+        from concur_agents.probes.http import TIMEOUT_S, HttpProbe
 
         assert self._url is not None
         return HttpProbe(
             self._url,
+            timeout_s=TIMEOUT_S if self.background else _SIMULATED_S,
             api_key=self._api_key,
             headers=self._headers,
             verify=self._verify,

@@ -173,6 +173,23 @@ class Pools:
         """
         self._served.heard(agent._session, headers, sent)
 
+    def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
+        """For hosts of agents that are not of this process: the pool that an answer names.
+
+        As `heard` finds it; to be followed by the fleet's `found`.
+
+        Args:
+            worker: the answer's header `x-smg-routed-worker-id`.
+            token: the answer's header `x-session-token`.
+            before: the pool that the agent's answer before named; None: it is the first.
+        """
+        return self._served.served(worker, token, before)
+
+    def unheard(self) -> None:
+        """For such hosts: a call behind the router was answered, and none said what with."""
+        if not self._served.has_heard:
+            self._served.unheard()
+
     @property
     def router(self) -> str | None:
         """Where all calls go, because a router picks; None: they go to the pools themselves."""

@@ -73,10 +73,31 @@ class Served:
             session.root.token = token
         if not self._endpoints.is_fleet or session.root is not session:
             return
-        said = str(worker) if worker is not None else _decoded(token)
-        pool = None if said is None else pool_named(said, self._endpoints.addresses)
+        worker = None if worker is None else str(worker)
+        token = token if isinstance(token, str) else None
+        if self._endpoints.are_given:
+            self._report(session, worker, token)
+            return
+        pool = self.served(worker, token, session.served_by)
         if pool is not None:
             self._follow(session, pool)
+
+    def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
+        """The pool that an answer through the router names; None: none of them.
+
+        If that shows that agents' pools cannot be known, they are governed as one from the next
+        beat on.
+
+        Args:
+            worker: what the answer said in `WORKER_HEADER`.
+            token: the same in `TOKEN_HEADER`.
+            before: the pool that the agent's answer before named; None: it is the first.
+        """
+        self.has_heard = True
+        said = worker if worker is not None else _decoded(token)
+        pool = None if said is None else pool_named(said, self._endpoints.addresses)
+        if pool is not None:
+            self._count(pool, before)
         elif said is None:
             self._join(
                 "the answers of %s do not say which engine served them, so that no agent's pool is "
@@ -90,6 +111,7 @@ class Served:
                 "the pools are governed as one: list them as the answers name them, or give "
                 "pools={name: address} (logged once)"
             )
+        return pool
 
     def unheard(self) -> None:
         """A call of an agent was answered, and its headers were not seen."""
@@ -103,7 +125,7 @@ class Served:
 
     def _follow(self, root: Session, pool: str) -> None:
         """`pool` has served the agent, and is where it is from here on."""
-        before, root.served_by = root.served_by, pool
+        root.served_by = pool
         if self._endpoints.are_given:
             return  # a daemon says where agents are
 
@@ -121,6 +143,21 @@ class Served:
         pool_of = self._monitor.sessions.regulator.pool_of
         if self._monitor.look(lambda _: pool_of(root.id)) != pool:
             self._monitor.decide(follow)
+
+    def _report(self, root: Session, worker: str | None, token: str | None) -> None:
+        """A daemon has to know what the answer of an agent said."""
+
+        def report(now: float) -> Iterable[str]:
+            sessions = self._monitor.sessions
+            regulator: Any = sessions.regulator
+            if not sessions.passing and sessions.by_id.get(root.id) is root:
+                regulator.served(root.id, now, worker=worker, token=token)
+            return ()
+
+        self._monitor.decide(report)
+
+    def _count(self, pool: str, before: str | None) -> None:
+        """Does the router keep agents where they are?"""
         if before is None:
             return
         self._kept += pool == before

@@ -78,10 +78,12 @@ class Sharing:
         """A client with a session of its own."""
 
         def heard(regulator: RemoteRegulator) -> None:
-            endpoints.addresses = {
-                name: Address(pool.url, pool.rank, pool.by_body, served_rank=pool.rank)
-                for name, pool in regulator.addresses.items()
-            } or endpoints.addresses
+            endpoints.router = regulator.router
+            if regulator.are_pools_said:
+                endpoints.addresses = {
+                    name: Address(pool.url, pool.rank, pool.by_body, served_rank=pool.rank)
+                    for name, pool in regulator.addresses.items()
+                }
 
         link = self._link = Link(self._dial, self._where, heard)
         session = f"{_host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"

@@ -40,6 +40,8 @@ class Entry:
     """The ops of its calls that wait, oldest first."""
     context: Usage | None = None
     pool: str | None = None
+    served_by: str | None = None
+    """For the server, behind a router: the pool that the last answer named."""
     steps: int = 0
     since_s: float = 0.0
     """When it last began to wait, on the client's clock [s]."""

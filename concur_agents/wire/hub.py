@@ -17,7 +17,7 @@ from typing import Any
 
 from concur_agents._access import is_allowed
 from concur_agents.wire.book import Book, Entry
-from concur_agents.wire.hub_ops import Connection, HubOps, Session
+from concur_agents.wire.hub_ops import Connection, HubOps, Router, Session
 from concur_agents.wire.messages import (
     BEAT_S,
     TTL_S,
@@ -63,6 +63,7 @@ class Hub(HubOps):
         ttl_s: see above.
         token: what connections that are not trusted have to send; None: all are let in.
         law: its name, for the clients.
+        router: what is before the engines; None: clients call these themselves.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Hub(HubOps):
         ttl_s: float = TTL_S,
         token: str | None = None,
         law: str = "",
+        router: Router | None = None,
     ) -> None:
-        super().__init__(regulator, start_s + settle_s if settle_s > 0 else None)
+        super().__init__(regulator, start_s + settle_s if settle_s > 0 else None, router)
         found = regulator()
         self._known: Any = getattr(found, "inner", found)
         self._ttl_s = ttl_s
@@ -86,6 +88,10 @@ class Hub(HubOps):
         self.closing: list[Connection] = []
         """Connections for the host to close: another one of the same client took over, or none was
         heard of for long."""
+
+    @property
+    def _router_url(self) -> str | None:
+        return None if self._router is None else self._router.url
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -158,7 +164,7 @@ class Hub(HubOps):
     # -- what the host says -----------------------------------------------------------------------
 
     def set_pools(self, pools: Iterable[PoolAddress]) -> None:
-        """There are several pools."""
+        """There are these pools; none: there is one in all."""
         pools = tuple(pools)
         if pools != self._pools:
             self._pools = pools
@@ -249,7 +255,7 @@ class Hub(HubOps):
         session.granted, session.waits = [], []
         self._connected[connection] = session
         self._out.append(
-            (connection, Welcome(VERSION, self._law, BEAT_S, self._ttl_s)),
+            (connection, Welcome(VERSION, self._law, BEAT_S, self._ttl_s, self._router_url)),
         )
         if self._pools:
             self._out.append((connection, Pools(self._pools)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from concur_agents.core import AgentId, Reason, View
 from concur_agents.wire.book import Book, Entry
-from concur_agents.wire.messages import Message, Op, Open, WireError, finite
+from concur_agents.wire.messages import Message, Moved, Op, Open, WireError, finite
 from concur_agents.wire.put_back import begin_passed
 
 OPEN_BELOW, CLOSED_ABOVE = 0.6, 0.75
@@ -42,11 +42,28 @@ class Session:
         return f"{self.name}/{entry.agent}"
 
 
+class Router(Protocol):
+    """What the host knows of the router before its engines.  It decides nothing under the lock."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+
+    def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
+        """The pool that an answer names by its headers; `before`: that of the answer before."""
+
+    def unheard(self) -> None:
+        """A call was answered, and perhaps its client does not say who served it."""
+
+
 class HubOps:
     """The sessions' agents.  Owned by `Hub`."""
 
-    def __init__(self, regulator: Callable[[], Any], settles_s: float | None) -> None:
+    def __init__(
+        self, regulator: Callable[[], Any], settles_s: float | None, router: Router | None
+    ) -> None:
         self._regulator = regulator
+        self._router = router
         self._settles_s = settles_s
         self._sessions: dict[str, Session] = {}
         self._connected: dict[Connection, Session] = {}
@@ -122,6 +139,8 @@ class HubOps:
         entry = session.book.get(op.agent)
         usage = op.args.get("usage")
         session.book.end(entry, usage)
+        if usage is not None and self._router is not None:
+            self._router.unheard()
         args = {name: value for name, value in op.args.items() if name != "usage"}
         self.let_in(self._regulator().end_step(session.key(entry), now, usage, **args))
 
@@ -148,6 +167,21 @@ class HubOps:
         entry = session.book.get(op.agent)
         session.book.leave(entry)
         self.let_in(self._regulator().leave(session.key(entry), now))
+
+    def _served(self, session: Session, op: Op, now: float) -> None:
+        root = session.book.get(op.agent).root
+        regulator, key = self._regulator(), session.key(root)
+        if self._router is None or root.agent != op.agent:
+            return  # children are where their family is
+        pool = self._router.served(op.args.get("worker"), op.args.get("token"), root.served_by)
+        if pool is None or not getattr(regulator, "has_pool", lambda _: False)(pool):
+            return  # there is one pool, or it was removed meanwhile
+        root.served_by = pool
+        if regulator.pool_of(key) not in (None, pool):
+            self.let_in(regulator.found(key, now, pool=pool))
+        root.pool = regulator.pool_of(key)
+        if session.connection is not None and root.pool == pool:
+            self._out.append((session.connection, Moved(((root.agent, pool),))))
 
     def _flushed(self, session: Session, op: Op, now: float) -> None:
         pool = op.args.get("pool")

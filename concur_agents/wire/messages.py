@@ -29,6 +29,9 @@ TTL_S = 15.0
 _MOST_TEXT = 300
 """Longest id or name [characters]."""
 
+MOST_HEADER = 4096
+"""Longest header of an answer, address or token [characters]."""
+
 _MOST_PARTS = 64
 """Most leading parts of a prompt."""
 
@@ -146,6 +149,8 @@ class Welcome(Message):
     law: str
     beat_s: float
     ttl_s: float
+    router: str | None = None
+    """All calls go there, and the daemon wants to hear `served`; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +178,16 @@ class Open(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Moved(Message):
+    """Agents that a router has served elsewhere than planned: id and pool."""
+
+    kind: ClassVar[str] = "moved"
+    agents: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pools(Message):
-    """The pools, where there are several."""
+    """The pools, where there are several; none: they are governed as one from now on."""
 
     kind: ClassVar[str] = "pools"
     pools: tuple[PoolAddress, ...]
@@ -198,7 +211,7 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     each.kind: each
     for each in (
-        Hello, Roster, Ops, Ping, Welcome, Granted, Waits, Open, Pools, Pong, Refused,
+        Hello, Roster, Ops, Ping, Welcome, Granted, Waits, Open, Moved, Pools, Pong, Refused,
     )
 }  # fmt: skip
 
@@ -276,6 +289,10 @@ def _name(value: object) -> str | None:
     return None if value is None else _text(value)
 
 
+def _long(value: object) -> str | None:
+    return None if value is None else _text(value, MOST_HEADER)
+
+
 def _row(value: object, length: int) -> list[Any]:
     if not isinstance(value, list) or len(value) != length:
         raise WireError(f"not a list of {length}: {str(value)[:40]}")
@@ -332,6 +349,7 @@ _ARGS: dict[str, dict[str, Any]] = {
     "suspend": {},
     "resume": {},
     "leave": {},
+    "served": {"worker": _long, "token": _long},
     "flushed": {"pool": _name},
     "hold": {"name": _text, "timeout_s": _positive},
     "end_hold": {"name": _text},
@@ -376,6 +394,11 @@ def _granted(row: object) -> tuple[str, int, str | None]:
     return _text(agent), _int(seq), _name(pool)
 
 
+def _move(row: object) -> tuple[str, str | None]:
+    agent, pool = _row(row, 2)
+    return _text(agent), _name(pool)
+
+
 def _wait(row: object) -> tuple[str, int, dict[str, Any]]:
     agent, seq, why = _row(row, 3)
     if not isinstance(why, dict):
@@ -411,10 +434,12 @@ _READERS: dict[str, Any] = {
         law=_text(f["law"]),
         beat_s=_seconds(f["beat_s"]),
         ttl_s=_seconds(f["ttl_s"]),
+        router=_long(f.get("router")),
     ),
     "granted": lambda f: Granted(tuple(_granted(row) for row in _rows(f["agents"]))),
     "waits": lambda f: Waits(tuple(_wait(row) for row in _rows(f["agents"]))),
     "open": lambda f: Open(_bool(f["open"])),
+    "moved": lambda f: Moved(tuple(_move(row) for row in _rows(f["agents"]))),
     "pools": lambda f: Pools(tuple(_pool(row) for row in _rows(f["pools"]))),
     "pong": lambda f: Pong(),
     "refused": lambda f: Refused(_text(f.get("why", ""), 2000)),

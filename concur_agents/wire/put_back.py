@@ -34,8 +34,14 @@ def put_back(
     def note(let_in: Iterable[AgentId]) -> None:
         others.extend(agent for agent in let_in if agent not in family)
 
+    has_pool = getattr(regulator, "has_pool", lambda _: False)
     arrived = regulator.arrive(
-        name, now, prompt_tokens=root.prompt_tokens, priority=root.priority, group=root.group
+        name,
+        now,
+        prompt_tokens=root.prompt_tokens,
+        priority=root.priority,
+        group=root.group,
+        pool=root.pool if has_pool(root.pool) else None,
     )
     if root.entered:
         note([*arrived, *regulator.admit(name, now, root.pool)])

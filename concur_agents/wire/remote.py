@@ -23,6 +23,7 @@ from concur_agents.core import (
     Usage,
 )
 from concur_agents.wire.book import Entry
+from concur_agents.wire.messages import MOST_HEADER
 from concur_agents.wire.put_back import begin_passed
 from concur_agents.wire.remote_link import RemoteLink
 
@@ -196,6 +197,23 @@ class RemoteRegulator(RemoteLink):
         self._say("leave", name)
         return self._locally("leave", name, now)
 
+    def served(self, agent: AgentId, now: float, *, worker: str | None, token: str | None) -> None:
+        """An answer to a call of `agent` said in its headers which engine behind the router it was.
+
+        Args:
+            worker: `x-smg-routed-worker-id`; None: it had none.
+            token: `x-session-token`, likewise.
+        """
+        entry = self.book.find(self._name(agent))
+        if entry is None or self.router is None:
+            return
+        said = {"worker": worker, "token": token}
+        self._say(
+            "served",
+            entry.agent,
+            **{name: text for name, text in said.items() if text and len(text) <= MOST_HEADER},
+        )
+
     def flushed(self, now: float, pool: str | None = None) -> Decision:
         """As `Regulator.flushed`."""
         self._say("flushed", "", **({} if pool is None else {"pool": pool}))
@@ -236,7 +254,8 @@ class RemoteRegulator(RemoteLink):
         """As `Regulator.take_over`: a new connection has to begin with the new roster."""
         self._is_anew = False
         self._seq, self._epoch = max(self._seq, old._seq) + 1, old._epoch
-        self._was_reached, self.addresses = old._was_reached, old.addresses
+        self._was_reached, self.router = old._was_reached, old.router
+        self.addresses, self.are_pools_said = old.addresses, old.are_pools_said
         self.daemon_law, self.done_total = old.daemon_law, old.done_total
         self._lost_s = now
         self.wake()

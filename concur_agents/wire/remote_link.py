@@ -20,6 +20,7 @@ from concur_agents.wire.messages import (
     Granted,
     Hello,
     Message,
+    Moved,
     Op,
     Open,
     Ops,
@@ -110,6 +111,11 @@ class RemoteLink(RemoteReads):
         return self._is_linked
 
     @property
+    def seq(self) -> int:
+        """The number of its last op."""
+        return self._seq
+
+    @property
     def is_reached(self) -> bool:
         """Whether a daemon answers."""
         return self._lost_s is None
@@ -198,7 +204,7 @@ class RemoteLink(RemoteReads):
         match message:
             case Welcome():
                 self._lost_s, self._was_local, self._was_reached = None, False, True
-                self.daemon_law = message.law
+                self.daemon_law, self.router = message.law, message.router
             case Granted():
                 return self._grant(message)
             case Waits():
@@ -209,7 +215,13 @@ class RemoteLink(RemoteReads):
                         self._tell(entry.root)
             case Open():
                 self._is_open = message.open
+            case Moved():
+                for agent, pool in message.agents:
+                    entry = self.book.find(agent)
+                    if entry is not None:
+                        entry.root.pool = pool
             case Pools():
+                self.are_pools_said = True
                 self.addresses = {pool.name: pool for pool in message.pools}
         return []
 

@@ -33,6 +33,10 @@ class RemoteReads:
         """Why agents wait, as the daemon said."""
         self.addresses: dict[str, PoolAddress] = {}
         """Of the pools, by name; empty: there is one."""
+        self.are_pools_said = False
+        """The daemon has said which there are."""
+        self.router: str | None = None
+        """All calls go there; None: they go to the pools themselves."""
         self.daemon_law = ""
         self.done_total = 0
         self.holds: dict[str, float] = {}

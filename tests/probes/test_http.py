@@ -245,6 +245,32 @@ def test_a_page_without_end_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatc
         assert "sent more than 1000 bytes" in refusal(it.url)
 
 
+@pytest.mark.parametrize("end", ["close", "interrupt"])
+def test_a_connection_that_is_made_while_the_probe_is_closed_is_closed_too(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A governor that closes during a reading left an open socket behind."""
+    made: list[socket.socket] = []
+    connect = socket.create_connection
+    over = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        page = VLLM.encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(page) + page)
+        over.wait(60)  # the connection would stay open
+
+    def connect_late(*args: Any, **options: Any) -> socket.socket:
+        getattr(probe, end)()
+        made.append(connect(*args, **options))
+        return made[-1]
+
+    with raw_server(talk) as url, HttpProbe(url) as probe:
+        monkeypatch.setattr(socket, "create_connection", connect_late)
+        assert probe.read().capacity_tokens == 9600
+        over.set()
+    assert [each.fileno() for each in made] == [-1]
+
+
 def test_a_server_that_speaks_no_http_is_reported() -> None:
     with raw_server(lambda c: c.sendall(b"220 mail.example ESMTP\r\n\r\n")) as url:
         assert "could not be read" in refusal(url)

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from concur_agents.wire.messages import PoolAddress
+
 
 @pytest.fixture
 def world(make_world):
@@ -95,6 +97,27 @@ def test_admission_goes_on_a_second_after_the_daemon_is_back(world):
     assert world.regulator.view(world.now).active == 4
 
 
+def test_a_daemon_that_is_back_has_each_agent_in_the_pool_that_it_was_in(make_world):
+    """There its context is, whatever room others have."""
+    world = make_world(random.Random(0), clients=2, limit=4, pools=3)
+    for client in world.clients:
+        for agent in "abcde":
+            client.arrive(agent)
+    world.run(1.0)
+    pools = {key: world.regulator.pool_of(key) for key in world.regulator.ids()}
+    for client in world.clients:
+        for agent in "abcde":
+            if client.remote.pool_of(agent) != "p1":
+                client.leave(agent)
+    world.run(0.5)
+    world.kill_daemon()
+    world.start_daemon()
+    world.run(3.0)
+    after = {key: world.regulator.pool_of(key) for key in world.regulator.ids()}
+    assert len(after) > 1
+    assert after == {key: pools[key] for key in after}
+
+
 def test_a_daemon_that_is_back_counts_what_went_in_meanwhile(world):
     world.kill_daemon()
     world.run(10.0)
@@ -150,6 +173,75 @@ def test_nested_agents_and_parallel_calls_need_no_answer(world):
     assert first.calls["child"] == 1
     first.begin(inner)
     assert first.calls[inner] == 1
+
+
+class Router:
+    """Answers name pools as they are called; None: they say nothing."""
+
+    url = "http://router"
+
+    def __init__(self):
+        self.before, self.unheard_calls = [], 0
+
+    def served(self, worker, token, before):
+        self.before.append(before)
+        return worker
+
+    def unheard(self):
+        self.unheard_calls += 1
+
+
+def test_behind_a_router_an_agent_is_where_its_answer_came_from(make_world):
+    world = make_world(random.Random(0), clients=2, limit=4, pools=2)
+    router = world.hub._router = Router()
+    first, second = world.clients
+    first.arrive("a")
+    first.arrive("child", "a")
+    second.arrive("a")
+    world.run(1.0)
+    assert first.remote.router == "http://router"
+    planned = first.remote.pool_of("a")
+    (other,) = {"p0", "p1"} - {planned}
+    first.begin("a")
+    world.run(0.5)
+    for name in (other, other, "elsewhere", None):
+        first.remote.served("a", world.now, worker=name, token=None)
+    world.run(0.5)
+    assert router.before == [None, other, other, other]
+    assert first.remote.pool_of("a") == first.remote.pool_of("child") == other
+    assert world.regulator.pool_of("c0/a") == other
+    first.remote.served("child", world.now, worker=planned, token=None)
+    world.run(0.5)
+    assert world.regulator.pool_of("c0/a") == other, "a child is where its family is"
+    first.end("a")
+    world.run(0.5)
+    assert router.unheard_calls == 1
+    world.kill_daemon()
+    world.start_daemon(settle_s=0.0)
+    world.run(2.0)
+    assert world.regulator.pool_of("c0/a") == other, "the roster says it"
+
+
+def test_without_a_router_nothing_is_said_of_answers(world):
+    """An older daemon would not know the word."""
+    first, _ = world.clients
+    before = first.remote.seq
+    first.remote.served("a", world.now, worker="p0", token=None)
+    assert first.remote.seq == before
+
+
+def test_pools_that_are_one_after_all_are_so_for_the_clients(make_world):
+    world = make_world(random.Random(0), clients=1, limit=4, pools=2)
+    row = ("http://gpu", None, False, False)
+    world.hub.set_pools([PoolAddress(name, *row) for name in ("p0", "p1")])
+    (client,) = world.clients
+    client.arrive("a")
+    world.run(1.0)
+    assert list(client.remote.addresses) == ["p0", "p1"]
+    world.hub.set_pools([])
+    world.run(0.5)
+    assert client.remote.addresses == {}
+    assert client.remote.are_pools_said
 
 
 def test_a_message_of_another_kind_ends_the_connection(world):

@@ -32,7 +32,7 @@ from concur_agents.sim.profile import Profile
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.workload import AgentPlan, PlanStep, common_tokens
 
-__all__ = ["Course", "Progress", "run_arm"]
+__all__ = ["Course", "Progress", "keep_time", "run_arm"]
 
 
 _PATIENCE_S = 600.0
@@ -211,7 +211,7 @@ async def _gate(course: Course, urls: list[str], clock: ClientClock) -> AsyncIte
     governor.on_event(note)
     async with governor:
         clock.held = lambda: governor.snapshot().waiters
-        beating = asyncio.create_task(_beat(governor, clock))
+        beating = asyncio.create_task(keep_time(governor, clock))
         try:
             yield Governed(governor)
         finally:
@@ -221,7 +221,7 @@ async def _gate(course: Course, urls: list[str], clock: ClientClock) -> AsyncIte
                 await beating
 
 
-async def _beat(governor: Governor, clock: ClientClock) -> None:
+async def keep_time(governor: Governor, clock: ClientClock) -> None:
     """Does the work of the governor's own thread, which would sleep real seconds."""
     loop = asyncio.get_running_loop()
     alarm = Alarm(clock)

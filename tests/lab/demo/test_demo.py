@@ -20,6 +20,7 @@ from concur_agents.lab.demo.chat import Chat
 from concur_agents.lab.demo.picture import draw
 from concur_agents.lab.demo.report import series_of
 from concur_agents.lab.replay.batch import StepRow
+from concur_agents.probes.http import TIMEOUT_S
 from concur_agents.sim.client_clock import ClientClock
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
@@ -287,6 +288,29 @@ async def test_slow_clients_and_a_slow_server_change_no_figure(law):
     slow = await ran(scenario, scenario.arms[0], slowly)
     assert slow.calls == quick.calls
     assert slow.pauses == quick.pauses
+
+
+async def test_a_page_that_takes_longer_than_a_reading_may_on_the_wall_changes_no_figure(caplog):
+    """On a busy machine a reading took two seconds and counted as failed."""
+    pages = 0
+
+    def slow_pages(app):
+        async def slow(scope, receive, send):
+            nonlocal pages
+            if scope.get("path") == "/metrics":
+                pages += 1
+                if pages == 2:
+                    await asyncio.sleep(TIMEOUT_S + 0.5)
+            await app(scope, receive, send)
+
+        return slow
+
+    scenario = small_scenario(arms="working_set")
+    quick = await ran(scenario, scenario.arms[0])
+    slow = await ran(scenario, scenario.arms[0], slow_pages)
+    assert pages > 2
+    assert "cannot read the engine" not in caplog.text
+    assert slow.calls == quick.calls
 
 
 async def test_a_governed_arm_lives_on_the_engines_clock():
