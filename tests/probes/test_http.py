@@ -270,7 +270,7 @@ def test_an_environment_that_allows_no_client_is_named(
 ) -> None:
     """httpx raised an InvalidURL, an ImportError or a FileNotFoundError that named nothing."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="no client can be made for http://localhost.*_PROXY"):
+    with pytest.raises(ConfigError, match=r"no client can be made for http://localhost.*_PROXY"):
         HttpProbe("http://localhost")
 
 
