@@ -58,22 +58,22 @@ class _Governed:
 class OpenAI(_Governed, openai.OpenAI):
     """`openai.OpenAI`, governed; takes `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.OpenAI.request)
+    request: Any = one_step(openai.OpenAI)
 
 
 class AsyncOpenAI(_Governed, openai.AsyncOpenAI):
     """`openai.AsyncOpenAI`, governed; takes `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AsyncOpenAI.request)
+    request: Any = one_step(openai.AsyncOpenAI)
 
 
 class AzureOpenAI(_Governed, openai.AzureOpenAI):
     """`openai.AzureOpenAI`, governed; takes `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AzureOpenAI.request)
+    request: Any = one_step(openai.AzureOpenAI)
 
 
 class AsyncAzureOpenAI(_Governed, openai.AsyncAzureOpenAI):
     """`openai.AsyncAzureOpenAI`, governed; takes `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AsyncAzureOpenAI.request)
+    request: Any = one_step(openai.AsyncAzureOpenAI)

@@ -46,7 +46,6 @@ _HEAD = 8 * 1024  # bytes of a stream that are kept: its first event
 _LONGEST_EVENT = 64 * 1024  # bytes of an event that may be the answer to our question
 _MOST_UNZIPPED = 64 * 1024 * 1024  # bytes of a zipped answer, before and after, that are read
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
 def usage_in(text: bytes, head: bytes = b"") -> Usage | None:
@@ -177,18 +176,16 @@ class Answer:
     """
 
     def __init__(self, encoding: str = "", *, hide_usage: bool = False) -> None:
-        self._hide = hide_usage and encoding in ("", "identity")
+        is_plain = encoding in ("", "identity")
+        self._hider = _Hider() if hide_usage and is_plain else None
         self._unzip: Any = None
         if encoding in ("gzip", "x-gzip", "deflate"):
             self._unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)
         self._unzipped = 0
-        self._readable = encoding in ("", "identity") or self._unzip is not None
+        self._readable = is_plain or self._unzip is not None
         self._head = b""
         self._tail: list[bytes] = []
         self._tail_bytes = 0
-        self._pending: list[bytes] = []
-        """Bytes of an event that has not ended yet; joined once, when it has."""
-        self._pending_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes from the server; returns the bytes that the user gets now."""
@@ -196,29 +193,11 @@ class Answer:
             self._unpack(chunk)
         elif self._readable:
             self._keep(chunk)
-        if not self._hide:
-            return chunk
-        if not self._pending and b"[]" not in chunk and chunk.endswith(b"\n\n"):
-            return chunk  # whole events, none of them with empty choices: the usual case
-        # Only at the seam can the end of an event be split: a search through all that is pending
-        # would take quadratic time over a long event.
-        edge = (b"".join(self._pending[-3:]))[-3:] + chunk
-        self._pending.append(chunk)
-        self._pending_bytes += len(chunk)
-        end = _after_last_event(edge, len(edge))
-        if not end and self._pending_bytes <= _LONGEST_EVENT:
-            return b""
-        text = b"".join(self._pending)
-        # An event that is too long to be ours passes, but for what may be a part of its end.
-        cut = len(text) - (len(edge) - end if end else 3)
-        self._pending = [text[cut:]] if cut < len(text) else []
-        self._pending_bytes = len(text) - cut
-        return _without_usage_event(text[:cut]) if end else text[:cut]
+        return self._hider.feed(chunk) if self._hider is not None else chunk
 
     def finish(self) -> bytes:
         """The server has sent everything; returns the bytes that the user has not got yet."""
-        rest, self._pending = b"".join(self._pending), []
-        return _without_usage_event(rest)
+        return self._hider.finish() if self._hider is not None else b""
 
     def usage(self) -> Usage | None:
         """The last usage so far; None: there is none."""
@@ -252,31 +231,69 @@ class Answer:
             self._tail, self._tail_bytes = [kept[-_TAIL:]], _TAIL
 
 
-def _after_last_event(text: bytes, before: int) -> int:
-    """The end of the last whole event; 0: there is none."""
-    short, long = text.rfind(b"\n\n", 0, before), text.rfind(b"\r\n\r\n", 0, before)
-    return max(short + 2 if short >= 0 else 0, long + 4 if long >= 0 else 0)
+class _Hider:
+    """Leaves out of a stream the event that answers our own question.
 
+    It is one line, `data: {...}`, with the blank line after it. So only a line that has not ended
+    is kept back, whatever the server separates its events with.
+    """
 
-def _without_usage_event(events: bytes) -> bytes:
-    kept: list[bytes] = []
-    start = 0
-    for match in _NO_CHOICES.finditer(events):
-        begin = _after_last_event(events, match.start())
-        ended = _EVENT_END.search(events, match.end())
-        end = len(events) if ended is None else ended.end()
-        if begin >= start and _only_tells_usage(events[begin:end]):
-            kept.append(events[start:begin])
-            start = end
-    if not kept:
-        return events
-    kept.append(events[start:])
-    return b"".join(kept)
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+        """Bytes of a line that has not ended yet; joined once, when it has."""
+        self._pending_bytes = 0
+        self._is_whole = True  # the next line is the first of its event, or follows one of data
+        self._drops_blank = False  # the line before is left out
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes bytes from the server; returns the bytes that the user gets now."""
+        if (
+            self._is_at_start()
+            and b"[]" not in chunk
+            and b"[ ]" not in chunk
+            and chunk.endswith(b"\n\n")
+        ):
+            return chunk  # whole events, none of them with empty choices: the usual case
+        # A carriage return at the very end may be the first half of a line's end.
+        edge = (self._pending[-1][-1:] if self._pending else b"") + chunk
+        end = max(edge.rfind(b"\n"), edge.rfind(b"\r", 0, -1)) + 1
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if not end and self._pending_bytes <= _LONGEST_EVENT:
+            return b""
+        text = b"".join(self._pending)
+        # A line that is too long to be ours passes, before it has ended.
+        cut = len(text) - (len(edge) - end if end else 0)
+        self._pending = [text[cut:]] if cut < len(text) else []
+        self._pending_bytes = len(text) - cut
+        return self._without_ours(text[:cut])
+
+    def finish(self) -> bytes:
+        """The server has sent everything; returns the bytes that the user has not got yet."""
+        rest, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
+        return self._without_ours(rest)
+
+    def _is_at_start(self) -> bool:
+        return not self._pending and self._is_whole and not self._drops_blank
+
+    def _without_ours(self, text: bytes) -> bytes:
+        kept: list[bytes] = []
+        for line in text.splitlines(keepends=True):
+            is_blank = not line.strip(b"\r\n")
+            if self._is_whole and _only_tells_usage(line):
+                self._drops_blank = True
+                continue
+            if not (is_blank and self._drops_blank):
+                kept.append(line)
+            self._drops_blank = False
+            ends = line.endswith((b"\n", b"\r"))
+            self._is_whole = is_blank or (ends and line.startswith(b"data:"))
+        return b"".join(kept)
 
 
 def _only_tells_usage(event: bytes) -> bool:
     text = event.strip()
-    if not text.startswith(b"data:"):
+    if not text.startswith(b"data:") or _NO_CHOICES.search(text) is None:
         return False
     try:
         data = json.loads(text[5:])

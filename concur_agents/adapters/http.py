@@ -11,6 +11,7 @@ It works for `httpx` and for `httpx2`, which openai uses from 3.0 on.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import cache, partial, wraps
 from types import FunctionType, MethodType, ModuleType
@@ -167,7 +168,7 @@ class _SyncSend:
         try:
             call = calls.begin_sync(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
-            raise _for_openai(error) from None
+            raise _for_clients(error) from None
         if call is None:
             return send(request, stream=stream, **options)
         try:
@@ -208,7 +209,7 @@ class _AsyncSend:
         try:
             call = await calls.begin(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
-            raise _for_openai(error) from None
+            raise _for_clients(error) from None
         if call is None:
             return await send(request, stream=stream, **options)
         try:
@@ -254,7 +255,7 @@ def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> An
         try:
             meet_unknown(governor, path, usage_in(response.content))
         except ConcurError as error:
-            raise _for_openai(error) from None
+            raise _for_clients(error) from None
     elif response.headers.get("content-type", "").startswith(_STREAMED):
         encoding = response.headers.get("content-encoding", "").lower()
         unknown = _Unknown(governor, path)
@@ -278,15 +279,22 @@ class _Unknown:
         meet_unknown(self._governor, self._path, usage)
 
 
-def _for_openai(error: ConcurError) -> ConcurError:
-    """The same error in a form that openai 2 raises; it would retry after any other error."""
-    if not _IS_OPENAI_2 or isinstance(error, openai.OpenAIError):
-        return error
-    return _passing(type(error))(*error.args)
+def _for_clients(error: ConcurError) -> ConcurError:
+    """The same error in a form that clients raise as it is.
+
+    openai 2 and Anthropic's client take any other error for one of the connection: they retry, and
+    then raise "Connection error." in its place.
+    """
+    theirs: list[type[Exception]] = [openai.OpenAIError] if _IS_OPENAI_2 else []
+    anthropic = sys.modules.get("anthropic")  # if it has not been imported, it makes no call
+    if anthropic is not None:
+        theirs.append(anthropic.AnthropicError)
+    theirs = [kind for kind in theirs if not isinstance(error, kind)]
+    return _passing(type(error), *theirs)(*error.args) if theirs else error
 
 
-def _passing(kind: type[ConcurError]) -> type[ConcurError]:
-    return type(kind.__name__, (kind, openai.OpenAIError), {"__module__": kind.__module__})
+def _passing(kind: type[ConcurError], *theirs: type[Exception]) -> type[ConcurError]:
+    return type(kind.__name__, (kind, *theirs), {"__module__": kind.__module__})
 
 
 def _body(request: Any) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cache, cached_property, wraps
 from typing import Any
+
+import openai
 
 from concur_agents.adapters import extras
 from concur_agents.adapters.http import govern
@@ -15,37 +16,40 @@ from concur_agents.adapters.routes import is_llm_call
 from concur_agents.runtime.agent import Agent, Governing
 
 
-def one_step(request: Any) -> Any:
-    """The `request` of one of openai's clients, changed so that all its tries are one step."""
-    if inspect.iscoroutinefunction(request):
+def one_step(base: type[Any]) -> Any:
+    """The `request` of one of openai's clients, changed so that all its tries are one step.
 
-        @wraps(request)
+    What it calls is looked up at each call, because an instrumentor may replace it at any time.
+    """
+    if issubclass(base, openai.AsyncOpenAI):
+
+        @wraps(base.request)
         async def request_async(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
             agent, is_owner = _agent_of(self, options)
             if agent is None:
-                return await request(self, cast_to, options, **how)
+                return await base.request(self, cast_to, options, **how)
             if is_owner:
                 await agent.open()
             token = extras.fields.set(_fields(options))
             try:
                 with _owned_step(agent) if is_owner else agent.step().around_tries():
-                    return await request(self, cast_to, options, **how)
+                    return await base.request(self, cast_to, options, **how)
             finally:
                 extras.fields.reset(token)
 
         return request_async
 
-    @wraps(request)
+    @wraps(base.request)
     def request_sync(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
         agent, is_owner = _agent_of(self, options)
         if agent is None:
-            return request(self, cast_to, options, **how)
+            return base.request(self, cast_to, options, **how)
         if is_owner:
             agent.open_sync()
         token = extras.fields.set(_fields(options))
         try:
             with _owned_step(agent) if is_owner else agent.step().around_tries():
-                return request(self, cast_to, options, **how)
+                return base.request(self, cast_to, options, **how)
         finally:
             extras.fields.reset(token)
 
@@ -87,13 +91,14 @@ def _fields(options: Any) -> dict[str, object] | None:
 
 
 def wrap_client(governor: Governing, client: Any) -> Any:
-    """A governed copy of a client; a client that others have patched is governed itself.
+    """A governed copy of a client; one that others have patched, or put a proxy around, itself.
 
     The copy is shallow: class, options, attributes and connections are those of the client, and
     its constructor is not called. What others have put on a client or on its resources (tracing,
     structured answers) calls that very client, so a copy would lose it or pass ungoverned.
     """
-    wrapped = client if _is_patched(client) else _shallow_copy(client)
+    is_proxy = not issubclass(type(client), openai.OpenAI | openai.AsyncOpenAI)
+    wrapped = client if is_proxy or _is_patched(client) else _shallow_copy(client)
     return _govern_in_place(governor, wrapped)
 
 
@@ -101,7 +106,7 @@ def _govern_in_place(governor: Governing, client: Any) -> Any:
     client._client = govern(governor, client._client)
     if hasattr(vars(client).get("governor"), "current_agent"):  # it is one of our drop-in clients
         client.governor = governor
-    client.__class__ = _in_one_step(type(client))  # type: ignore[arg-type]
+    client.__class__ = _in_one_step(client.__class__)
     return client
 
 
@@ -143,20 +148,20 @@ def _in_one_step(base: type[Any]) -> type[Any]:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "_concur_one_step": True,
-        "request": one_step(base.request),
-        "copy": _governed_copy(base.copy),
-        "with_options": _governed_copy(base.with_options),
+        "request": one_step(base),
+        "copy": _governed_copy(base, "copy"),
+        "with_options": _governed_copy(base, "with_options"),
     }
     # One base only, because the class of an object can be changed only to one of the same layout.
     return type(base.__name__, (base,), members)
 
 
-def _governed_copy(make: Any) -> Any:
+def _governed_copy(base: type[Any], name: str) -> Any:
     """The `copy` of a client, changed so that the copy stays governed, whatever its transport."""
 
-    @wraps(make)
+    @wraps(getattr(base, name))
     def copy_governed(self: Any, *args: Any, **options: Any) -> Any:
-        made = make(self, *args, **options)
+        made = getattr(base, name)(self, *args, **options)
         governor: Governing | None = getattr(self._client, "_concur_governor", None)
         return made if governor is None else _govern_in_place(governor, made)
 

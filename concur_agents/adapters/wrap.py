@@ -21,7 +21,9 @@ def wrap(governor: Governing, thing: T, **options: Any) -> T:
     import openai
 
     client: Any = thing
-    if isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
+    # A mock says that it is a client, and has none of httpx inside.
+    is_client = isinstance(client, openai.OpenAI | openai.AsyncOpenAI)
+    if is_client and http.http_library(getattr(client, "_client", None)) is not None:
         _no_options(options, client)
         from concur_agents.adapters.openai_client import wrap_client
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from concur_agents._outside import is_from_handler
 from concur_agents._text import printable
 from concur_agents.core.types import Reading
 from concur_agents.errors import ConfigError, ProbeError
@@ -53,8 +54,8 @@ class HttpProbe:
         clock: the host's monotonic clock [s]; gives `at_s`.
 
     Raises:
-        ConfigError: `url` is not an http(s) address, `timeout_s` is not above 0, or a header or
-            `verify` cannot be used.
+        ConfigError: `url` is not an http(s) address, `timeout_s` is not above 0, a header or
+            `verify` cannot be used, or a proxy or certificate of the environment cannot.
     """
 
     def __init__(
@@ -191,12 +192,21 @@ class Http:
         self._client = self._connect()
 
     def _connect(self) -> Any:
-        return self._httpx.Client(
-            headers=self._headers,
-            timeout=self._timeout_s,
-            follow_redirects=False,
-            verify=self._verify,
-        )
+        try:
+            return self._httpx.Client(
+                headers=self._headers,
+                timeout=self._timeout_s,
+                follow_redirects=False,
+                verify=self._verify,
+            )
+        except Exception as error:  # httpx reads proxies and certificates from the environment
+            if is_from_handler(error):
+                raise
+            raise ConfigError(
+                f"no client can be made for {self.shown} ({printable(str(error), 200)}): do "
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE of this "
+                "environment say what they should?"
+            ) from error
 
     def interrupt(self) -> None:
         """Close the connection under a request that hangs in another thread."""

@@ -6,7 +6,7 @@ the table of that, one row per dialect; everything else uses `Usage`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -51,6 +51,7 @@ DIALECTS = (
             "cache_read_input_tokens",
             "cached_prompt_text_tokens",
             "cached_prompt_tokens",
+            "prompt_token_details.cached_tokens",
         ),
     ),
     Dialect(
@@ -139,6 +140,7 @@ DIALECTS = (
         ("total_cached_tokens",),
     ),
     Dialect("Cohere", "tokens.input_tokens", ("tokens.output_tokens",), ("cached_tokens",)),
+    Dialect("watsonx", "input_token_count", ("generated_token_count", "output_token_count")),
     Dialect("llama.cpp", "tokens_evaluated", ("tokens_predicted",), ("timings.cache_n",)),
     Dialect("Ollama", "prompt_eval_count", ("eval_count",)),
     Dialect("Text Generation Inference", "input_length", ("generated_tokens",)),
@@ -182,6 +184,9 @@ PLACES = (
     "meta",
     "details",
     "token_usage",
+    "llm_output",
+    "results",
+    "metrics",
     "x_groq",
     "amazon-bedrock-invocationMetrics",
 )
@@ -237,6 +242,10 @@ def generated_tokens(source: object) -> int | None:
 def _read(source: object, depth: int) -> Usage | None:
     if source is None:
         return None
+    if isinstance(source, list | tuple):
+        if depth == 0 or not source:
+            return None
+        return _read(source[-1], depth - 1)  # of events the last one counts
     if isinstance(source, Usage):
         return _checked(source.prompt_tokens, source.completion_tokens, source.cached_tokens)
     found: Usage | None = None
@@ -257,7 +266,17 @@ def _read(source: object, depth: int) -> Usage | None:
             usage = _read(nested, depth - 1)
             if usage is not None:
                 return usage
-    return None
+    return _read_ids(source)
+
+
+def _read_ids(source: object) -> Usage | None:
+    """The usage of an answer that holds the ids of all tokens, such as vLLM's `RequestOutput`."""
+    prompt, outputs = _get(source, "prompt_token_ids"), _get(source, "outputs")
+    if not isinstance(prompt, list | tuple) or not isinstance(outputs, list | tuple):
+        return None
+    generated = [_get(output, "token_ids") for output in outputs]
+    completion = sum(len(ids) for ids in generated if isinstance(ids, Sequence))
+    return _checked(len(prompt), completion, _get(source, "num_cached_tokens"))
 
 
 def _read_as(paths: _Paths, source: object) -> Usage | None:

@@ -50,13 +50,34 @@ _KEYS = re.compile(
 )
 
 
+_PEM = re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|$)")
+_COOKIE = re.compile(r"(?i)(cookie['\"]?\s*[:=,]\s*b?['\"]?)[^\r\n'\"]+")
+_NAMED = re.compile(
+    r"(?i)(authorization|api[-_ ]?key|access[-_]?key|secret(?:[-_ ]?(?:access[-_]?)?key)?|token"
+    r"|passw(?:or)?d|passphrase|pwd|credentials?|signature|\bsig|(?<=[a-z][-_])key)"
+    r"(['\"]?\s*(?:[:=]|,\s*(?=b?['\"]))\s*(?:b?['\"])?|\s+['\"]|\s+is\s+(?=[^\s\d]*\d))"
+    r"(?:(?:bearer|basic|digest|token|negotiate)\s+)?[^\s'\",;&(){}\[\]<>]{4,}"
+)
+"""A name, and what stands between it and its value. Several tokens are a count, and no secret."""
+_OF_OTHERS = re.compile(
+    r"\b(?:[sprw]k[-_](?:live|test|proj|ant)[-_]|github_pat_|glpat-|xox[a-z]-|xapp-|ASIA|ya29\.|gsk_"
+    r"|xai-|r8_|nvapi-|pplx-|tgp_|npm_|csk-|sess-|dop_v1_|fw_|jina_|tvly-|lsv2_|pypi-|eyJ)"
+    r"[\w.~+/-]{10,}=*"
+)
+"""How keys of well-known services begin, and JSON web tokens."""
+_LOOK = 4  # times the wanted length is looked at, because a message may quote megabytes
+
+
 def scrub(text: str, most: int = 300) -> str:
     """A message without possible secrets: keys, and user names and queries in addresses.
 
     It is one line, and safe for a terminal.
     """
+    text = _PEM.sub("***", text[: _LOOK * most])
     text = _QUERY.sub("?...", _USER_INFO.sub("", text))
-    text = _KEYS.sub("***", text)
+    text = _COOKIE.sub(r"\1***", text)
+    text = _OF_OTHERS.sub("***", _KEYS.sub("***", text))
+    text = _NAMED.sub(r"\1\2***", text)
     return printable(text, most)
 
 

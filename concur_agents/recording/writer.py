@@ -61,7 +61,8 @@ class Recorder:
 
     def note(self, line: Line) -> None:
         """Takes a line, from any thread; neither blocks nor raises."""
-        self._lines.put(line)
+        if self._thread.is_alive():  # or the lines would pile up
+            self._lines.put(line)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Waits until every line so far is written, but at most `timeout_s` [s]."""
@@ -108,9 +109,12 @@ class _Files:
                 if old.exists():
                     old.replace(_put_aside(old))
             self._file = self._open(header)
-        except OSError as error:
+        except ConfigError:
+            raise
+        except (OSError, ValueError) as error:  # the latter where no file can have that name
+            why = getattr(error, "strerror", None) or "no file can have this name"
             raise ConfigError(
-                f"cannot write the recording {path}: {error.strerror}; does its folder exist, and "
+                f"cannot write the recording {str(path)!r}: {why}; does its folder exist, and "
                 "may this process write there?"
             ) from error
 
@@ -121,6 +125,10 @@ class _Files:
                 pass
         except OSError as error:
             logger.error("recording to %s ends here: %s", self._path, error)
+        except Exception:
+            logger.exception(
+                "recording to %s ends here, by an error of ours: please report this", self._path
+            )
         finally:
             with suppress(OSError):
                 self._file.close()

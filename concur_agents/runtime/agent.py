@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from concur_agents import _moved
 from concur_agents._outside import finishing
 from concur_agents._text import shown_id, wire_id
-from concur_agents.errors import ConfigError
 from concur_agents.probes.pinning import RANK_HEADER
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.blocks import Suspension, Tool
-from concur_agents.runtime.checks import read_seconds
+from concur_agents.runtime.checks import check_id, read_flag, read_seconds
 from concur_agents.runtime.context import current
 from concur_agents.runtime.place import Place
 from concur_agents.runtime.served import KEY_HEADER, TOKEN_HEADER
@@ -265,7 +264,7 @@ class Agent(Place):
         if step is not None:
             self._end_step(step, usage, overloaded, retry_after_s)
             return
-        end = End(self._read(usage), overloaded, read_seconds(retry_after_s))
+        end = End(self._read(usage), read_flag(overloaded), read_seconds(retry_after_s))
         self._monitor.end_any(self._session, caller(), end)
 
     @finishing
@@ -316,9 +315,7 @@ class Agent(Place):
 
     def tool(self, name: str) -> Tool:
         """Times a tool call, as a block; also plain `with`. See `Governor.tool_times`."""
-        if not isinstance(name, str):
-            raise ConfigError(f"the name of a tool must be a string, got {name!r}")
-        return Tool(self._monitor, self._session, name)
+        return Tool(self._monitor, self._session, check_id(name, "the name of a tool"))
 
     # Inside
 

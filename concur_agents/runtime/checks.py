@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from typing import Any, SupportsFloat
+from typing import Any
 
 from concur_agents._outside import is_from_handler
 from concur_agents.core import Chain
@@ -23,9 +23,12 @@ def check_tokens(tokens: int | None) -> int | None:
     """
     if tokens is None:
         return None
-    if not _is_number(tokens) or not 0 <= tokens < math.inf:
-        raise ConfigError(f"prompt_tokens must be at least 0 tokens, or None, got {tokens!r}")
-    return int(tokens)
+    if type(tokens) is int and 0 <= tokens <= _MOST:  # the usual case
+        return tokens
+    number = _number(tokens)
+    if number is None or not 0 <= number < math.inf:
+        raise ConfigError(f"prompt_tokens must be at least 0 tokens, or None, got {_shown(tokens)}")
+    return int(number)
 
 
 def check_priority(priority: int) -> int:
@@ -34,8 +37,11 @@ def check_priority(priority: int) -> int:
     Raises:
         ConfigError: it is no whole number.
     """
-    if not _is_number(priority) or not math.isfinite(priority) or int(priority) != priority:
-        raise ConfigError(f"priority must be a whole number, got {priority!r}: higher goes first")
+    number = _number(priority)
+    if number is None or not math.isfinite(number) or int(number) != number:
+        raise ConfigError(
+            f"priority must be a whole number, got {_shown(priority)}: higher goes first"
+        )
     return int(priority)
 
 
@@ -45,11 +51,23 @@ def check_timeout(timeout_s: float | None) -> float | None:
     Raises:
         ConfigError: it is neither.
     """
-    if timeout_s is None or timeout_s == math.inf:
+    if timeout_s is None:
         return None
-    if not _is_number(timeout_s) or not timeout_s >= 0:
-        raise ConfigError(f"timeout_s must be at least 0 s, or None, got {timeout_s!r}")
-    return float(timeout_s)
+    number = _number(timeout_s)
+    if number is None or not number >= 0:
+        raise ConfigError(f"timeout_s must be at least 0 s, or None, got {_shown(timeout_s)}")
+    return None if number == math.inf else number
+
+
+def check_id(name: object, what: str = "an agent's id") -> str:
+    """A name that the caller has given to something.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{what} must be a string, got {_shown(name)}: give str(...) of it")
+    return name if type(name) is str else str.__str__(name)  # without what a subclass overrides
 
 
 def check_chain(prefix: Chain | None) -> Chain | None:
@@ -64,10 +82,11 @@ def check_chain(prefix: Chain | None) -> Chain | None:
     reached = 0.0
     try:
         for name, tokens in prefix:
-            if name in parts or not _is_number(tokens) or not reached <= tokens < math.inf:
+            number = _number(tokens)
+            if name in parts or number is None or not reached <= number < math.inf:
                 raise ValueError
-            parts[name] = reached = float(tokens)
-    except (TypeError, ValueError) as error:
+            parts[name] = reached = number
+    except Exception as error:  # names of others may raise anything when they are compared
         if is_from_handler(error):
             raise
         raise _bad_chain(prefix) from None
@@ -83,27 +102,55 @@ def check_routes(routes: Iterable[Any]) -> tuple[str, ...]:
     paths = (routes,) if isinstance(routes, str) else tuple(routes)
     for path in paths:
         if not isinstance(path, str) or not path.strip("/"):
-            raise ConfigError(f"routes must be paths such as '/rollout/step', got {path!r}")
+            raise ConfigError(f"routes must be paths such as '/rollout/step', got {_shown(path)}")
     return paths
 
 
 def read_seconds(told: object) -> float:
     """A time [s] from outside; 0 where it is none. Never raises."""
-    return float(told) if _is_number(told) and told > 0 else 0.0  # type: ignore[arg-type, operator]
+    number = _number(told)
+    return number if number is not None and number > 0 else 0.0
 
 
-def _is_number(value: object) -> bool:
-    # Numbers of numpy's are none of `int` and `float`, and as good; the callers make them so.
-    return isinstance(value, _NUMBERS) or (
-        isinstance(value, SupportsFloat) and not isinstance(value, str | bytes)
-    )
+def read_flag(told: object) -> bool:
+    """Whether something from outside is true; what cannot say is not. Never raises."""
+    try:
+        return bool(told)
+    except Exception as error:  # as of an array of numpy's
+        if is_from_handler(error):
+            raise
+        return False
 
 
-_NUMBERS = (int, float)  # not `int | float`, which would be made anew at each question
+_MOST = 10**15
+"""Beyond it whole numbers are looked at as all others are."""
+
+
+def _number(value: object) -> float | None:
+    """A number, also numpy's or a fraction; None: it is none, or too large for one."""
+    if type(value) is float:
+        return value
+    if isinstance(value, str | bytes | bytearray):
+        return None  # `float` would read them
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except Exception as error:  # objects of others may raise anything
+        if is_from_handler(error):
+            raise
+        return None
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.200}"
+    except Exception as error:  # an object of others may not even have a repr
+        if is_from_handler(error):
+            raise
+        return f"an object of type {type(value).__name__}"
 
 
 def _bad_chain(prefix: object) -> ConfigError:
     return ConfigError(
         "prefix must be (name, tokens from the start up to its end) of each leading part, shortest "
-        f"first, each name once, such as [('system prompt', 900)]; got {prefix!r:.200}"
+        f"first, each name once, such as [('system prompt', 900)]; got {_shown(prefix)}"
     )

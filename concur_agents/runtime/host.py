@@ -27,7 +27,13 @@ from concur_agents.core import FIRST_READING_S, Law
 from concur_agents.errors import ConfigError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
-from concur_agents.runtime.checks import check_priority, check_routes, check_timeout, check_tokens
+from concur_agents.runtime.checks import (
+    check_id,
+    check_priority,
+    check_routes,
+    check_timeout,
+    check_tokens,
+)
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
 from concur_agents.runtime.endpoints import (
     Endpoint,
@@ -346,14 +352,12 @@ class Host(Reads, Pools):
             ClosedError: on entering, if the governor is closed.
             TimeoutError: on entering, if it was not let in within `timeout_s`.
         """
-        if id is not None and not isinstance(id, str):
-            raise ConfigError(f"an agent's id must be a string, got {id!r}: give str(...) of it")
         parent = None if detached else self.current_agent()
         session = Session(
-            id=f"agent-{next(self._names)}" if id is None else id,
+            id=f"agent-{next(self._names)}" if id is None else check_id(id),
             priority=check_priority(priority),
             parent=None if parent is None else parent._session,
-            group=group,
+            group=None if group is None else check_id(group, "a group"),
         )
         first_tokens = check_tokens(prompt_tokens)
         return Agent(

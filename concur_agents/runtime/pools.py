@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
-from concur_agents.runtime.checks import check_timeout
+from concur_agents.runtime.checks import check_id, check_timeout
 from concur_agents.runtime.hold import HOLD_S, Hold
 from concur_agents.runtime.rank_search import count_ranks
 
@@ -51,6 +51,8 @@ class Pools:
             ConfigError: there is no such pool.
         """
         sessions = self._monitor.sessions
+        if pool is not None:
+            pool = check_id(pool, "a pool")
 
         def flush(now: float) -> Iterable[str]:
             if sessions.passing:

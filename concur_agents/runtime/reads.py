@@ -98,7 +98,10 @@ class Reads:
         return self._monitor.agent_state(agent)
 
     def tool_times(self) -> dict[str, ToolTime]:
-        """How long each tool takes, learned from `agent.tool(name)` blocks."""
+        """How long each tool takes, learned from `agent.tool(name)` blocks.
+
+        Beyond a thousand names further ones are counted together, as `(other tools)`.
+        """
         return self._monitor.look(lambda _: dict(self._monitor.sessions.tools))
 
     def on_event(self, watcher: Watcher) -> Callable[[], None]:

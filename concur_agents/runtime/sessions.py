@@ -22,7 +22,7 @@ from concur_agents.runtime.events import Dispatcher, Event, EventKind
 from concur_agents.runtime.interruptions import present
 from concur_agents.runtime.session import End, Session, Ticket
 from concur_agents.runtime.tickets import Tickets
-from concur_agents.runtime.tool_times import NO_CALLS, ToolTime
+from concur_agents.runtime.tool_times import ToolTime, learn_time
 
 if TYPE_CHECKING:
     from concur_agents.core import AnyRegulator, Chain, Law, Reading, Regulator
@@ -243,7 +243,7 @@ class Sessions:
 
     def tool_ended(self, session: Session, name: str, took_s: float, now: float) -> Iterable[str]:
         """A tool has run for so long."""
-        self.tools[name] = self.tools.get(name, NO_CALLS).after(took_s)
+        learn_time(self.tools, name, took_s)
         return self.tell("tool_ended", now, session, reason=name, waited_s=took_s)
 
     # A weight update

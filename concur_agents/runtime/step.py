@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from concur_agents._outside import finishing
 from concur_agents.probes.usage import read_usage
-from concur_agents.runtime.checks import check_chain, check_tokens, read_seconds
+from concur_agents.runtime.checks import check_chain, check_tokens, read_flag, read_seconds
 from concur_agents.runtime.context import restore
 from concur_agents.runtime.session import End, Session, Ticket
 from concur_agents.runtime.waiter import (
@@ -251,8 +251,8 @@ class Step:
             self.again()
 
     def _end(self, overloaded: bool = False, retry_after_s: float = 0.0) -> None:
-        again_s = read_seconds(retry_after_s)
-        self._finish(End(self.usage, overloaded, again_s, aborted=self._was_aborted))
+        refused, again_s = read_flag(overloaded), read_seconds(retry_after_s)
+        self._finish(End(self.usage, refused, again_s, aborted=self._was_aborted))
 
     def _finish(self, end: End) -> None:
         # An exception from outside may cut this off anywhere, and it is then done again.

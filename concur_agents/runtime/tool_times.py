@@ -21,3 +21,15 @@ class ToolTime:
 
 
 NO_CALLS = ToolTime(0, 0.0, 0.0)
+
+MOST_TOOLS = 1000
+"""Tools whose times are kept apart: a name may be a whole command line, and so ever new."""
+
+OTHER_TOOLS = "(other tools)"
+
+
+def learn_time(times: dict[str, ToolTime], name: str, took_s: float) -> None:
+    """Adds a call of a tool [s]; a tool too many counts for `OTHER_TOOLS`."""
+    if name not in times and len(times) >= MOST_TOOLS:
+        name = OTHER_TOOLS
+    times[name] = times.get(name, NO_CALLS).after(took_s)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import openai
 import pytest
@@ -12,6 +13,7 @@ import concur_agents as ca
 from concur_agents.adapters.http import govern
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
+from concur_agents.openai import OpenAI
 from concur_agents.runtime.events import Event
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -115,6 +117,59 @@ class TestClients:
             assert not steps
             wrapped.chat.completions.create(**ASK)
         assert len(steps) == 1
+
+    @pytest.mark.parametrize("kind", [openai.OpenAI, OpenAI])
+    def test_an_instrumentor_may_replace_request_at_any_time(
+        self, kind: Any, gov: Governor, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """OpenInference does. What it put on the class after our import was never called."""
+        options = {"governor": gov} if kind is OpenAI else {}
+        gov.wrap(plain(endpoint))
+        client = plain(endpoint, kind, **options)
+        client = client if options else gov.wrap(client)
+        seen: list[str] = []
+        request = openai.OpenAI.request
+
+        def traced(self: Any, *args: Any, **options: Any) -> Any:
+            seen.append("call")
+            return request(self, *args, **options)
+
+        monkeypatch.setattr(openai.OpenAI, "request", traced)
+        with gov.agent("a"):
+            client.chat.completions.create(**ASK)
+        assert seen == ["call"]
+
+    async def test_an_instrumentor_may_replace_async_request_at_any_time(
+        self, gov: Governor, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = gov.wrap(plain(endpoint, openai.AsyncOpenAI))
+        seen: list[str] = []
+        request = openai.AsyncOpenAI.request
+
+        async def traced(self: Any, *args: Any, **options: Any) -> Any:
+            seen.append("call")
+            return await request(self, *args, **options)
+
+        monkeypatch.setattr(openai.AsyncOpenAI, "request", traced)
+        async with gov.agent("a"):
+            await client.chat.completions.create(**ASK)
+        assert seen == ["call"]
+
+    def test_a_proxy_around_a_client_is_governed(
+        self, gov: Governor, endpoint: Any, steps: list[Event]
+    ) -> None:
+        """As of tracing libraries; it could not be copied."""
+        wrapt = pytest.importorskip("wrapt")
+        wrapped = gov.wrap(wrapt.ObjectProxy(plain(endpoint)))
+        assert isinstance(wrapped, openai.OpenAI)
+        with gov.agent("a"):
+            wrapped.chat.completions.create(**ASK)
+        assert len(steps) == 1
+
+    def test_a_mock_of_a_client_names_the_wish(self, gov: Governor) -> None:
+        for mock in (Mock(spec=openai.OpenAI), create_autospec(openai.AsyncOpenAI, instance=True)):
+            with pytest.raises(ConfigError, match="wrap takes an openai client"):
+                gov.wrap(mock)
 
     def test_attributes_survive(self, gov: Governor, endpoint: Any) -> None:
         client = plain(endpoint, _strict_response_validation=True, max_retries=7)

@@ -16,6 +16,14 @@ CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m
 DELTA = {**CHUNK, "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
 
 
+WATSONX = {
+    "generated_text": "hi",
+    "generated_token_count": 5,
+    "input_token_count": 10_000,
+    "stop_reason": "eos_token",
+}
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -378,6 +386,12 @@ CASES = [
         },
         Usage(10_000, 5),
     ),
+    Case(
+        "watsonx",
+        {"model_id": "m", "created_at": "now", "results": [WATSONX]},
+        Usage(10_000, 5),
+        ({"model_id": "m", "results": [{"generated_text": "h"}]}, {"results": [WATSONX]}),
+    ),
     Case("llama.cpp", LLAMA, Usage(10_000, 5, 9_900), ({"content": "hi", "stop": False}, LLAMA)),
     Case(
         "Ollama",
@@ -415,7 +429,7 @@ def test_a_stream_is_read_as_it_passes(case: Case, size: int) -> None:
             f"event: {event.get('type')}\ndata: {json.dumps(event)}\n\n".encode()
             for event in case.events
         )
-        if case.name != "llama.cpp":
+        if case.name not in ("llama.cpp", "watsonx"):
             text += b"data: [DONE]\n\n"
     answer = Answer()
     passed = [answer.feed(text[at : at + size]) for at in range(0, len(text), size)]

@@ -282,6 +282,24 @@ def test_what_is_no_address_is_refused_at_once(url: str) -> None:
         HttpProbe(url)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "http://[::1"),
+        ("ALL_PROXY", "nonsense://proxy:1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+        ("SSLKEYLOGFILE", "/no/such/folder/file"),
+    ],
+)
+def test_an_environment_that_allows_no_client_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """httpx raised an InvalidURL, an ImportError or a FileNotFoundError that named nothing."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"no client can be made for http://localhost.*_PROXY"):
+        HttpProbe("http://localhost")
+
+
 def test_a_timeout_of_nothing_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="timeout_s must be above 0 seconds, got 0"):
         HttpProbe("http://localhost", timeout_s=0)

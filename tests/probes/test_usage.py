@@ -62,6 +62,13 @@ def chat_completion():
         {"usage": CHAT},
         SimpleNamespace(usage_metadata=LANGCHAIN),
         Usage(100, 20, 64),
+        SimpleNamespace(generations=[], llm_output={"token_usage": CHAT, "model_name": "m"}),
+        SimpleNamespace(
+            prompt_token_ids=[1] * 100,
+            outputs=[SimpleNamespace(token_ids=(1,) * 12), SimpleNamespace(token_ids=[1] * 8)],
+            num_cached_tokens=64,
+        ),
+        [{"usage": None}, {"usage": CHAT}],
     ],
     ids=[
         "chat",
@@ -73,6 +80,9 @@ def chat_completion():
         "response dict",
         "langchain message",
         "ours",
+        "langchain result",
+        "vLLM's RequestOutput",
+        "list of events",
     ],
 )
 def test_every_form_of_usage_gives_the_same(source):

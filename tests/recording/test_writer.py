@@ -73,6 +73,9 @@ def test_an_earlier_recording_is_moved_aside_once(tmp_path):
 def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path):
     with pytest.raises(ConfigError, match="does its folder exist"):
         Governor(limit=1, record=tmp_path / "no" / "run.jsonl")
+    for name in ("", "a\0b", "\ud800"):
+        with pytest.raises(ConfigError, match="cannot write the recording"):
+            Governor(limit=1, record=name)
     with pytest.raises(ConfigError, match="at least 65,536 bytes"):
         Governor(limit=1).record(tmp_path / "run.jsonl", max_bytes=10)
 
@@ -90,8 +93,14 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path):
         "    for n in range(300):\n"
         "        with governor.agent(f'a{n}') as agent, agent.step():\n"
         "            pass\n"
-        "    governor._recording.recorder.flush()\n"
+        "    recorder = governor._recording.recorder\n"
+        "    recorder.flush()\n"
+        "    recorder._thread.join(10)\n"
         "    assert governor.snapshot().done_total == 300\n"
+        "    size = recorder._lines.qsize()\n"
+        "    with governor.agent('b') as agent, agent.step():\n"
+        "        pass\n"
+        "    assert recorder._lines.qsize() == size\n"  # or they would pile up
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True

@@ -354,6 +354,19 @@ def test_tool_times_are_learned_by_name():
     run(main())
 
 
+def test_tool_times_are_bounded_where_each_command_is_a_tool():
+    async def main():
+        async with virtual_governor(limit=1) as gov, gov.agent("a") as agent:
+            for number in range(1_500):
+                with agent.tool(f"python -c 'print({number})'"):
+                    pass
+            times = gov.tool_times()
+            assert len(times) == 1_001
+            assert times["(other tools)"].calls == 500
+
+    run(main())
+
+
 def test_a_checkpoint_is_a_boundary_and_nothing_more(timetable, watched):
     law = watched(timetable((0, 2), (5, 1)))
 

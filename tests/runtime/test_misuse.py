@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 import concur_agents as ca
@@ -119,5 +121,93 @@ def test_a_retry_after_that_is_none_is_no_time(watched):
             assert {snapshot.retry_after_s for snapshot in law.seen} == {0.0}
             assert not gov.snapshot().closed
             assert_idle(gov)
+
+    run(main())
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __eq__(self, other):
+        raise RuntimeError
+
+    def __hash__(self):
+        raise RuntimeError
+
+    def __repr__(self):
+        raise RuntimeError
+
+
+NONSENSE = [10**400, -(10**400), 1j, np.array([1, 2]), [1], {"a": 1}, Hostile(), Mock(), type]
+
+
+@pytest.mark.parametrize("said", NONSENSE, ids=lambda said: type(said).__name__)
+def test_whatever_is_handed_in_is_refused_at_the_door_and_the_governor_goes_on(said):
+    """A size of 10**400 tokens raised an OverflowError, and a group that is a list, like a pool
+    that cannot be compared, ended the governor for good."""
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            for options in ({"prompt_tokens": said}, {"priority": said}, {"timeout_s": said}):
+                if not isinstance(said, Mock):  # a Mock is the number 1, if it is asked
+                    with pytest.raises(ca.ConfigError):
+                        gov.agent("b", **options)
+            for act in (
+                lambda: gov.agent(said),
+                lambda: gov.agent("b", group=said),
+                lambda: gov.flushed(said),
+            ):
+                with pytest.raises(ca.ConfigError):
+                    act()
+            async with gov.agent("a") as agent:
+                with pytest.raises(ca.ConfigError):
+                    agent.tool(said)
+                with pytest.raises(ca.ConfigError):
+                    agent.step(prefix=[("a", said)] if not isinstance(said, Mock) else said)
+                with pytest.raises(ca.ConfigError):
+                    agent.step(prefix=[(said, -1)])
+            assert not gov.snapshot().closed
+            assert_idle(gov)
+
+    run(main())
+
+
+@pytest.mark.parametrize("said", NONSENSE, ids=lambda said: type(said).__name__)
+def test_the_end_of_a_call_never_raises_whatever_it_is_told(said):
+    """`overloaded=` that cannot be true or false ended the governor for good."""
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            async with gov.agent("a") as agent:
+                await agent.gate()
+                agent.done(said, overloaded=said, retry_after_s=said)
+                step = await agent.gate()
+                step.record(said)
+                step.refused(said)
+                step.finish(overloaded=said, retry_after_s=said)
+            assert not gov.snapshot().closed
+            assert_idle(gov)
+
+    run(main())
+
+
+def test_an_id_that_overrides_what_text_does_is_a_plain_text():
+    class Loud(str):
+        __slots__ = ()
+
+        def isprintable(self):
+            raise RuntimeError
+
+        def encode(self, *_):
+            raise RuntimeError
+
+    async def main():
+        options = {"group": Loud("g")}
+        async with virtual_governor(limit=1) as gov, gov.agent(Loud("a"), **options) as agent:
+            assert type(agent.id) is str
+            assert "a" in gov.explain("a")
 
     run(main())

@@ -48,11 +48,23 @@ def drip_server(first: bytes, again: bytes, *, every_s: float = 0.05):
         listener.close()
 
 
-def wait_until(condition, timeout_s=20.0):
+def wait_until(condition, timeout_s=60.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.002)
+
+
+def is_within(bound_s, measure):
+    """Whether `measure` takes at most that long [s] in one of three tries.
+
+    A busy machine holds up a thread now and then; what waits for the wrong clock is late each time.
+    """
+    for _ in range(3):
+        began_s = time.monotonic()
+        if (measure() or time.monotonic()) - began_s < bound_s:
+            return True
+    return False
 
 
 def readings_under_way():
@@ -68,21 +80,41 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("drip", DRIPS.values(), ids=DRIPS)
-def test_a_server_that_drips_ends_no_clock(drip):
-    """Blindness comes in time, the reading ends, and no second one piles up."""
+def test_blindness_comes_in_time_while_a_server_drips(drip):
+    """It came with the end of the reading, and so never."""
+
+    def go_blind():
+        with drip_server(*drip) as url:
+            probe = HttpProbe(url, timeout_s=30)
+            gov = ca.Governor(
+                probe=probe,
+                poll_interval_s=0.05,
+                blind_after_s=0.1,
+                blind_agents=1,
+                law="cache_aimd",
+            )
+            with gov, gov.agent("a"):
+                wait_until(lambda: gov.snapshot().reason == "blind")
+                blind_s = time.monotonic()
+                assert gov.snapshot().poll_failures_total == 0, "the reading goes on"
+            probe.interrupt()
+        wait_until(lambda: not readings_under_way())
+        return blind_s
+
+    assert is_within(0.5, go_blind)
+
+
+@pytest.mark.parametrize("drip", DRIPS.values(), ids=DRIPS)
+def test_a_reading_that_drips_ends_and_no_second_one_piles_up(drip):
     with drip_server(*drip) as url:
         probe = HttpProbe(url, timeout_s=TIMEOUT_S)
-        gov = ca.Governor(
-            probe=probe, poll_interval_s=0.05, blind_after_s=0.1, blind_agents=1, law="cache_aimd"
-        )
+        gov = ca.Governor(probe=probe, poll_interval_s=0.05)
         most = []
         with gov, gov.agent("a"):
             began_s = time.monotonic()
-            wait_until(lambda: gov.snapshot().reason == "blind")
-            assert time.monotonic() - began_s < 2 * TIMEOUT_S
             while gov.snapshot().poll_failures_total < 3:
                 most.append(len(readings_under_way()))
-                assert time.monotonic() - began_s < 20
+                assert time.monotonic() - began_s < 60
                 time.sleep(0.01)
             assert gov.snapshot().poll_error
         assert max(most) == 1
@@ -93,10 +125,12 @@ def test_a_server_that_drips_ends_no_clock(drip):
 def test_a_check_ends_within_twice_the_timeout(drip):
     with drip_server(*drip) as url:
         gov = ca.Governor(probe=HttpProbe(url, timeout_s=TIMEOUT_S))
-        began_s = time.monotonic()
-        with pytest.raises(ca.ProbeError):
-            gov.check()
-        assert time.monotonic() - began_s < 2 * TIMEOUT_S + 0.5
+
+        def check():
+            with pytest.raises(ca.ProbeError):
+                gov.check()
+
+        assert is_within(2 * TIMEOUT_S + 0.5, check)
 
 
 @pytest.fixture
@@ -233,7 +267,8 @@ def test_close_does_not_wait_for_a_reading_that_hangs():
     began_s = time.monotonic()
     gov.close()
     assert time.monotonic() - began_s < 5
-    assert not gov._poll_thread.thread.is_alive()
+    wait_until(lambda: not gov._poll_thread.thread.is_alive())
+    assert readings_under_way(), "the reading hangs still"
     probe.answers.set()
     wait_until(lambda: not readings_under_way())
 
@@ -242,6 +277,6 @@ def test_a_page_with_two_megabytes_of_escapes_is_read_at_once():
     """It took 47 s, in a regular expression that holds the interpreter's lock all the while."""
     good = 'vllm:kv_cache_usage_perc{model_name="m"} 0.5'
     bad = 'vllm:num_requests_running{model_name="' + '\\"' * 1_000_000 + '"} 1'
-    began_s = time.monotonic()
+    began_s = time.thread_time()  # CPU time, whatever else the machine does
     assert parse_page(f"{bad}\n{good}\n", 0.0).reading.kv_usage == 0.5
-    assert time.monotonic() - began_s < 2
+    assert time.thread_time() - began_s < 2
