@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,8 +20,6 @@ MOST_IN_ALL = 256 * 1024 * 1024
 """Bytes of all bodies that are read and not yet sent; beyond them `LEAST_READ` of each."""
 
 LEAST_READ = 64 * 1024
-
-_QUESTION = b'{"stream_options":{"include_usage":true},'
 
 
 class Readable(Protocol):
@@ -61,9 +59,9 @@ class Body:
             return None
         return found if isinstance(found, dict) else None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Its bytes, those that have been read first."""
-        yield self.read
+    async def pieces(self, added: bytes = b"") -> AsyncIterator[bytes]:
+        """Its bytes, those that have been read first, see `with_fields`."""
+        yield with_fields(self.read, added)
         if self.rest is not None:
             while piece := await self.rest.readany():
                 yield piece
@@ -111,6 +109,18 @@ class Room:
         body.read, body.counted = b"", 0
 
 
-def with_usage(body: bytes) -> bytes:
-    """The body of a request for a stream, which asks for its usage as well."""
-    return _QUESTION + body[1:]
+def front_of(fields: Mapping[str, object]) -> bytes:
+    """Fields as they stand at the front of a JSON object that has others; empty: there are none."""
+    return json.dumps(fields, separators=(",", ":")).encode()[1:-1] + b"," if fields else b""
+
+
+def with_fields(body: bytes, added: bytes) -> bytes:
+    """The body of a request with further fields at its front, and the rest as it is.
+
+    Of two fields of one name the last one counts, so a client's own is not overridden.
+
+    Args:
+        body: a JSON object with fields, or the beginning of one.
+        added: see `front_of`.
+    """
+    return b"".join((b"{", added, memoryview(body)[1:])) if added else body

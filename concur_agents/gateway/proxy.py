@@ -162,7 +162,7 @@ class Proxy:
         process = None if self._processes is None else await self._processes.of(request)
         asked = Asked(request, path, body, record)
         if parsed is not None:  # which is as large as the body, and is not kept
-            asked.is_json = True
+            asked.is_json, asked.has_fields = True, bool(parsed)
             asked.is_stream = parsed.get("stream") is True
             asked.asks_usage = "stream_options" in parsed
         asked.identity = identify(
