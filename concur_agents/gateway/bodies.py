@@ -21,6 +21,9 @@ MOST_IN_ALL = 256 * 1024 * 1024
 
 LEAST_READ = 64 * 1024
 
+_LONGEST_INDENT = 64
+"""Bytes of white space before a body that are looked through."""
+
 
 class Readable(Protocol):
     """A body as it comes."""
@@ -51,7 +54,7 @@ class Body:
 
     def parsed(self) -> dict[str, Any] | None:
         """The JSON object that it is; None: it is none, or is not whole."""
-        if not self.is_whole or not self.read.startswith(b"{"):
+        if not self.is_whole or not begins_object(self.read):
             return None
         try:
             found = json.loads(self.read)
@@ -109,6 +112,11 @@ class Room:
         body.read, body.counted = b"", 0
 
 
+def begins_object(body: bytes) -> bool:
+    """Whether a body begins as a JSON object does, after white space or at once."""
+    return body[:_LONGEST_INDENT].lstrip(b" \t\r\n").startswith(b"{")
+
+
 def front_of(fields: Mapping[str, object]) -> bytes:
     """Fields as they stand at the front of a JSON object that has others; empty: there are none."""
     return json.dumps(fields, separators=(",", ":")).encode()[1:-1] + b"," if fields else b""
@@ -123,4 +131,7 @@ def with_fields(body: bytes, added: bytes) -> bytes:
         body: a JSON object with fields, or the beginning of one.
         added: see `front_of`.
     """
-    return b"".join((b"{", added, memoryview(body)[1:])) if added else body
+    if not added:
+        return body
+    first = body.index(b"{") + 1
+    return b"".join((memoryview(body)[:first], added, memoryview(body)[first:]))

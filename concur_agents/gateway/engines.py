@@ -185,6 +185,31 @@ def answer_headers(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in sent if name.lower() not in dropped]
 
 
+def redirection(location: str, there: Base, before: str) -> str:
+    """Where an engine sends its client: below the gateway if it is the engine itself.
+
+    A client that followed the engine's own address would leave the gateway, and its agent's name,
+    behind.
+
+    Args:
+        location: as the engine says it.
+        there: the engine.
+        before: what the path at the gateway has before that of the engine: `/agent/ID`.
+    """
+    path = location
+    if "://" in location:
+        scheme, _, rest = location.partition("://")
+        where, _, path = rest.partition("/")
+        if base(f"{scheme}://{where}") != there._replace(path="", userinfo=""):
+            return location
+        path = f"/{path}"
+    if not path.startswith("/") or path.startswith("//"):
+        return location  # relative to the path that was asked for, or another host's
+    if there.path and path.startswith(f"{there.path}/"):
+        path = path.removeprefix(there.path)
+    return before + path
+
+
 def _of_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
     """Names of headers that are for one connection only; `Connection` may name further ones."""
     named = [

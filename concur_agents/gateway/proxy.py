@@ -103,6 +103,10 @@ class Proxy:
                 record.outcome = "no token"
                 wish = "a token is needed, as the key or as sk-agent-ID:TOKEN"
                 return problem(record.dialect, 401, wish)
+            if request.method == "CONNECT":
+                record.outcome = "refused"
+                wish = "it is no forward proxy: give its address as the base URL"
+                return problem(record.dialect, 405, wish, close=True)
             if request.headers.get("expect", "").lower() == "100-continue":
                 await request.writer.write(_CONTINUE)
                 request.writer.output_size = 0

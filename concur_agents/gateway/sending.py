@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from concur_agents.gateway.bodies import Body, front_of, with_fields
+from concur_agents.gateway.bodies import Body, begins_object, front_of, with_fields
 from concur_agents.gateway.engines import Destination, Engines, as_sent
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.identity import Identity
@@ -80,7 +80,8 @@ class Sender:
         data = Body(b"", request.content).pieces() if request.can_read_body else None
         sent = as_sent(request.raw_headers)
         destination = self._engines.destination(agent)
-        return Head(await self._request(request.method, path, destination, sent, data))
+        response = await self._request(request.method, path, destination, sent, data)
+        return Head(response, base=destination.base)
 
     async def call(self, asked: Asked, flight: Flight) -> Head:
         """Sends a call; once more if an engine refuses what the gateway adds.
@@ -117,17 +118,17 @@ class Sender:
                 self._no_usage.add(str(destination.base))
                 asks = False
             elif route is None or not route.was_refused(answer):
-                return Head(response, answer)
+                return Head(response, answer, base=destination.base)
         if destination.route is not None:
             destination.route.meet(response.status, response.headers)
-        return Head(response, asks_usage=asks)
+        return Head(response, asks_usage=asks, base=destination.base)
 
     def _added(self, asked: Asked, destination: Destination, *, asks_usage: bool) -> bytes:
         """What is added to the front of the body."""
         fields: dict[str, object] = {}
         if asks_usage:
             fields["stream_options"] = {"include_usage": True}
-        is_object = asked.has_fields if asked.body.is_whole else asked.body.read.startswith(b"{")
+        is_object = asked.has_fields if asked.body.is_whole else begins_object(asked.body.read)
         if is_object and "content-encoding" not in asked.request.headers:
             fields |= destination.fields()
         return front_of(fields)
