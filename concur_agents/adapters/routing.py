@@ -173,7 +173,7 @@ class Router:
             self._rewrite(request, target, headers)
         if not target.keeps_keys:
             self._lock_up(client, request, target, headers, options)
-        if target.rank is not None and self._may_pin(governor, target, asked):
+        if target.rank is not None and self.may_pin(governor, target, asked.path):
             headers[RANK_HEADER] = str(target.rank)
             route.is_pinned = True
         if governor.router is not None:
@@ -183,19 +183,19 @@ class Router:
         request._concur_before = before, _set(request.headers, headers)
         return route
 
-    def _may_pin(self, governor: Governing, target: Target, asked: Base) -> bool:
-        """Whether the address takes ranks, on this route."""
+    def may_pin(self, governor: Governing, target: Target, path: str) -> bool:
+        """Whether the address takes ranks, for a request to this path."""
         if not self.pins(target.base):
             return False
         engine = getattr(governor.probe, "engine", None)
-        if engine != "sglang" or not asked.path.endswith(_UNPINNED_OF_SGLANG):
+        if engine != "sglang" or not path.endswith(_UNPINNED_OF_SGLANG):
             return True
         self.say(
             "route",
             "SGLang ignores ranks on %s, so that calls are not pinned, and its engines are "
             "governed as one pool: use chat completions, or an address for each engine (logged "
             "once)",
-            asked.path,
+            path,
         )
         governor.unpin(target.url)
         return False

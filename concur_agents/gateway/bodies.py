@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ MOST_IN_ALL = 256 * 1024 * 1024
 
 LEAST_READ = 64 * 1024
 
-_QUESTION = b'{"stream_options":{"include_usage":true},'
+_LONGEST_INDENT = 64
+"""Bytes of white space before a body that are looked through."""
 
 
 class Readable(Protocol):
@@ -53,7 +54,7 @@ class Body:
 
     def parsed(self) -> dict[str, Any] | None:
         """The JSON object that it is; None: it is none, or is not whole."""
-        if not self.is_whole or not self.read.startswith(b"{"):
+        if not self.is_whole or not begins_object(self.read):
             return None
         try:
             found = json.loads(self.read)
@@ -61,9 +62,9 @@ class Body:
             return None
         return found if isinstance(found, dict) else None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Its bytes, those that have been read first."""
-        yield self.read
+    async def pieces(self, added: bytes = b"") -> AsyncIterator[bytes]:
+        """Its bytes, those that have been read first, see `with_fields`."""
+        yield with_fields(self.read, added)
         if self.rest is not None:
             while piece := await self.rest.readany():
                 yield piece
@@ -111,6 +112,26 @@ class Room:
         body.read, body.counted = b"", 0
 
 
-def with_usage(body: bytes) -> bytes:
-    """The body of a request for a stream, which asks for its usage as well."""
-    return _QUESTION + body[1:]
+def begins_object(body: bytes) -> bool:
+    """Whether a body begins as a JSON object does, after white space or at once."""
+    return body[:_LONGEST_INDENT].lstrip(b" \t\r\n").startswith(b"{")
+
+
+def front_of(fields: Mapping[str, object]) -> bytes:
+    """Fields as they stand at the front of a JSON object that has others; empty: there are none."""
+    return json.dumps(fields, separators=(",", ":")).encode()[1:-1] + b"," if fields else b""
+
+
+def with_fields(body: bytes, added: bytes) -> bytes:
+    """The body of a request with further fields at its front, and the rest as it is.
+
+    Of two fields of one name the last one counts, so a client's own is not overridden.
+
+    Args:
+        body: a JSON object with fields, or the beginning of one.
+        added: see `front_of`.
+    """
+    if not added:
+        return body
+    first = body.index(b"{") + 1
+    return b"".join((memoryview(body)[:first], added, memoryview(body)[first:]))

@@ -14,7 +14,7 @@ from concur_agents.adapters.addresses import Base, base
 from concur_agents.adapters.routing import Route, Target, router_of
 from concur_agents.errors import ConfigError
 from concur_agents.gateway.identity import KEY_HEADERS
-from concur_agents.probes.pinning import RANK_HEADER
+from concur_agents.probes.pinning import RANK_FIELD, RANK_HEADER
 from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.endpoints import Address, addresses_in
 
@@ -50,6 +50,8 @@ class Destination:
     Attributes:
         base: its address.
         headers: what the request gets beside the client's own, by name.
+        rank: what the body has to name as well, because the engine reads the rank of a call there;
+            None: nothing.
         route: what notices that a rank was refused, or that another engine served; None: there is
             one engine.
     """
@@ -57,6 +59,12 @@ class Destination:
     base: Base
     headers: dict[str, str]
     route: Route | None = None
+    rank: int | None = None
+
+    def fields(self) -> dict[str, int]:
+        """What a body gets beside the client's own, by name."""
+        is_pinned = self.route is not None and self.route.is_pinned
+        return {RANK_FIELD: self.rank} if is_pinned and self.rank is not None else {}
 
     def url(self, path: str) -> str:
         """The address of a path, which is left as it is."""
@@ -88,8 +96,13 @@ class Engines:
         self._bases = [self._base(url) for url in found]
         self._next = 0
 
-    def destination(self, agent: Agent | None) -> Destination:
-        """Where a request goes: to the pool of its agent, else to the engines in turn."""
+    def destination(self, agent: Agent | None, path: str = "") -> Destination:
+        """Where a request goes: to the pool of its agent, else to the engines in turn.
+
+        Args:
+            agent: makes it; None: no agent does.
+            path: the engine's, without its query.
+        """
         if agent is None:
             return Destination(self._in_turn(), {})
         address = self._governor.address_of(agent.id)
@@ -99,11 +112,12 @@ class Engines:
             return Destination(self._in_turn(), agent.headers)
         there, headers = self._base(address.url), agent.headers
         router = router_of(self._governor)
-        if not router.pins(there):
-            headers.pop(RANK_HEADER, None)
         target = Target(there, there, address.rank, address.url)
+        if RANK_HEADER in headers and not router.may_pin(self._governor, target, path):
+            del headers[RANK_HEADER]
         route = Route(router, agent, target, Pinned(headers), is_pinned=RANK_HEADER in headers)
-        return Destination(there, headers, route)
+        in_body = address.by_body and path.rstrip("/").endswith("/completions")
+        return Destination(there, headers, route, address.rank if in_body else None)
 
     def has(self, url: str) -> bool:
         """Whether one of them is at an address."""
@@ -169,6 +183,31 @@ def answer_headers(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     sent = list(sent)
     dropped = _of_connection(sent)
     return [(name, value) for name, value in sent if name.lower() not in dropped]
+
+
+def redirection(location: str, there: Base, before: str) -> str:
+    """Where an engine sends its client: below the gateway if it is the engine itself.
+
+    A client that followed the engine's own address would leave the gateway, and its agent's name,
+    behind.
+
+    Args:
+        location: as the engine says it.
+        there: the engine.
+        before: what the path at the gateway has before that of the engine: `/agent/ID`.
+    """
+    path = location
+    if "://" in location:
+        scheme, _, rest = location.partition("://")
+        where, _, path = rest.partition("/")
+        if base(f"{scheme}://{where}") != there._replace(path="", userinfo=""):
+            return location
+        path = f"/{path}"
+    if not path.startswith("/") or path.startswith("//"):
+        return location  # relative to the path that was asked for, or another host's
+    if there.path and path.startswith(f"{there.path}/"):
+        path = path.removeprefix(there.path)
+    return before + path
 
 
 def _of_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:

@@ -22,6 +22,7 @@ from concur_agents.runtime.agent import Agent
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
+    from concur_agents.adapters.addresses import Base
     from concur_agents.core import Usage
 
 logger = logging.getLogger("concur_agents")
@@ -35,11 +36,13 @@ class Head:
         response: of the engine.
         body: its body, if it has been read already; None: it is still to come.
         asks_usage: whether its stream has an event that the client did not ask for.
+        base: the address of the engine; None: unknown.
     """
 
     response: ClientResponse
     body: bytes | None = None
     asks_usage: bool = False
+    base: Base | None = None
 
 
 class Flight:

@@ -96,6 +96,12 @@ def split_path(path: str) -> tuple[list[str], str]:
     return named, path
 
 
+def prefix_of(path: str) -> str:
+    """What a path has before that of the engine: `/agent/ID`, or nothing."""
+    rest = split_path(path)[1]
+    return path[: len(path) - len(rest)] if path.startswith("/agent/") else ""
+
+
 def read_keys(headers: Mapping[str, str], token: str | None) -> tuple[bool, str | None]:
     """Whether one of a client's keys opens the gateway, and the agent that it names.
 

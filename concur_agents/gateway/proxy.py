@@ -103,6 +103,10 @@ class Proxy:
                 record.outcome = "no token"
                 wish = "a token is needed, as the key or as sk-agent-ID:TOKEN"
                 return problem(record.dialect, 401, wish)
+            if request.method == "CONNECT":
+                record.outcome = "refused"
+                wish = "it is no forward proxy: give its address as the base URL"
+                return problem(record.dialect, 405, wish, close=True)
             if request.headers.get("expect", "").lower() == "100-continue":
                 await request.writer.write(_CONTINUE)
                 request.writer.output_size = 0
@@ -162,7 +166,7 @@ class Proxy:
         process = None if self._processes is None else await self._processes.of(request)
         asked = Asked(request, path, body, record)
         if parsed is not None:  # which is as large as the body, and is not kept
-            asked.is_json = True
+            asked.is_json, asked.has_fields = True, bool(parsed)
             asked.is_stream = parsed.get("stream") is True
             asked.asks_usage = "stream_options" in parsed
         asked.identity = identify(

@@ -8,14 +8,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import ClientResponse, web
+from aiohttp import web
 
 from concur_agents.adapters.answers import OVERLOADED, Answer, retry_after_s
 from concur_agents.adapters.routes import meet_unknown
 from concur_agents.errors import UngovernedError
-from concur_agents.gateway.engines import answer_headers, as_sent
+from concur_agents.gateway.engines import answer_headers, as_sent, redirection
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.holding import Dialect
+from concur_agents.gateway.identity import prefix_of
 from concur_agents.gateway.numbers import Record
 from concur_agents.gateway.sending import EngineError, pieces_of
 from concur_agents.runtime.agent import Governing
@@ -82,7 +83,7 @@ class Relay:
                 answer.feed(text)
                 return await end_with(opened, record.dialect, response.status, text)
             if passed is None:
-                passed = await self._begin(request, response, changes_length=hides)
+                passed = await self._begin(request, head, changes_length=hides)
             async for piece in pieces_of(head):
                 out = answer.feed(piece)
                 if out:
@@ -108,11 +109,15 @@ class Relay:
                 flight.end(answer.usage(), aborted=answer.was_aborted())
 
     async def _begin(
-        self, request: web.BaseRequest, response: ClientResponse, *, changes_length: bool
+        self, request: web.BaseRequest, head: Head, *, changes_length: bool
     ) -> web.StreamResponse:
+        response = head.response
         passed = web.StreamResponse(status=response.status, reason=response.reason)
         for name, value in answer_headers(as_sent(response.raw_headers)):
-            if not (changes_length and name.lower() == "content-length"):
+            lower = name.lower()
+            if lower == "location" and head.base is not None:
+                passed.headers.add(name, redirection(value, head.base, prefix_of(request.raw_path)))
+            elif not (changes_length and lower == "content-length"):
                 passed.headers.add(name, value)
         if request.transport is not None:
             request.transport.set_write_buffer_limits(high=_WRITE_AHEAD)

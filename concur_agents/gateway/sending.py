@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from concur_agents.gateway.bodies import Body, with_usage
+from concur_agents.gateway.bodies import Body, begins_object, front_of, with_fields
 from concur_agents.gateway.engines import Destination, Engines, as_sent
 from concur_agents.gateway.flight import Flight, Head
 from concur_agents.gateway.identity import Identity
@@ -35,6 +35,7 @@ class Asked:
         body: as far as it has been read.
         record: what becomes of it.
         is_json: whether its body is a JSON object, and was read.
+        has_fields: whether that object has any.
         is_stream: whether it asks for a stream.
         asks_usage: whether it says of that stream if it wants its usage.
         identity: who makes it; None: it has no agent.
@@ -48,6 +49,7 @@ class Asked:
     body: Body
     record: Record
     is_json: bool = False
+    has_fields: bool = False
     is_stream: bool = False
     asks_usage: bool = False
     identity: Identity | None = None
@@ -78,7 +80,8 @@ class Sender:
         data = Body(b"", request.content).pieces() if request.can_read_body else None
         sent = as_sent(request.raw_headers)
         destination = self._engines.destination(agent)
-        return Head(await self._request(request.method, path, destination, sent, data))
+        response = await self._request(request.method, path, destination, sent, data)
+        return Head(response, base=destination.base)
 
     async def call(self, asked: Asked, flight: Flight) -> Head:
         """Sends a call; once more if an engine refuses what the gateway adds.
@@ -87,19 +90,21 @@ class Sender:
             EngineError: the engine cannot be reached.
         """
         request, body = asked.request, asked.body
-        destination = self._engines.destination(
-            None if flight.living is None else flight.living.agent
-        )
+        agent = None if flight.living is None else flight.living.agent
+        destination = self._engines.destination(agent, asked.record.path)
         asks = self._asks_usage(asked, destination)
         while True:
             sent = as_sent(request.raw_headers)
             if asks or flight.is_begun:
                 sent = [pair for pair in sent if pair[0].lower() != "accept-encoding"]
                 sent.append(("Accept-Encoding", "identity"))
-            data: Any = body.pieces()
+            added = self._added(asked, destination, asks_usage=asks)
             if body.is_whole:
-                data = with_usage(body.read) if asks else body.read
+                data: Any = with_fields(body.read, added)
                 sent = [pair for pair in sent if pair[0].lower() != "content-length"]
+            else:
+                data = body.pieces(added)
+                sent = [_longer(pair, len(added)) for pair in sent]
             response = await self._request(request.method, asked.path, destination, sent, data)
             status, route = response.status, destination.route
             if status < 400 or not body.is_whole:
@@ -113,10 +118,20 @@ class Sender:
                 self._no_usage.add(str(destination.base))
                 asks = False
             elif route is None or not route.was_refused(answer):
-                return Head(response, answer)
+                return Head(response, answer, base=destination.base)
         if destination.route is not None:
             destination.route.meet(response.status, response.headers)
-        return Head(response, asks_usage=asks)
+        return Head(response, asks_usage=asks, base=destination.base)
+
+    def _added(self, asked: Asked, destination: Destination, *, asks_usage: bool) -> bytes:
+        """What is added to the front of the body."""
+        fields: dict[str, object] = {}
+        if asks_usage:
+            fields["stream_options"] = {"include_usage": True}
+        is_object = asked.has_fields if asked.body.is_whole else begins_object(asked.body.read)
+        if is_object and "content-encoding" not in asked.request.headers:
+            fields |= destination.fields()
+        return front_of(fields)
 
     def _asks_usage(self, asked: Asked, destination: Destination) -> bool:
         """Whether to ask for the usage of a stream: OpenAI's report none unless they are asked."""
@@ -148,6 +163,12 @@ class Sender:
             raise EngineError(
                 f"the engine at {destination.base} cannot be reached: {error}"
             ) from error
+
+
+def _longer(header: tuple[str, str], by: int) -> tuple[str, str]:
+    """A header of a request whose body gets so many bytes more."""
+    name, value = header
+    return (name, str(int(value) + by)) if by and name.lower() == "content-length" else header
 
 
 async def pieces_of(head: Head) -> AsyncIterator[bytes]:

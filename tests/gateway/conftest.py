@@ -91,6 +91,8 @@ Answering = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 class Engine:
     """Answers as OpenAI and Anthropic do, or as `answer` says; remembers what it saw."""
 
+    message_events = MESSAGE_EVENTS
+
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.hung_up = 0
@@ -105,6 +107,9 @@ class Engine:
         except asyncio.CancelledError:
             self.hung_up += 1
             raise
+
+    async def stream(self, request: web.BaseRequest, *events: str) -> web.StreamResponse:
+        return await stream(request, *events)
 
     async def usual(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         path = request.path

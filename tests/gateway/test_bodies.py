@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concur_agents.gateway.bodies import LEAST_READ, MOST_READ, Body, Room, with_usage
+from concur_agents.gateway.bodies import LEAST_READ, MOST_READ, Body, Room, front_of, with_fields
 from concur_agents.testing import run
 
 
@@ -98,8 +98,18 @@ def test_what_is_no_object_is_not_parsed(text):
     assert Body(text).parsed() is None
 
 
-def test_usage_is_asked_for_without_touching_the_rest():
+def test_fields_are_added_without_touching_the_rest():
     body = b'{"model": "m",  "stream":true}'
-    asked = with_usage(body)
+    added = front_of({"stream_options": {"include_usage": True}, "routed_dp_rank": 1})
+    asked = with_fields(body, added)
     assert asked.endswith(body[1:])
-    assert Body(asked).parsed()["stream_options"] == {"include_usage": True}
+    assert Body(asked).parsed() == Body(body).parsed() | {
+        "stream_options": {"include_usage": True},
+        "routed_dp_rank": 1,
+    }
+    assert with_fields(body, front_of({})) is body
+
+
+def test_a_field_of_the_clients_own_is_not_overridden():
+    asked = with_fields(b'{"routed_dp_rank": 0}', front_of({"routed_dp_rank": 1}))
+    assert Body(asked).parsed() == {"routed_dp_rank": 0}
