@@ -24,7 +24,7 @@ from concur_agents.sim.server import EmbeddedServer
 
 PAGES = Path(__file__).parents[2] / "docs" / "frameworks"
 
-STACKS = ("verl", "skyrl", "areal", "slime", "rllm", "nemo_gym")
+STACKS = ("verl", "skyrl", "areal", "slime", "rllm", "nemo_gym", "harbor")
 HEAVY = (
     *("torch", "torchdata", "tensordict", "transformers", "peft", "accelerate", "datasets"),
     *("ray", "pandas", "mlflow", "wandb", "tensorboard", "flask", "werkzeug"),
@@ -98,10 +98,17 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None: ...
 
 
-MISSING: set[str] = set()
-if any(importlib.util.find_spec(stack) for stack in STACKS):  # else this is no stack's environment
-    MISSING |= {name for name in HEAVY if importlib.util.find_spec(name) is None}
+# Elsewhere than in a stack's environment nothing is stood in for.
+IS_HERE = any(importlib.util.find_spec(stack) for stack in STACKS)
+MISSING = {name for name in HEAVY if IS_HERE and importlib.util.find_spec(name) is None}
+if MISSING:
     sys.meta_path.append(StandIns())
+
+
+def pytest_configure(config):
+    """What a stack warns of is its own affair."""
+    if IS_HERE:
+        config.addinivalue_line("filterwarnings", "ignore")
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from concur_agents.testing import assert_idle
 CALLS = 3
 URL, MODEL = "CONCUR_TEST_URL", "CONCUR_TEST_MODEL"
 runs: list[str] = []
-pytestmark = pytest.mark.filterwarnings("ignore")  # Harbor's own
 
 
 class Folder(BaseEnvironment):

@@ -23,7 +23,6 @@ import concur_agents as ca
 from concur_agents.testing import assert_idle
 
 CALLS = 3
-pytestmark = pytest.mark.filterwarnings("ignore")  # SkyRL's own
 
 
 class Look(BaseTextEnv):

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("slime.rollout", reason="scripts/stacks slime --source FOLDER has it")
 
-import httpx  # noqa: E402
-from slime.rollout import sglang_rollout  # noqa: E402
-from slime.utils import http_utils  # noqa: E402
-from slime.utils.types import Sample  # noqa: E402
+import httpx
+from slime.rollout import sglang_rollout
+from slime.utils import http_utils
+from slime.utils.types import Sample
 
-import concur_agents as ca  # noqa: E402
-from concur_agents.testing import assert_idle  # noqa: E402
+import concur_agents as ca
+from concur_agents.testing import assert_idle
 
 CALLS = 3
 ARGS = Namespace(
@@ -43,7 +43,6 @@ ARGS = Namespace(
     rollout_num_gpus=1,
     rollout_num_gpus_per_engine=1,
 )
-pytestmark = pytest.mark.filterwarnings("ignore")  # slime's own
 
 
 class Letters:

@@ -22,7 +22,6 @@ from concur_agents.testing import assert_idle
 
 CALLS = 3
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks" / "harbor.md"
-pytestmark = pytest.mark.filterwarnings("ignore")  # terminal-bench's own
 
 
 class Harness(harness.Harness):
