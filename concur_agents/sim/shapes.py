@@ -89,7 +89,10 @@ def finished_response(call: ServedCall, head: dict[str, Any]) -> dict[str, Any]:
         "output": output_items(call),
         "usage": {
             "input_tokens": call.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": call.cached_tokens},
+            "input_tokens_details": {
+                "cached_tokens": call.cached_tokens,
+                "cache_write_tokens": 0,  # current clients ask for it
+            },
             "output_tokens": call.output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": call.prompt_tokens + call.output_tokens,

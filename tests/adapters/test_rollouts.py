@@ -229,56 +229,40 @@ def watch(gov: ca.Governor) -> tuple[list[str], list[Usage | None]]:
 
 
 def test_verl(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    class AsyncLLMServerManager:
+    class LLMServerClient:
         async def generate(  # type: ignore[no-untyped-def]
-            self, request_id, *, prompt_ids, sampling_params, image_data=None, video_data=None
-        ):
+            self, request_id, *, prompt_ids, sampling_params, image_data=None, video_data=None,
+            audio_data=None, mm_processor_kwargs=None, **kwargs,
+        ):  # fmt: skip
             await engine.call()
             return SimpleNamespace(token_ids=[1] * 5, stop_reason="completed")
 
-    class AgentLoopWorker:
-        server_manager = AsyncLLMServerManager()
+    class ToolAgentLoop:
+        server_manager = LLMServerClient()
 
-        async def _run_agent_loop(  # type: ignore[no-untyped-def]
-            self, sampling_params, trajectory, *, agent_name, trace=True, **kwargs
-        ):
+        async def run(self, sampling_params, **kwargs):  # type: ignore[no-untyped-def]
             for turn in range(3):
                 await self.server_manager.generate(
-                    kwargs["uid"], prompt_ids=[1] * 10 * (turn + 1), sampling_params={}
+                    "session", prompt_ids=[1] * 10 * (turn + 1), sampling_params={}
                 )
 
-    class AgentLoopManager: ...
-
-    module(monkeypatch, "ray", remote=lambda cls: cls)
-    module(
-        monkeypatch,
-        "verl.experimental.agent_loop.agent_loop",
-        AgentLoopManager=AgentLoopManager,
-        AgentLoopWorker=AgentLoopWorker,
-        AsyncLLMServerManager=AsyncLLMServerManager,
-    )
+    module(monkeypatch, "verl.experimental.agent_loop", ToolAgentLoop=ToolAgentLoop)
+    module(monkeypatch, "verl.workers.rollout.llm_server", LLMServerClient=LLMServerClient)
 
     async def main() -> None:
         async with virtual_governor(limit=2) as gov:
             arrived, used = watch(gov)
-            names = hook("verl", gov, monkeypatch)
-            assert issubclass(names["GovernedManager"], AgentLoopManager)
-            worker = names["GovernedManager"].agent_loop_workers_class()
-            await asyncio.gather(
-                *(
-                    worker._run_agent_loop(
-                        {}, trajectory(n), agent_name="tool_agent", uid=str(n), raw_prompt=[]
-                    )
-                    for n in range(4)
-                )
-            )
-            assert sorted(arrived) == ["7-0-0", "7-0-1", "7-1-0", "7-1-1"]
+            loop = hook("verl", gov, monkeypatch)["GovernedLoop"]
+            assert issubclass(loop, ToolAgentLoop)
+            prompts = [{"uid": f"p{n // 2}", "raw_prompt": []} for n in range(4)]
+            v1 = [{**prompt, "session_id": n % 2} for n, prompt in enumerate(prompts)]
+            await asyncio.gather(*(loop().run({}, **sample) for sample in v1))
+            assert sorted(arrived) == ["p0-0", "p0-1", "p1-0", "p1-1"]
             assert used.count(Usage(30, 5)) == 4
             assert (engine.calls, engine.most) == (12, 2)
+            await asyncio.gather(*(loop().run({}, **sample) for sample in prompts))
+            assert sorted(arrived[4:]) == ["p0-0", "p0-0#2", "p1-0", "p1-0#2"]
             assert_idle(gov)
-
-    def trajectory(n: int) -> dict[str, Any]:
-        return {"step": 7, "sample_index": n // 2, "rollout_n": n % 2, "validate": False}
 
     run(main())
 
@@ -294,8 +278,13 @@ def test_slime(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
             await sglang_rollout.post("http://router/generate", {"input_ids": [1] * 10})
         return sample
 
+    state = SimpleNamespace(aborted=False)
     sglang_rollout = module(
-        monkeypatch, "slime.rollout.sglang_rollout", post=post, generate=generate
+        monkeypatch,
+        "slime.rollout.sglang_rollout",
+        post=post,
+        generate=generate,
+        GenerateState=lambda args: state,
     )
 
     async def main() -> None:
@@ -306,7 +295,10 @@ def test_slime(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
             assert await asyncio.gather(*(governed(None, one, {}) for one in samples)) == samples
             assert sorted(arrived) == ["u0", "u1", "u2", "u3"]
             assert used == [Usage(10, 5, 8)] * 12
-            assert engine.most == 2
+            assert (engine.calls, engine.most) == (12, 2)
+            state.aborted = True
+            await governed(None, SimpleNamespace(session_id="late", group_index=9), {})
+            assert engine.calls == 12, "what waited while slime aborted makes no call"
             assert_idle(gov)
 
     run(main())
@@ -531,8 +523,8 @@ def test_nemo_gym(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_harbor(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Trial:
         def __init__(self, number: int) -> None:
-            task = SimpleNamespace(name="fix-git")
-            self.config = SimpleNamespace(trial_name=f"fix-git__{number}", task=task)
+            self.task = SimpleNamespace(name="fix-git")
+            self.config = SimpleNamespace(trial_name=f"fix-git__{number}")
 
         async def run(self) -> str:
             agent = ca.current_agent()
