@@ -29,8 +29,12 @@ logger = logging.getLogger("concur_agents")
 TURN_S = 1.0
 """Longest sleep: what is due by time is looked after so often [s]."""
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
-"""Time until the next attempt to connect: doubles from the one to the other [s]."""
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 0.5
+"""Time until the next attempt to connect: doubles from the one to the other [s].
+
+A new daemon admits nobody for a second (`wire.hub.SETTLE_S`), so that those who look for it twice
+as often have said by then what they hold.
+"""
 
 _READ = 2**16
 
