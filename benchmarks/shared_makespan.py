@@ -128,8 +128,8 @@ class Clockwork:
     def _knows(self, session: str, seq: int, agent: str) -> bool:
         """Whether the daemon has heard so much, and that a call of the agent is in flight."""
         assert self.daemon is not None
-        found = self.daemon.hub.sessions[session]
-        if found.seq < seq:
+        found = self.daemon.hub.sessions.get(session)
+        if found is None or found.seq < seq:
             return False
         entry = found.book.find(agent) if agent else None
         return not agent or (entry is not None and entry.calls > 0)

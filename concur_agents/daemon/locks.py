@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO
 
 from concur_agents._sockets import make_private, own_folder
 from concur_agents.errors import ConfigError
 from concur_agents.runtime.daemon_address import digest_of
+
+
+def locked_urls(
+    url: str | Iterable[str] | None, pools: Iterable[str] | Mapping[str, str] | None
+) -> list[str]:
+    """The engines of a daemon with these options of a governor, and the router before them."""
+    urls = [url] if isinstance(url, str) else list(url or ())
+    return [*urls, *(pools.values() if isinstance(pools, Mapping) else pools or ())]
 
 
 def take_locks(urls: Iterable[str], where: str) -> list[IO[str]]:

@@ -16,6 +16,7 @@ import pytest
 from concur_agents import Governor
 from concur_agents.daemon import Daemon, listen
 from concur_agents.runtime.daemon_address import daemon_address
+from concur_agents.wire import remote_link
 
 COMMAND = [sys.executable, "-c", "from concur_agents.cli.app import main; main()"]
 
@@ -72,6 +73,12 @@ def serve_process():
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A busy machine may take long to start a daemon: clients wait for it."""
+    monkeypatch.setattr(remote_link, "AWAY_S", 60.0)
 
 
 def until(holds, most_s=45.0):

@@ -1,12 +1,16 @@
 """Four engines, several processes and a daemon, of which one process and the daemon are killed."""
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
+import time
 
+import httpx
 import pytest
 
+from concur_agents import Governor
 from concur_agents.sim.server import EmbeddedServer
 
 CLIENT = """
@@ -70,6 +74,42 @@ def start(engines):
         process.communicate(timeout=30)
 
 
+def test_agents_of_an_engine_that_is_down_move_at_their_next_call(
+    engines, folder, serve, until, patient
+):
+    where = f"unix:{folder}/d/s"
+    urls = [engine.url for engine in engines[:2]]
+    daemon = serve(where, url=urls, limit=8, poll_interval_s=0.1, blind_after_s=0.5)
+
+    async def main():
+        async with (
+            Governor(shared=where) as governor,
+            governor.http_client("async", module="httpx") as client,
+            governor.agent("a") as agent,
+        ):
+
+            async def call():
+                body = {"model": engines[0].model, "prompt": "a b", "max_tokens": 2}
+                reply = await client.post(f"{urls[0]}/v1/completions", json=body)
+                return reply.raise_for_status().json()["usage"]["completion_tokens"]
+
+            assert await call() == 2
+            first = agent.pool
+            down = engines[urls.index(first)]
+            await asyncio.to_thread(down.stop)
+            ends_s = time.monotonic() + 60
+            while not governor.monitor.sessions.regulator.is_down(first):
+                with contextlib.suppress(httpx.TransportError):
+                    await call()  # fails as any call to an engine that is down
+                assert time.monotonic() < ends_s
+                await asyncio.sleep(0.1)
+            assert await call() == 2
+            assert agent.pool == next(url for url in urls if url != first)
+
+    asyncio.run(main())
+    until(lambda: not daemon.hub.sessions)
+
+
 @pytest.mark.timeout(180)
 def test_no_agent_of_the_others_fails_if_a_process_and_the_daemon_are_killed(
     folder, engines, serve_process, start
@@ -77,7 +117,7 @@ def test_no_agent_of_the_others_fails_if_a_process_and_the_daemon_are_killed(
     where = f"unix:{folder}/d/s"
     words = [word for engine in engines for word in ("--engine", engine.url)]
     daemon = serve_process(where, *words)
-    processes = [start(where) for _ in range(2)]
+    processes = [start(where) for _ in range(4)]
     for process in processes:
         for _ in range(6):
             assert process.stdout.readline() == "half\n"

@@ -15,7 +15,7 @@ NAMES = ("default/engine-0", "default/engine-1")
 
 
 @pytest.fixture
-def behind(folder, serve):
+def behind(folder, serve, patient):
     """`behind("smg")`: an engine of two behind a router, a daemon, and two clients of it."""
     with contextlib.ExitStack() as stack:
 

@@ -15,9 +15,12 @@ import time
 import pytest
 
 from concur_agents import ConfigError, Governor
+from concur_agents.daemon.locks import locked_urls, take_locks
+from concur_agents.errors import WatchError
 from concur_agents.recording import Recording
 from concur_agents.recording.replay import replay
 from concur_agents.runtime import link
+from concur_agents.runtime.daemon_address import daemon_address
 from concur_agents.runtime.daemon_start import DaemonError
 from concur_agents.wire import MOST_BYTES, remote_link
 
@@ -52,12 +55,6 @@ def client_process():
     for process in started:
         process.kill()
         process.communicate(timeout=30)
-
-
-@pytest.fixture
-def patient(monkeypatch):
-    """A busy machine may take long to start a daemon: clients wait for it."""
-    monkeypatch.setattr(remote_link, "AWAY_S", 60.0)
 
 
 def active(daemon):
@@ -111,6 +108,29 @@ def test_a_client_that_is_killed_frees_its_places_at_once(folder, serve, client_
         assert not waiting.is_alive()
         until(lambda: active(daemon) == 1)
         agent.close()
+
+
+def test_a_client_that_vanishes_loses_its_places_and_comes_back_with_what_it_holds(
+    folder, serve, client_process, until, patient
+):
+    """A stopped process sends no end of file, as a machine that has lost its network."""
+    where = f"unix:{folder}/d/s"
+    daemon = serve(where, limit=2)
+    daemon.hub._ttl_s = 5.0  # the client has said hello before, and sends its signs every 3 s
+    process = client_process(where, 2)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with Governor(shared=where) as governor, governor.agent("b"):
+            assert active(daemon) == 1
+            assert len(daemon.hub.sessions) == 1
+            process.send_signal(signal.SIGCONT)
+            until(lambda: active(daemon) == 3)  # for a moment more than the limit
+            assert governor.snapshot().active == 1
+            assert len(daemon.hub.sessions) == 2
+    finally:
+        process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=30)
+    until(lambda: not daemon.hub.sessions)
 
 
 def test_a_daemon_that_is_killed_and_started_again_fails_no_agent(
@@ -304,6 +324,51 @@ def test_the_socket_is_its_owners_alone(folder, serve):
     daemon_folder.chmod(0o755)
     with pytest.raises(ConfigError, match="other users"):
         serve(f"unix:{daemon_folder}/t", limit=1)
+
+
+def test_a_second_daemon_for_an_engine_is_refused_with_the_address_of_the_first(
+    folder, serve_process
+):
+    """Whatever else it serves, and wherever it listens; the lock ends with its process."""
+    one, two = "http://127.0.0.1:9", "http://127.0.0.1:19"
+    first = serve_process(f"unix:{folder}/d/s", "--engine", one, "--engine", two)
+    words = ["serve", "--listen", f"unix:{folder}/d/t", "--engine", two]
+
+    def second():
+        command = [sys.executable, "-c", "from concur_agents.cli.app import main; main()", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    ran = second()
+    assert ran.returncode == 2
+    assert f"decides about {two} already" in ran.stderr.replace("\n", " ")
+    assert f"process {first.pid}" in ran.stderr
+    assert not (folder / "d" / "t").exists()
+    first.kill()
+    first.wait(30)
+    serve_process(*words[2:])
+
+
+def test_the_engines_behind_a_router_have_one_daemon_too(folder):
+    urls = locked_urls("http://router", ["http://gpu1", "http://gpu2"])
+    assert urls == ["http://router", "http://gpu1", "http://gpu2"]
+    assert locked_urls(["http://a", "http://b"], None) == ["http://a", "http://b"]
+    assert locked_urls("http://router", {"one": "http://gpu1"}) == ["http://router", "http://gpu1"]
+    assert locked_urls(None, None) == []
+    taken = take_locks(urls, "here")
+    with pytest.raises(ConfigError, match="decides about http://gpu2 already"):
+        take_locks(["http://gpu2"], "there")
+    for each in taken:
+        each.close()
+
+
+def test_a_socket_of_another_user_is_not_connected_to(folder, serve, monkeypatch):
+    serve(f"unix:{folder}/d/s", limit=1)
+    with daemon_address(f"unix:{folder}/d/s").connect():
+        pass
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.raises(WatchError, match="owned by another user"):
+        daemon_address(f"unix:{folder}/d/s").connect()
 
 
 def test_a_client_does_not_connect_where_others_may_put_a_socket(folder, serve, until, caplog):
