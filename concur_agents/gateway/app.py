@@ -33,7 +33,7 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.gateway.agents import Agents
 from concur_agents.gateway.engines import Engines
 from concur_agents.gateway.holding import Times
-from concur_agents.gateway.numbers import Numbers
+from concur_agents.gateway.numbers import Numbers, connections
 from concur_agents.gateway.processes import Processes, is_alive
 from concur_agents.gateway.proxy import Proxy
 from concur_agents.gateway.relay import Relay, problem
@@ -145,6 +145,7 @@ class Gateway:
             handler_cancellation=True,
             auto_decompress=False,
             access_log=None,
+            logger=connections,
             keepalive_timeout=_CLIENTS_KEPT_S,
             lingering_time=2.0,
             max_line_size=_LONGEST_HEADER,

@@ -128,7 +128,8 @@ async def test_litellms_proxy_in_front(server, before, tmp_path):
         names = [f"agent-{n}" for n in range(AGENTS)]
         await asyncio.gather(*(live(front, n, proxy, {"x-session-id": n}) for n in names))
         check(front, server)
-        async with front.governor.agent("one"), front.governor.agent("two"):
+        agent = front.governor.agent
+        async with agent("one"), agent("two", detached=True):  # no child of the first
             asks = [
                 asyncio.create_task(say(proxy, stream=s, headers={"x-session-id": f"held-{s}"}))
                 for s in (True, False)
