@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from concur_agents._text import printable
@@ -15,23 +14,12 @@ from concur_agents.runtime.events import told
 
 logger = logging.getLogger("concur_agents.gateway")
 
-connections = logging.getLogger("concur_agents.gateway.connections")
-"""For what the HTTP library logs."""
-
 HELD_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
-def _keep(record: logging.LogRecord) -> bool:
-    """Whether it is no client's error: what is no HTTP is a line among the requests, no trace."""
-    error = record.exc_info[1] if record.exc_info else None
-    if not isinstance(error, HttpProcessingError):
-        return True
-    what = error.message.partition(":")[0]  # after which a header is quoted, and so maybe a key
+def note_malformed(what: str) -> None:
+    """What came is no HTTP request: a line among those of the requests."""
     logger.info("a request is no HTTP: %s", printable(what), extra=told("malformed", status=400))
-    return False
-
-
-connections.addFilter(_keep)
 
 
 @dataclass(slots=True)
