@@ -62,7 +62,6 @@ LONGER = {
     "wire.md": "a protocol, looked up and not read through",
     "simulator.md": "measurements that a program writes, each beside what the simulator says",
     "fleet.md": "to be split",
-    "gateway.md": "to be split",
     "laws.md": "to be split",
     "pool.md": "to be split",
 }

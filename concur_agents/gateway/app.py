@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from concur_agents._extras import missing_extra
 try:
     import aiohttp
     from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 from prometheus_client import CollectorRegistry
@@ -33,7 +35,7 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.gateway.agents import Agents
 from concur_agents.gateway.engines import Engines
 from concur_agents.gateway.holding import Times
-from concur_agents.gateway.numbers import Numbers
+from concur_agents.gateway.numbers import Numbers, note_malformed
 from concur_agents.gateway.processes import Processes, is_alive
 from concur_agents.gateway.proxy import Proxy
 from concur_agents.gateway.relay import Relay, problem
@@ -50,6 +52,22 @@ _KEPT_S = 3.0
 _CLIENTS_KEPT_S = 600.0
 """One of a client is kept for so long [s], so that it is the client who closes it."""
 _LONGEST_HEADER = 64 * 1024
+
+
+_connections = logging.getLogger("concur_agents.gateway.connections")
+"""For what the HTTP library logs."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it is no client's error, which is a line and not a trace."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    note_malformed(error.message.partition(":")[0])  # what follows quotes a header, maybe a key
+    return False
+
+
+_connections.addFilter(_is_ours)
 
 
 class Gateway:
@@ -145,6 +163,7 @@ class Gateway:
             handler_cancellation=True,
             auto_decompress=False,
             access_log=None,
+            logger=_connections,
             keepalive_timeout=_CLIENTS_KEPT_S,
             lingering_time=2.0,
             max_line_size=_LONGEST_HEADER,

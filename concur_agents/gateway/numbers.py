@@ -17,6 +17,11 @@ logger = logging.getLogger("concur_agents.gateway")
 HELD_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
+def note_malformed(what: str) -> None:
+    """What came is no HTTP request: a line among those of the requests."""
+    logger.info("a request is no HTTP: %s", printable(what), extra=told("malformed", status=400))
+
+
 @dataclass(slots=True)
 class Record:
     """One request, for the metrics and the log."""

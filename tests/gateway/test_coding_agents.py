@@ -1,7 +1,15 @@
-"""Requests in the shapes that Claude Code and Codex document, with their sub-agents."""
+"""Requests in the shapes that Claude Code and Codex document, and in those that they sent.
+
+What they sent is in `recorded/`, with its source; `test_command_line_agents.py` runs them.
+"""
 
 import asyncio
 import json
+from pathlib import Path
+
+import pytest
+
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 
 CLAUDE = {
     "anthropic-version": "2023-06-01",
@@ -96,3 +104,23 @@ async def test_codex_and_its_sub_agents_share_one_place(engine, before):
         assert front.governor.snapshot().active == 1
     assert [seen.json for seen in engine.seen] == [codex_body("task")] * 3
     assert json.dumps(codex_body("task")).encode() == engine.seen[0].body
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+async def test_what_they_sent_names_its_agent_and_passes_as_it_is(engine, before, file):
+    requests = json.loads(file.read_text("utf-8"))["requests"]
+    async with before(limit=1) as front:
+        for sent in requests:
+            body = json.dumps(sent["body"]).encode()
+            headers = sent["headers"] | {"Authorization": "Bearer -"}
+            status, _ = await front.ask(sent["path"], agent=None, headers=headers, data=body)
+            assert status == 200
+        agents = [event.agent for event in front.ended]
+        assert front.governor.snapshot().active == 1
+    child = next((s["headers"].get("x-claude-code-agent-id") for s in requests[1:]), None)
+    assert agents == ["id-0", f"id-0/{child}", "id-0"] if child else ["id-0"]
+    for sent, seen in zip(requests, engine.seen, strict=True):
+        assert (seen.path, seen.json) == (sent["path"], sent["body"])
+        own = {name.decode(): value.decode() for name, value in seen.headers}
+        assert own.items() >= sent["headers"].items()
+        assert "Authorization" not in own

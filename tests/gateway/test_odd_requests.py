@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 
 import pytest
 from aiohttp import web
@@ -116,6 +117,25 @@ async def test_it_is_no_forward_proxy(engine, before):
         answer = await say(front.url, request("CONNECT", "example.org:443", body=None))
         assert answer.startswith(b"HTTP/1.1 405 ")
     assert engine.seen == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        request("POST", CHAT, "Authorization : Bearer s3cret"),
+        request("POST", CHAT, "Content-Length: 5"),
+        request("POST", CHAT, "Transfer-Encoding: chunked"),
+    ],
+)
+async def test_what_is_no_http_is_refused_without_a_trace_in_the_log(before, caplog, text):
+    """A port scanner would fill it otherwise."""
+    caplog.set_level(logging.INFO)
+    async with before() as front:
+        assert b" 400 " in await say(front.url, text)
+    assert "a request is no HTTP" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 async def test_a_name_is_decoded_once_and_is_the_same_in_a_path_and_at_its_end(engine, before):
