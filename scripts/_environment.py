@@ -29,7 +29,15 @@ ENVIRONMENTS = {
     "peers": (".venv-peers", ("peers",)),
     "ray": (".venv-ray", ("ray",)),
     "verifiers": (".venv-verifiers", ("verifiers",)),
+    "verl": (".venv-verl", ("verl",)),
+    "skyrl": (".venv-skyrl", ("skyrl",)),
+    "areal": (".venv-areal", ("areal",)),
+    "nemo-gym": (".venv-nemo-gym", ("nemo-gym",)),
+    "harbor": (".venv-harbor", ("harbor",)),
+    "stacks": (".venv-stacks", ("stacks",)),
 }
+# Environments for which the oldest Python will not do.
+OLDEST_FOR = {"skyrl": (3, 12), "nemo-gym": (3, 12), "harbor": (3, 12)}
 
 
 def prepare(name):
@@ -40,7 +48,7 @@ def prepare(name):
     folder_name, locks = ENVIRONMENTS[name]
     folder = os.path.join(ROOT, folder_name)
     with _one_at_a_time(folder_name):
-        python = virtual_environment(folder)
+        python = virtual_environment(folder, OLDEST_FOR.get(name, OLDEST))
         pip = None
         if not any(_is_stamped(folder, "lock-" + lock, _lock_digest(lock)) for lock in locks):
             pip = pip_for(python)
@@ -65,19 +73,19 @@ def _one_at_a_time(folder_name):
         yield
 
 
-def virtual_environment(folder):
+def virtual_environment(folder, oldest=OLDEST):
     """Return the Python of the virtual environment `folder`, made anew if missing or broken."""
     python = os.path.join(folder, "bin", "python")
     if os.path.exists(folder):
         version = _version_of(python)
-        if version and version >= OLDEST:
+        if version and version >= oldest:
             return python
         if version:
             sys.exit(
                 "{} holds Python {}.{}, this project needs {}.{} or newer: "
-                "remove that folder and run this again".format(folder, *(version + OLDEST))
+                "remove that folder and run this again".format(folder, *(version + oldest))
             )
-    base = _find_python()
+    base = _find_python(oldest)
     _say("making {} with Python {}.{}".format(os.path.basename(folder), *_version_of(base)))
     if not _runs([base, "-m", "venv", "--clear", folder]):
         # Debian and its kin keep ensurepip in a package of its own; pip_for() then lends a pip.
@@ -85,20 +93,20 @@ def virtual_environment(folder):
     return python
 
 
-def _find_python():
+def _find_python(oldest):
     """Return a Python that is new enough: the one running this, else the newest on the PATH."""
-    if sys.version_info[:2] >= OLDEST:
+    if sys.version_info[:2] >= oldest:
         return sys.executable
-    names = [f"python3.{minor}" for minor in range(NEWEST_KNOWN, OLDEST[1] - 1, -1)]
+    names = [f"python3.{minor}" for minor in range(NEWEST_KNOWN, oldest[1] - 1, -1)]
     for name in [*names, "python3", "python"]:
         path = shutil.which(name)
         # A name on the PATH may be a version manager's shim with nothing behind it: ask it.
-        if path and (_version_of(path) or (0, 0)) >= OLDEST:
+        if path and (_version_of(path) or (0, 0)) >= oldest:
             return path
     return sys.exit(
         "this project needs Python {}.{} or newer; found only {} ({}). Install a newer one, or "
         "start this with it: /path/to/python3 {}".format(
-            *OLDEST, sys.executable, sys.version.split()[0], " ".join(sys.argv)
+            *oldest, sys.executable, sys.version.split()[0], " ".join(sys.argv)
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from concur_agents._outside import finishing
@@ -24,15 +25,20 @@ class Hold:
     Args:
         name: tells it from others of this governor that overlap.
         timeout_s: it is over by itself after so long [s].
+        begun: called when the block has been entered.
     """
 
-    def __init__(self, monitor: Monitor, name: str, timeout_s: float) -> None:
+    def __init__(
+        self, monitor: Monitor, name: str, timeout_s: float, begun: Callable[[], None]
+    ) -> None:
         self._monitor = monitor
         self._name = name
         self._timeout_s = timeout_s
+        self._begun = begun
 
     def __enter__(self) -> Self:
         self._monitor.decide(lambda now: self._sessions.hold(self._name, self._timeout_s, now))
+        self._begun()
         return self
 
     @finishing

@@ -64,6 +64,7 @@ class Pools:
             return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
 
         self._monitor.decide(flush)
+        self._reach_daemon()
         self._watch.forget()
 
     def hold(self, timeout_s: float = HOLD_S) -> Hold:
@@ -86,7 +87,12 @@ class Pools:
         bound_s = check_timeout(timeout_s)
         if not bound_s:
             raise ConfigError(f"timeout_s must be above 0 s and finite, got {timeout_s!r}")
-        return Hold(self._monitor, f"hold-{next(self._names)}", bound_s)
+        return Hold(self._monitor, f"hold-{next(self._names)}", bound_s, self._reach_daemon)
+
+    def _reach_daemon(self) -> None:
+        """Connects: a trainer's process may have no agents, with which that would begin."""
+        if self._sharing is not None and not self._monitor.sessions.passing:
+            self._nudge()
 
     def add_pool(self, url: str) -> None:
         """One more engine takes agents from now on.

@@ -215,7 +215,9 @@ class RemoteRegulator(RemoteLink):
         )
 
     def flushed(self, now: float, pool: str | None = None) -> Decision:
-        """As `Regulator.flushed`."""
+        """As `Regulator.flushed`; said when there is a connection, if there is none yet."""
+        if not self._is_linked:
+            self.flushes.add(pool)
         self._say("flushed", "", **({} if pool is None else {"pool": pool}))
         return Decision()
 

@@ -138,6 +138,9 @@ class RemoteLink(RemoteReads):
         self._mind_holds(now)
         for name, until_s in self.holds.items():
             self._say("hold", "", name=wire_id(name), timeout_s=until_s - now)
+        for pool in self.flushes:
+            self._say("flushed", "", **({} if pool is None else {"pool": pool}))
+        self.flushes.clear()
         self.wake()
 
     def disconnected(self, now: float) -> None:

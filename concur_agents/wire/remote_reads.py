@@ -41,6 +41,8 @@ class RemoteReads:
         self.done_total = 0
         self.holds: dict[str, float] = {}
         """By name, until when each hold of this process may last [s]."""
+        self.flushes: set[str | None] = set()
+        """Pools whose caches were emptied before there was a connection; None: all."""
         self._newly_waiting: list[Entry] = []
         self._long: dict[str, AgentId] = {}  # ids that are no names, by what stands for them
 
