@@ -61,9 +61,7 @@ LONGER = {
     "laws-tried.md": "a record of what was tried, looked up and not read through",
     "wire.md": "a protocol, looked up and not read through",
     "simulator.md": "measurements that a program writes, each beside what the simulator says",
-    "fleet.md": "to be split",
     "gateway.md": "to be split",
-    "laws.md": "to be split",
     "pool.md": "to be split",
 }
 """Page -> why it may be longer."""

@@ -99,7 +99,7 @@ class Sizes:
         if len(self.peak_forecast.finals) < _LEAST_RECENT:
             return None
         peak = self.peak_forecast.peak_tokens(need)
-        return None if peak is None else peak * self.own_share()
+        return None if peak is None else peak * max(0.0, 1.0 - self._found / self.final_mean)
 
     def _finals_mean(self) -> float:
         finals = list(self.peak_forecast.finals)[-_RECENT:]
