@@ -96,7 +96,7 @@ class App:
         self._router = SimulatedRouter(
             engines, router, metrics, rank_header, names_worker=worker_header
         )
-        self._sessions = SimulatedSessions(self.stats, engines, enabled=sessions)
+        self._sessions = SimulatedSessions(self.stats, engines) if sessions else None
         self._rank_header = rank_header
         self._metrics = metrics
         self._model = model
@@ -117,7 +117,7 @@ class App:
                 Route("/stats", self._stats),
                 Route("/metrics", self._metrics_page),
                 Route("/engine/{rank:int}/metrics", self._metrics_page),
-                *(self._sessions.routes if metrics == "sglang" else ()),
+                *(() if self._sessions is None else self._sessions.routes),
             ]
         )
 
@@ -355,7 +355,8 @@ class App:
         )
         driver = self._driver_for(http, body)
         http.state.rank = driver.rank
-        self._sessions.note(body, driver, (*prompt, reply.message.run))
+        if self._sessions is not None:
+            self._sessions.note(body, driver, (*prompt, reply.message.run))
         return driver.send(prompt, reply.message.run, reply, agent)
 
     def _driver_for(self, http: HttpRequest, body: dict[str, Any]) -> Driver:

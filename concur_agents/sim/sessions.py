@@ -29,11 +29,10 @@ class SimulatedSessions:
     Args:
         stats: told of those that are closed.
         engines: how many there are behind the port.
-        enabled: False: a session's id is read and means nothing.
     """
 
-    def __init__(self, stats: ServerStats, engines: int, *, enabled: bool) -> None:
-        self._stats, self._engines, self._enabled = stats, engines, enabled
+    def __init__(self, stats: ServerStats, engines: int) -> None:
+        self._stats, self._engines = stats, engines
         self._open: dict[str, dict[Driver, tuple[Run, ...]]] = {}
 
     @property
@@ -47,7 +46,7 @@ class SimulatedSessions:
     def note(self, body: Mapping[str, Any], driver: Driver, runs: tuple[Run, ...]) -> None:
         """A call was sent; `runs` is its prompt and its output."""
         name = body.get("session_id")
-        if self._enabled and isinstance(name, str):
+        if isinstance(name, str):
             self._open.setdefault(name, {})[driver] = runs
 
     async def _about(self, http: HttpRequest) -> Response:
@@ -55,7 +54,7 @@ class SimulatedSessions:
             {
                 "version": __version__,
                 "dp_size": self._engines,
-                "enable_session_radix_cache": self._enabled,
+                "enable_session_radix_cache": True,
             }
         )
 
