@@ -237,7 +237,7 @@ def test_modules_of_ours_are_not_imported_by_strings_put_together():
 HOMES_OF_EXTRAS = (
     *("adapters/", "cli/", "lab/", "ray.py"),
     *("gateway/app.py", "gateway/proxy.py", "gateway/relay.py", "gateway/sending.py"),
-    *("sim/server.py", "sim/app.py", "sim/answers.py"),
+    *("sim/server.py", "sim/app.py", "sim/answers.py", "sim/sessions.py"),
 )
 LOADED_BY_ALL = {
     "adapters/__init__.py",

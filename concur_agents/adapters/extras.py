@@ -15,6 +15,7 @@ from typing import Any
 
 from concur_agents._text import wire_id
 from concur_agents.probes.pinning import RANK_FIELD
+from concur_agents.probes.sessions import SESSION_FIELD
 from concur_agents.runtime.agent import Agent
 
 fields: ContextVar[Mapping[str, object] | None] = ContextVar("concur_agents_fields", default=None)
@@ -24,6 +25,7 @@ With it, a long prompt need not be searched for the names of fields.
 """
 
 _REFUSED = (400, 422)  # how servers refuse a field that they do not know
+_WITH_SESSION = ("/completions", "/responses", "/generate")  # of SGLang's routes
 _STREAM = b'"stream'
 _IS_TRUE = re.compile(rb'"\s*:\s*true')
 
@@ -69,8 +71,8 @@ class Extras:
             # For routers that keep an agent on its replica, and for the engine's log.
             request.headers.setdefault("x-session-id", wire_id(agent.id))
             engine = getattr(probe, "engine", None)
-            # No `session_id` in the body, because some versions of vLLM log a warning for each
-            # unknown field, and SGLang's session cache keeps a session until it is closed.
+            # No `session_id` in the body for vLLM, because some versions of it log a warning for
+            # each unknown field.
             if engine == "vllm" and agent.priority:
                 added["priority"] = -agent.priority  # it serves the lowest number first
             elif engine == "sglang":
@@ -79,6 +81,10 @@ class Extras:
                 address = agent.governor.address_of(agent.id)
                 if address is not None and address.by_body and path.endswith("/completions"):
                     added[RANK_FIELD] = address.rank
+                if path.endswith(_WITH_SESSION) and not _is_said("session_params", body, known):
+                    session = agent.governor.session_of(agent.id)
+                    if session is not None:
+                        added[SESSION_FIELD] = session
         if not added:
             return _NOTHING
         host = request.url.netloc.decode()

@@ -208,7 +208,7 @@ class Router:
                 "an agent waits at a hook of its framework, but its requests do not pass here, and "
                 "so its calls are not sent to its pool: give its model an HTTP client of the "
                 "governor's (gov.http_client), or base_url and headers of the agent; "
-                "docs/fleet.md says how (logged once)",
+                "docs/fleet-routing.md says how (logged once)",
             )
 
     def pins(self, there: Base) -> bool:

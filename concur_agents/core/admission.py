@@ -23,6 +23,9 @@ from concur_agents.core.why import Reason
 
 _ROTATION_SHARE = 0.1  # most of the engine's time that rotating open agents may cost in prefill
 _CARE = 1.3  # times what open agents are expected to hold: what is open cannot be closed again
+# Until it is known how large agents become, those at work are expected to come to so many times
+# what they hold: half of their lives is over.  With 2 some began late where all would have fit.
+_GROWS = 1.8
 
 
 @dataclass(slots=True)
@@ -332,8 +335,11 @@ class Admission:
             return limit.tokens
         if limit.near_tokens >= limit.enter_tokens:
             return limit.enter_tokens
-        grown = limit.tokens / self.sizes.growth_ahead
-        return min(limit.enter_tokens, max(limit.near_tokens, grown))
+        peak = self.sizes.own_peak(self.sizes.need(account))
+        if peak is None:  # too few have left
+            grown = limit.tokens / _GROWS
+            return min(limit.enter_tokens, max(limit.near_tokens, grown))
+        return limit.enter_tokens if _CARE * peak <= limit.tokens else limit.near_tokens
 
     def _overdue(self, now: float) -> Account | None:
         """The agent that has waited past `max_wait_s` and may take the next place; None: none."""

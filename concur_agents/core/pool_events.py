@@ -28,7 +28,8 @@ class PoolEvents(Reads):
             self.state = self.law.decide(self.state, self.last_snapshot)
         self._end_alone()
         self._enforce(now)
-        if admission.max_wait_s is not None:  # now and then, because it takes a moment
+        # now and then, because it takes a moment
+        if admission.max_wait_s is not None or meter.near_tokens is not None:
             sizes.peak_forecast.look(admission.open_agents, sizes.first_prompt.value)
         return self._fill(now)
 

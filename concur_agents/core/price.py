@@ -4,7 +4,8 @@
     t_prefill <= time with calls in flight / uncached tokens of the steps that ended in it
 
 An output token costs about as much as 200 prompt tokens.  The bound is for bursts, whose steps wait
-for each other.  A price wrong by a factor of two moves makespans by a few percent (docs/laws.md).
+for each other.  A price wrong by a factor of two moves makespans by a few percent
+(docs/laws-holding.md).
 """
 
 from __future__ import annotations

@@ -22,9 +22,6 @@ _OUTPUT_TOKENS = 256.0  # assumed output of a step while none has ended
 # the first answer tells how large they are, and a burst of all could fill the pool several times.
 _UNSEEN = 32
 _GROWTH = 10.0  # an agent is assumed to grow so many times while few have left
-# Those at work are expected to come to so many times what they hold: half of their lives is over.
-# With 2 some began late where all would have fit, with 1.65 they outgrew a tier.
-_GROWS = 1.8
 _OWN_GAIN = 0.25  # how far one step moves what an agent's own steps are like
 _RECENT, _LEAST_RECENT = 16, 4
 
@@ -91,13 +88,18 @@ class Sizes:
         # A guess by the first prompt meanwhile, because the short ones leave first.
         return self._finals_mean() or max(_GROWTH * self.first_prompt.value, self.footprint_mean)
 
-    @property
-    def growth_ahead(self) -> float:
-        """So many times what they hold now is what those at work come to hold: as much as the last
-        that left, and at least `_GROWS` times.
+    def own_peak(self, need: float) -> float | None:
+        """Most that the open agents and one more hold at once, shared tokens left out [tokens].
+
+        None: too few have left to tell.
+
+        Args:
+            need: what the new one holds at the end of its first step [tokens].
         """
-        own, shared = self.footprint_mean - self._found, self._found
-        return max(_GROWS, (self._finals_mean() - shared) / own) if own > 0.0 else _GROWS
+        if len(self.peak_forecast.finals) < _LEAST_RECENT:
+            return None
+        peak = self.peak_forecast.peak_tokens(need)
+        return None if peak is None else peak * max(0.0, 1.0 - self._found / self.final_mean)
 
     def _finals_mean(self) -> float:
         finals = list(self.peak_forecast.finals)[-_RECENT:]

@@ -110,7 +110,7 @@ class Limit:
     open_agents: float = math.inf
     """Beyond this many open agents (admitted once, not done), those come before new ones."""
     near_tokens: float = math.inf
-    """Beyond this much pressure a cold agent enters only while all that is held fits when grown."""
+    """Beyond this much pressure a cold agent enters only while the open agents will fit."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -8,6 +8,7 @@ from typing import Any
 from concur_agents.probes.diagnosis import CacheProof, Finding
 from concur_agents.probes.page import PageReading
 from concur_agents.probes.pinning import PinProof
+from concur_agents.probes.sessions import SESSION_SWITCH
 
 
 def page_findings(
@@ -53,6 +54,15 @@ def page_findings(
             level="info",
             text=f"SGLang refreshes its gauges every {interval} decode steps; a governor needs 10",
             flag="--decode-log-interval 10",
+        )
+    sessions = about.get(SESSION_SWITCH)
+    if engine == "sglang" and isinstance(sessions, bool):
+        yield Finding(
+            level="info",
+            text="A governor says which agents are done, and their contexts are evicted first"
+            if sessions
+            else "SGLang can evict contexts of agents that are done first, but needs a flag for it",
+            flag=None if sessions else "--enable-session-radix-cache",
         )
     if len(page.readings) > 1:
         yield Finding(

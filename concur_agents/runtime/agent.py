@@ -62,6 +62,10 @@ class Governing(Protocol):
         """Where the calls of an agent go; None: there is one pool, or it has none yet."""
         ...
 
+    def session_of(self, agent: str) -> str | None:
+        """The session that a call of an agent is to name to its engine; None: it names none."""
+        ...
+
     @property
     def router(self) -> str | None:
         """Where all calls go, because a router picks; None: they go to the pools themselves."""

@@ -24,6 +24,7 @@ NOT_OURS = (
     "CONCUR_TEST_",
     "CONCUR_ENGINE_",
     "CONCUR_DYNAMO_",
+    "CONCUR_SGLANG_",
     "CONCUR_RUN_",
     "CONCUR_GATEWAY_",
     "CONCUR_WATCH_",

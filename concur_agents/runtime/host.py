@@ -56,6 +56,7 @@ from concur_agents.runtime.recording_session import RecordingSession
 from concur_agents.runtime.regrouping import Regrouping
 from concur_agents.runtime.served import Served
 from concur_agents.runtime.session import Session
+from concur_agents.runtime.session_hints import SessionHints
 from concur_agents.runtime.sessions import Sessions
 from concur_agents.runtime.sharing import Finder, Sharing
 from concur_agents.runtime.ticker import Ticker
@@ -270,6 +271,7 @@ class Host(Reads, Pools):
             options={**options, **pools},
             url=endpoints.first.url,
         )
+        self._hints = SessionHints(endpoints, self._dispatcher)
         read = endpoints.all if self._ticks or endpoints.is_fleet else []
         if sharing is not None:
             read = []  # the daemon reads them
@@ -290,6 +292,7 @@ class Host(Reads, Pools):
             self._monitor,
             endpoint,
             search=search,
+            hints=self._hints,
             blind_after_s=self._regulator_options["blind_after_s"],
             nudge=weakly(self._nudge),
         )
@@ -433,6 +436,7 @@ class Host(Reads, Pools):
             self._endpoints.close()  # otherwise the thread does, as it ends
         for endpoint in self._endpoints.all:
             endpoint.poller.join(max(0.0, ends_s - time.monotonic()))
+        self._hints.join(max(0.0, ends_s - time.monotonic()))
 
     def __reduce__(self) -> Any:
         """Of a shared governor: another one, which connects to the same daemon."""

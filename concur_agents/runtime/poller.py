@@ -7,7 +7,7 @@ can be seen and a reading that is missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -34,6 +34,9 @@ CALL_S = 60.0
 
 _SIMULATED_S = 60.0
 """Longest reading [s] in simulated time, where a second of a busy machine says nothing."""
+
+CLOSE_S = 5.0
+"""Longest call [s] that closes a session."""
 
 _MOST_HANGING = 4
 """So many checks may hang, each with its thread, because a name server cannot be interrupted."""
@@ -165,6 +168,25 @@ class EnginePoller:
         with self._http() as http:
             return hidden_ranks(http)
 
+    def keeps_sessions(self) -> bool:
+        """Whether SGLang's cache goes by sessions."""
+        from concur_agents.probes.sessions import keeps_sessions
+
+        with self._http() as http:
+            return keeps_sessions(http)
+
+    def close_sessions(self, names: Iterable[str]) -> None:
+        """What these sessions used goes first from here on.
+
+        Raises:
+            ProbeError: the engine cannot be reached, or refuses.
+        """
+        from concur_agents.probes.sessions import close_session
+
+        with self._http(CLOSE_S) as http:
+            for name in names:
+                close_session(http, name)
+
     def check_pinning(self, ranks: int | None, model: str | None) -> PinProof:
         """Proves with a few tiny calls that the rank header pins calls to the engine's ranks.
 
@@ -177,13 +199,13 @@ class EnginePoller:
         with self._http() as http, self._make_probe() as probe:
             return prove_pinning(http, probe, ranks=ranks, model=model)
 
-    def _http(self) -> Http:
+    def _http(self, timeout_s: float = CALL_S) -> Http:
         from concur_agents.probes.http import Http
 
         assert self._url is not None
         return Http(
             self._url,
-            timeout_s=CALL_S,
+            timeout_s=timeout_s,
             api_key=self._api_key,
             headers=self._headers,
             verify=self._verify,

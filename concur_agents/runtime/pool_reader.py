@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from concur_agents.runtime.events import EventKind
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.rank_search import RankSearch
+    from concur_agents.runtime.session_hints import SessionHints
     from concur_agents.runtime.sessions import Sessions
 
 logger = logging.getLogger("concur_agents")
@@ -35,6 +36,7 @@ class PoolReader:
         monitor: makes the decisions.
         endpoint: what is read; its `unread` is kept up to date.
         search: finds out whether its pools can be the ranks on the page; None: nothing does.
+        hints: finds out what its engine wants to hear of agents.
         blind_after_s: without a reading for this long [s] the regulator is asked to notice.
         nudge: asks for a beat, in any thread; called when a reading in the background is over. It
             must not keep its owner alive.
@@ -46,6 +48,7 @@ class PoolReader:
         endpoint: Endpoint,
         *,
         search: RankSearch | None,
+        hints: SessionHints,
         blind_after_s: float,
         nudge: Callable[[], object],
     ) -> None:
@@ -53,6 +56,7 @@ class PoolReader:
         self.endpoint = endpoint
         self._poller = endpoint.poller
         self.search = search
+        self._hints = hints
         self._blind_after_s = blind_after_s
         self._nudge = nudge
         self._poll_at_s = -math.inf
@@ -95,6 +99,8 @@ class PoolReader:
             return
         for pool, part in parts:
             self._tick_pool(pool, part)
+        if reading is not None:
+            self._hints.look(self._poller, self._monitor.clock())
         self._compare_pools(self._summed(reading))
         self._count_ranks()
 

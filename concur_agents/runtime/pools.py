@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from concur_agents.runtime.pool_reader import PoolReader
     from concur_agents.runtime.regrouping import Regrouping
     from concur_agents.runtime.served import Served
+    from concur_agents.runtime.session_hints import SessionHints
     from concur_agents.runtime.sharing import Sharing
     from concur_agents.runtime.ticker import Ticker
 
@@ -34,6 +36,7 @@ class Pools:
     _regrouping: Regrouping
     _served: Served
     _watch: PinWatch
+    _hints: SessionHints
     _nudge: Callable[[], None]
     _sharing: Sharing | None
     _reader: Callable[[Endpoint], PoolReader]
@@ -155,6 +158,10 @@ class Pools:
             return None
         pool = self.pool_of(agent)
         return None if pool is None else self._endpoints.addresses.get(pool)
+
+    def session_of(self, agent: str) -> str | None:
+        """The session that a call of an agent is to name to its engine; None: it names none."""
+        return self._hints.name_of(agent, partial(self.address_of, agent))
 
     def pool_of(self, agent: str) -> str | None:
         """The name of the pool that an agent is in; None: there is one, or it has none yet."""

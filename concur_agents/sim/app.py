@@ -33,6 +33,7 @@ from concur_agents.sim.pages import Kind, MetricsPage, RankHeader, text_of
 from concur_agents.sim.profile import Profile
 from concur_agents.sim.realtime import ClosingError, Driver, ServedCall, ServerStats
 from concur_agents.sim.routers import RouterKind, SimulatedRouter
+from concur_agents.sim.sessions import SimulatedSessions
 from concur_agents.sim.shapes import finished_response, problem, tool_call, usage
 from concur_agents.sim.text import (
     BadRequestError,
@@ -60,6 +61,7 @@ class App:
         rank_header: what `X-data-parallel-rank` does, see `RankHeader`.
         worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
         router: what is in front of the engines, see `routers`.
+        sessions: whether closing a session lets its context go, see `sessions`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class App:
         rank_header: RankHeader = "honour",
         worker_header: bool = False,
         router: RouterKind | None = None,
+        sessions: bool = False,
     ) -> None:
         self.profile = profile
         self.name = name
@@ -93,6 +96,7 @@ class App:
         self._router = SimulatedRouter(
             engines, router, metrics, rank_header, names_worker=worker_header
         )
+        self._sessions = SimulatedSessions(self.stats, engines) if sessions else None
         self._rank_header = rank_header
         self._metrics = metrics
         self._model = model
@@ -113,6 +117,7 @@ class App:
                 Route("/stats", self._stats),
                 Route("/metrics", self._metrics_page),
                 Route("/engine/{rank:int}/metrics", self._metrics_page),
+                *(() if self._sessions is None else self._sessions.routes),
             ]
         )
 
@@ -350,6 +355,8 @@ class App:
         )
         driver = self._driver_for(http, body)
         http.state.rank = driver.rank
+        if self._sessions is not None:
+            self._sessions.note(body, driver, (*prompt, reply.message.run))
         return driver.send(prompt, reply.message.run, reply, agent)
 
     def _driver_for(self, http: HttpRequest, body: dict[str, Any]) -> Driver:

@@ -185,6 +185,12 @@ class PrefixCache:
             elif not node.children:
                 self._prune(node)
 
+    def let_go(self, runs: Iterable[Run]) -> None:
+        """What of a sequence is neither in use nor shared with another is evicted next."""
+        for node in reversed(self._own(runs)):  # so that its end goes first
+            if node in self._oldest:
+                self._oldest.move_to_end(node, last=False)
+
     def reset(self) -> None:
         """Forget everything that no sequence holds."""
         self._evict(self.evictable_blocks)
@@ -222,6 +228,23 @@ class PrefixCache:
             del oldest[node]
             if not node.children:
                 self._prune(node)
+
+    def _own(self, runs: Iterable[Run]) -> list[Node]:
+        """The nodes of a sequence that no other one has, its end first."""
+        node, path = self.root, []
+        for run in runs:
+            child = node.children.get(run)
+            if child is not None:
+                path.append(child)
+                node = child
+            elif run.tokens:
+                break
+        own: list[Node] = []
+        for node in reversed(path):
+            if node.pins or len(node.children) > (1 if own else 0):
+                break
+            own.append(node)
+        return own
 
     def _prune(self, node: Node) -> None:
         """Drop a node that holds nothing, and every ancestor that only led to it."""

@@ -94,6 +94,14 @@ class TieredCache(PrefixCache):
             if not node.pins and node in self._hosted:
                 self._idle[node] = None
 
+    def let_go(self, runs: Iterable[Run]) -> None:
+        """See `PrefixCache.let_go`; so it is in both tiers."""
+        runs = tuple(runs)
+        super().let_go(runs)
+        for node in reversed(self._own(runs)):
+            if node in self._idle:
+                self._idle.move_to_end(node, last=False)
+
     def reset(self) -> None:
         """Forget everything that no sequence holds, in both tiers."""
         for node in list(self._hosted):

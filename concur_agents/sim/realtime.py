@@ -48,6 +48,8 @@ class ServerStats:
         """The most agents that had calls in flight at once."""
         self.ranks_by_agent: dict[str, Counter[int]] = {}
         """Calls of each agent that said its name, by the engine that took them."""
+        self.closed_sessions: list[str] = []
+        """Sessions that clients have closed, in that order."""
 
     def __repr__(self) -> str:
         return (
@@ -175,6 +177,11 @@ class Driver:
         self.stats._end(call.agent)
         self.page.finished(call.request, "abort")
         self._plan()
+
+    def let_go(self, runs: tuple[Run, ...]) -> None:
+        """What of a sequence no other one uses is evicted next."""
+        self._catch_up()
+        self.engine.cache.let_go(runs)
 
     def progress(self, call: ServedCall) -> int:
         """Output tokens so far."""

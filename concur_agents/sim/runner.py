@@ -86,6 +86,7 @@ def simulate(
     record_series: bool = True,
     faults: Sequence[Fault] = (),
     horizon_s: float = math.inf,
+    closes_sessions: bool = False,
 ) -> Result:
     """Run a batch to its end, or to a horizon.
 
@@ -99,6 +100,7 @@ def simulate(
         record_series: take a sample every second.
         faults: what goes wrong.
         horizon_s: cut the run so long after the first arrival [s].
+        closes_sessions: the engine is told of each agent that is done, and evicts its context next.
 
     Raises:
         ConfigError: there is no agent, an id is used twice, or a plan does not fit the engine.
@@ -113,6 +115,7 @@ def simulate(
         if isinstance(fault, SecondTenant):
             check_plans(fault.plans, profile)
     simulation = Simulation(plans, profile, gate, poll_interval_s, seed, record_series, faults)
+    simulation.closes_sessions = closes_sessions
     return simulation.run(horizon_s)
 
 
@@ -182,6 +185,7 @@ class Simulation:
         self.engine = self._make_engine()
         self.agents = {plan.id: SimulatedAgent(plan) for plan in plans}
         self.unfinished = len(plans)
+        self.closes_sessions = False
         self.now = 0.0
         self.preemptions = 0
         # what is to come
@@ -342,6 +346,8 @@ class Simulation:
             self.unfinished -= 1
             self._open -= 1
             self._count(active=-1)
+            if self.closes_sessions:
+                self.engine.cache.let_go((*step.prompt, step.output))
             self._let_in(self.gate.leave(agent.plan.id, self.now))
 
     def _tenant_call(self, plan: AgentPlan, k: int, to_s: float) -> None:

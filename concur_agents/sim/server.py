@@ -77,6 +77,8 @@ class EmbeddedServer:
         worker_header: answers say in `x-smg-routed-worker-id` which engine took the call.
         router: what is in front of the engines: "smg" and "llm-d" keep agents on their engine and
             say which it is, "silent" keeps them, "turn" does not; see `concur_agents.sim.routers`.
+        sessions: as with SGLang's ``--enable-session-radix-cache``: calls may name a session, and
+            what a closed one leaves is evicted next.
 
     Raises:
         ConfigError: an option is out of its range, the port is taken, or others could connect
@@ -103,6 +105,7 @@ class EmbeddedServer:
         rank_header: RankHeader = "honour",
         worker_header: bool = False,
         router: RouterKind | None = None,
+        sessions: bool = False,
     ) -> None:
         for what, given in (("script", script), ("middleware", middleware)):
             if process and given is not None:
@@ -124,6 +127,7 @@ class EmbeddedServer:
             rank_header=rank_header,
             worker_header=worker_header,
             router=router,
+            sessions=sessions,
         )
         self.profile = self._options.profile
         self.model = self._options.name

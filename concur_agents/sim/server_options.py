@@ -42,6 +42,7 @@ class ServerOptions:
     rank_header: RankHeader = "honour"
     worker_header: bool = False
     router: RouterKind | None = None
+    sessions: bool = False
 
     def __post_init__(self) -> None:
         if not self.time_scale > 0:
@@ -54,6 +55,8 @@ class ServerOptions:
         if self.rank_header not in get_args(RankHeader):
             known = ", ".join(get_args(RankHeader))
             raise ConfigError(f"rank_header must be one of {known}, got {self.rank_header!r}")
+        if self.sessions and self.metrics != "sglang":
+            raise ConfigError('sessions are SGLang\'s: give metrics="sglang" too')
         if self.router is not None and self.router not in get_args(RouterKind):
             known = ", ".join(get_args(RouterKind))
             raise ConfigError(f"router must be one of {known}, got {self.router!r}")
@@ -87,6 +90,7 @@ class ServerOptions:
             rank_header=self.rank_header,
             worker_header=self.worker_header,
             router=self.router,
+            sessions=self.sessions,
         )
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Draws batch_size.png for docs/benchmarks.md: the same pool, batches of more and more agents.
+"""Draws batch_size.png for docs/benchmarks/history.md: the same pool, ever larger batches.
 
 python docs/images/batch_size.py
 """
@@ -21,7 +21,7 @@ SEEDS = (1, 2, 3)
 SAME_CAP = 32
 """The best cap for 96 agents."""
 MEASURED = {96: 0.94, 112: 1.03}
-"""On a GPU, against the best cap of those tried there (docs/benchmarks.md)."""
+"""On a GPU, against the best cap of those tried there (docs/benchmarks/history.md)."""
 LAW, CAP, FAINT = "#1f6feb", "#c8553d", "#d5dae1"
 
 

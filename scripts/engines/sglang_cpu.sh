@@ -6,6 +6,7 @@
 #
 # COMMAND finds the engine at $ENGINE_URL. Both run inside a network namespace of their own (unshare -n), because the
 # engine opens a port on every interface. TOKENS in the KV pool (9600). SHAPE: tiny or small, see make_model.py.
+# SGLANG_FLAGS: further flags of the engine, such as --enable-session-radix-cache.
 # SGLang has no wheel for CPUs: what it imports and needs on GPUs only is stubbed (sglang_stubs.py), and it runs on
 # PyTorch's own operators. All versions are pinned, since another one would want other stubs.
 set -euo pipefail
@@ -45,7 +46,7 @@ PATH="$DIR/bin:$PATH" "$DIR/bin/python" -m sglang.launch_server --model-path "$m
   --host 127.0.0.1 --port 8300 --device cpu --attention-backend torch_native --sampling-backend pytorch \
   --grammar-backend none --disable-overlap-schedule --skip-server-warmup --load-format dummy --dtype float32 \
   --max-total-tokens "${TOKENS:-9600}" --context-length 4096 --chunked-prefill-size 2048 --enable-metrics \
-  --enable-cache-report > "$DIR/sglang.log" 2>&1 &
+  --enable-cache-report ${SGLANG_FLAGS:-} > "$DIR/sglang.log" 2>&1 &
 server=$!
 trap 'kill $server 2> /dev/null || true; wait' EXIT
 for _ in $(seq 300); do

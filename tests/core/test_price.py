@@ -66,8 +66,8 @@ def test_calls_that_overlap_share_the_engines_time():
     ],
 )
 def test_on_a_real_engine_the_price_is_right_within_a_factor_of_four(recording, price):
-    """Steps of vLLM 0.24 on an H200 (docs/benchmarks.md). The prices to find are the prefill rates
-    of the engine's profiles at the mean prompt.
+    """Steps of vLLM 0.24 on an H200 (docs/benchmarks/history.md). The prices to find are the
+    prefill rates of the engine's profiles at the mean prompt.
     """
     cost = PriceEstimator()
     found = [cost.prefill_s_per_token for _ in replay(recording, cost)][30:]

@@ -61,5 +61,5 @@ def test_ungoverned_thrashes_and_governed_does_not(record: dict[str, Any]) -> No
     assert rows["none"]["hit_deficit"] > 0.8
     assert rows["fixed:3"]["hit_deficit"] < 0.05
     assert rows["working_set"]["hit_deficit"] < 0.5
-    # by how much is in docs/benchmarks.md, also against the caps, which do better here
+    # by how much is in docs/benchmarks/history.md, also against the caps, which do better here
     assert rows["working_set"]["makespan_s"] < rows["none"]["makespan_s"]

@@ -251,6 +251,17 @@ def test_an_sglang_that_seldom_refreshes_gets_the_interval() -> None:
     assert "--decode-log-interval 10" in found.flags
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_whether_sglang_can_hear_which_agents_are_done(there: bool) -> None:
+    found = examine(sglang({"enable_session_radix_cache": there}))
+    assert ("--enable-session-radix-cache" in found.flags) is not there
+    assert "evict" in " ".join(finding.text for finding in found.findings)
+
+
+def test_an_sglang_without_that_flag_is_not_told_of_it() -> None:
+    assert "--enable-session-radix-cache" not in examine(sglang({})).flags
+
+
 def test_a_vllm_without_prefix_caching_is_not_usable() -> None:
     off = VLLM.replace('enable_prefix_caching="True"', 'enable_prefix_caching="False"')
     engine = vllm(pages={"/metrics": off})

@@ -55,6 +55,28 @@ def test_a_different_run_shares_nothing_even_if_it_is_as_long() -> None:
     assert serve(cache, Run("other", 64), Run("a", 64)) == 0
 
 
+def test_what_is_let_go_is_evicted_before_what_is_older() -> None:
+    cache = PrefixCache(20, 16)
+    old, young = (Run("system", 64), Run("old", 96)), (Run("system", 64), Run("young", 96))
+    for runs in (old, young):
+        serve(cache, *runs)
+    cache.let_go(young)
+    serve(cache, Run("other", 160))
+    assert cache.look_up(old, 160).tokens == 144
+    assert cache.look_up(young, 160).tokens == 64, "the shared part stays"
+
+
+def test_what_is_in_use_or_goes_on_elsewhere_is_not_let_go() -> None:
+    cache = PrefixCache(20, 16)
+    runs = (Run("a", 64), Run("b", 64))
+    serve(cache, *runs)
+    holding = cache.hold(runs, 128)
+    cache.let_go(runs)
+    serve(cache, Run("other", 160))
+    cache.release(holding, 128)
+    assert cache.look_up((*runs, Run("c", 16)), 144).tokens == 128
+
+
 def test_runs_shorter_than_a_block_still_tell_prefixes_apart() -> None:
     cache = PrefixCache(100, 16)
     serve(cache, Run("a", 20), Run("x", 3), Run("tail", 40))

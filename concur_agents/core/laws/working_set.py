@@ -11,7 +11,7 @@ The Regulator enforces, at every boundary:
 
 *tau, how long an idle context is worth keeping.*  Keeping it takes room in which another agent
 could decode; dropping it costs one prefill.  Both grow with the context, so one break-even time
-holds for all agents (the five-minute rule, J. Gray, F. Putzolu, SIGMOD 1987; docs/laws.md):
+holds for all agents (the five-minute rule, J. Gray, F. Putzolu, SIGMOD 1987; docs/laws-holding.md):
 
     break_even = hold_scale x t_prefill x tokens in calls
 
@@ -30,7 +30,7 @@ cached tokens are reported, the latency gradient stands in (gradient.py).
 *A host tier* behind the pool counts as pool: an agent that returns to it is restored and not
 prefilled, and calls beyond the pool wait in the engine, where they lose nothing.  But contexts
 grow, and what grows out of both tiers costs a prefill; so beyond the pool itself (`near`) a cold
-agent enters only while what is held would fit if it were grown.
+agent enters only while the open agents will fit at their peak (core/peak_forecast.py).
 
 *breadth.*  New agents first is good for the batch, but a long queue then opens every agent and
 finishes none.

@@ -119,7 +119,9 @@ def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcom
     regulator = arm.within(scenario).regulate()
     plans = case.plans if scenario.trains else ()
     gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told, plans=plans)
-    return outcome_of(scenario, case, seed, arm.name, _simulate(scenario, case, seed, gate))
+    closes = scenario.closes_sessions
+    result = _simulate(scenario, case, seed, gate, closes_sessions=closes)
+    return outcome_of(scenario, case, seed, arm.name, result)
 
 
 def run_reference(scenario: Scenario, case: Case, seed: int, arm: str) -> ArmOutcome:
@@ -190,9 +192,15 @@ REFERENCES = {
 
 
 def _simulate(
-    scenario: Scenario, case: Case, seed: int, gate: Ungoverned | RegulatorGate
+    scenario: Scenario,
+    case: Case,
+    seed: int,
+    gate: Ungoverned | RegulatorGate,
+    *,
+    closes_sessions: bool = False,
 ) -> Result:
-    return simulate(case.plans, case.profile, gate, **run_options(scenario, case, seed))
+    options = run_options(scenario, case, seed)
+    return simulate(case.plans, case.profile, gate, closes_sessions=closes_sessions, **options)
 
 
 def run_options(scenario: Scenario, case: Case, seed: int) -> dict[str, Any]:

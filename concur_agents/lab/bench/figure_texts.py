@@ -16,6 +16,7 @@ COST_GOALS: Mapping[str, float] = {
     "price_double": 1.10,
     "unequal": 1.05,
     "stale_bound": 1.10,
+    "sessions_closed": 1.00,
 }
 """What a variant may cost at most, over its original, by `measure`."""
 
@@ -58,6 +59,7 @@ TEXTS: Mapping[str, str] = {
     "sizes_unknown": "makespan without knowing the prompts' sizes beforehand / with",
     "max_wait": "makespan with max_wait_s / without",
     "max_wait_excess_s": "longest wait of a started agent beyond max_wait_s + one step [s]",
+    "sessions_closed": "makespan where the engine hears which agents are done / where not",
     "tau_half": "makespan with hold times halved / as they are",
     "tau_double": "makespan with hold times doubled / as they are",
     "price_half": "makespan with t_prefill believed half / as it is",

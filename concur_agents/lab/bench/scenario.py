@@ -37,6 +37,7 @@ or a variant of others, in which something about the world or the law is differe
     max_wait_s = 60
     wrong_price = 2.0                   # what the law believes about a prefill, times this
     sizes_told = false                  # the gate does not hear beforehand how large a prompt is
+    closes_sessions = true              # the engine hears which agents are done
 
 Variants of `x` in file `y.toml` are called `y@x`. Everything is checked when it is read, and
 complaints name the file and the key.
@@ -98,6 +99,8 @@ class Scenario:
     wrong_price: float = 1.0
     sizes_told: bool = True
     """Whether a law hears how large prompts are before they are sent."""
+    closes_sessions: bool = False
+    """Whether the engine hears which agents are done, with a law."""
     replicas: int | None = None
     """Engines of a fleet; None: there is one engine, and the arms are those of one engine."""
     staleness: int | None = None
@@ -108,7 +111,8 @@ class Scenario:
     @property
     def alters_law(self) -> bool:
         """The law is not as a user gets it, so this one says nothing about how good the law is."""
-        return bool(self.laws or self.scales or self.regulator) or self.wrong_price != 1.0
+        altered = self.laws or self.scales or self.regulator or self.closes_sessions
+        return bool(altered) or self.wrong_price != 1.0
 
     @property
     def has_tenant(self) -> bool:
@@ -138,6 +142,8 @@ class Scenario:
         if self.host_tier_tokens:
             tier = self.host_tier_tokens, self.restore_tokens_per_s
             facts |= {"host_tier": tier}
+        if self.closes_sessions and listening:
+            facts["closes_sessions"] = True
         if self.trains:
             facts["staleness"] = self.staleness
         if self.replicas is not None:
@@ -282,6 +288,7 @@ _VARIANT_KEYS: dict[str, type | tuple[type, ...]] = {
     "scale": dict,
     "wrong_price": (int, float),
     "sizes_told": bool,
+    "closes_sessions": bool,
 }
 
 _POSITIVE = (
@@ -310,6 +317,7 @@ MEASURES = (
     "price_double",
     "unequal",
     "stale_bound",
+    "sessions_closed",
 )
 """Figures that a variant and its original give together."""
 

@@ -174,6 +174,7 @@ def test_the_bundled_suite_covers_what_it_must():
         "max_wait",
         "unequal",
         "stale_bound",
+        "sessions_closed",
         "tau_half",
         "tau_double",
         "price_half",
