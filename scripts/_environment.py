@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 
@@ -31,15 +30,22 @@ ENVIRONMENTS = {
 }
 
 
-def prepare(name):
+def prepare(name, base=None):
     """Make the environment `name` current and return the path of its Python.
 
-    Leaves by SystemExit with a message when this machine lacks what is needed.
+    With the path of a Python as `base` it is of that version, in a folder of its own if the usual
+    one holds another version. Leaves by SystemExit with a message when this machine lacks what is
+    needed.
     """
     folder_name, locks = ENVIRONMENTS[name]
     folder = os.path.join(ROOT, folder_name)
+    if base is not None and os.path.exists(folder):
+        version = _version_of(base)
+        if version and _version_of(os.path.join(folder, "bin", "python")) not in (version, None):
+            folder_name += "-{}.{}".format(*version)
+            folder = os.path.join(ROOT, folder_name)
     with _one_at_a_time(folder_name):
-        python = virtual_environment(folder)
+        python = virtual_environment(folder, base)
         pip = None
         if not any(_is_stamped(folder, "lock-" + lock, _lock_digest(lock)) for lock in locks):
             pip = pip_for(python)
@@ -64,8 +70,11 @@ def _one_at_a_time(folder_name):
         yield
 
 
-def virtual_environment(folder):
-    """Return the Python of the virtual environment `folder`, made anew if missing or broken."""
+def virtual_environment(folder, base=None):
+    """Return the Python of the virtual environment `folder`, made anew if missing or broken.
+
+    A new one is made with `base`; None: with the Python that runs this, or the newest there is.
+    """
     python = os.path.join(folder, "bin", "python")
     if os.path.exists(folder):
         version = _version_of(python)
@@ -76,7 +85,7 @@ def virtual_environment(folder):
                 "{} holds Python {}.{}, this project needs {}.{} or newer: "
                 "remove that folder and run this again".format(folder, *(version + OLDEST))
             )
-    base = _find_python()
+    base = base or _find_python()
     _say("making {} with Python {}.{}".format(os.path.basename(folder), *_version_of(base)))
     if not _runs([base, "-m", "venv", "--clear", folder]):
         # Debian and its kin keep ensurepip in a package of its own; pip_for() then lends a pip.
@@ -88,18 +97,29 @@ def _find_python():
     """Return a Python that is new enough: the one running this, else the newest on the PATH."""
     if sys.version_info[:2] >= OLDEST:
         return sys.executable
-    names = [f"python3.{minor}" for minor in range(NEWEST_KNOWN, OLDEST[1] - 1, -1)]
-    for name in [*names, "python3", "python"]:
-        path = shutil.which(name)
-        # A name on the PATH may be a version manager's shim with nothing behind it: ask it.
-        if path and (_version_of(path) or (0, 0)) >= OLDEST:
-            return path
+    found = pythons_on_path()
+    if found:
+        return found[max(found)]
     return sys.exit(
         "this project needs Python {}.{} or newer; found only {} ({}). Install a newer one, or "
         "start this with it: /path/to/python3 {}".format(
             *OLDEST, sys.executable, sys.version.split()[0], " ".join(sys.argv)
         )
     )
+
+
+def pythons_on_path():
+    """Return (major, minor) -> path, for each version on the PATH that is new enough."""
+    found = {}
+    names = [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST_KNOWN + 1)]
+    for name in [*names, "python3", "python"]:
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+            path = os.path.join(folder, name)
+            # A name may be a version manager's shim with nothing behind it: ask it.
+            version = _version_of(path) if os.access(path, os.X_OK) else None
+            if version and version >= OLDEST:
+                found.setdefault(version, path)
+    return found
 
 
 def _version_of(python):

@@ -64,7 +64,6 @@ LONGER = {
     "fleet.md": "to be split",
     "gateway.md": "to be split",
     "laws.md": "to be split",
-    "pool.md": "to be split",
 }
 """Page -> why it may be longer."""
 

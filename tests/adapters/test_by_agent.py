@@ -1,4 +1,4 @@
-"""Drop-in clients without `governor=`: each call goes by the governor of the agent that makes it."""
+"""Drop-in clients without `governor=`: each call goes by the governor of its agent."""
 
 import asyncio
 from typing import Any

@@ -5,9 +5,9 @@ without a byte.
 """
 
 import asyncio
-import inspect
 import importlib
 import importlib.util
+import inspect
 import json
 import time
 
