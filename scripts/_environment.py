@@ -19,6 +19,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
 NEWEST_KNOWN = 14
 
+# What the metadata of an installed project come from.
+METADATA = ["pyproject.toml", os.path.join("concur_agents", "_version.py")]
+
 # name -> (folder, locks that satisfy it: the first is what is installed, any other contains it)
 ENVIRONMENTS = {
     "demo": (".venv", ("demo", "main")),
@@ -52,7 +55,8 @@ def prepare(name, base=None):
             _install_lock(pip, folder, locks[0])
         # Entry points and metadata come from pyproject.toml; the code itself is found in ROOT,
         # wherever that has been moved to.
-        project = ROOT + " " + _digest(os.path.join(ROOT, "pyproject.toml"))
+        files = [os.path.join(ROOT, name) for name in METADATA]
+        project = " ".join([ROOT, *map(_digest, files)])
         if not _is_stamped(folder, "project", project):
             _say("installing concur-agents itself")
             arguments = ["--no-build-isolation", "--no-deps", "--editable", ROOT]
