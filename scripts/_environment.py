@@ -12,13 +12,15 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
 NEWEST_KNOWN = 14
+
+# What the metadata of an installed project come from.
+METADATA = ["pyproject.toml", os.path.join("concur_agents", "_version.py")]
 
 # name -> (folder, locks that satisfy it: the first is what is installed, any other contains it)
 ENVIRONMENTS = {
@@ -40,22 +42,30 @@ ENVIRONMENTS = {
 OLDEST_FOR = {"skyrl": (3, 12), "nemo-gym": (3, 12), "harbor": (3, 12)}
 
 
-def prepare(name):
+def prepare(name, base=None):
     """Make the environment `name` current and return the path of its Python.
 
-    Leaves by SystemExit with a message when this machine lacks what is needed.
+    With the path of a Python as `base` it is of that version, in a folder of its own if the usual
+    one holds another version. Leaves by SystemExit with a message when this machine lacks what is
+    needed.
     """
     folder_name, locks = ENVIRONMENTS[name]
     folder = os.path.join(ROOT, folder_name)
+    if base is not None and os.path.exists(folder):
+        version = _version_of(base)
+        if version and _version_of(os.path.join(folder, "bin", "python")) not in (version, None):
+            folder_name += "-{}.{}".format(*version)
+            folder = os.path.join(ROOT, folder_name)
     with _one_at_a_time(folder_name):
-        python = virtual_environment(folder, OLDEST_FOR.get(name, OLDEST))
+        python = virtual_environment(folder, base, OLDEST_FOR.get(name, OLDEST))
         pip = None
         if not any(_is_stamped(folder, "lock-" + lock, _lock_digest(lock)) for lock in locks):
             pip = pip_for(python)
             _install_lock(pip, folder, locks[0])
         # Entry points and metadata come from pyproject.toml; the code itself is found in ROOT,
         # wherever that has been moved to.
-        project = ROOT + " " + _digest(os.path.join(ROOT, "pyproject.toml"))
+        files = [os.path.join(ROOT, name) for name in METADATA]
+        project = " ".join([ROOT, *map(_digest, files)])
         if not _is_stamped(folder, "project", project):
             _say("installing concur-agents itself")
             arguments = ["--no-build-isolation", "--no-deps", "--editable", ROOT]
@@ -73,8 +83,11 @@ def _one_at_a_time(folder_name):
         yield
 
 
-def virtual_environment(folder, oldest=OLDEST):
-    """Return the Python of the virtual environment `folder`, made anew if missing or broken."""
+def virtual_environment(folder, base=None, oldest=OLDEST):
+    """Return the Python of the virtual environment `folder`, made anew if missing or broken.
+
+    A new one is made with `base`; None: with the Python that runs this, or the newest there is.
+    """
     python = os.path.join(folder, "bin", "python")
     if os.path.exists(folder):
         version = _version_of(python)
@@ -85,7 +98,7 @@ def virtual_environment(folder, oldest=OLDEST):
                 "{} holds Python {}.{}, this project needs {}.{} or newer: "
                 "remove that folder and run this again".format(folder, *(version + oldest))
             )
-    base = _find_python(oldest)
+    base = base or _find_python(oldest)
     _say("making {} with Python {}.{}".format(os.path.basename(folder), *_version_of(base)))
     if not _runs([base, "-m", "venv", "--clear", folder]):
         # Debian and its kin keep ensurepip in a package of its own; pip_for() then lends a pip.
@@ -97,18 +110,29 @@ def _find_python(oldest):
     """Return a Python that is new enough: the one running this, else the newest on the PATH."""
     if sys.version_info[:2] >= oldest:
         return sys.executable
-    names = [f"python3.{minor}" for minor in range(NEWEST_KNOWN, oldest[1] - 1, -1)]
-    for name in [*names, "python3", "python"]:
-        path = shutil.which(name)
-        # A name on the PATH may be a version manager's shim with nothing behind it: ask it.
-        if path and (_version_of(path) or (0, 0)) >= oldest:
-            return path
+    found = pythons_on_path(oldest)
+    if found:
+        return found[max(found)]
     return sys.exit(
         "this project needs Python {}.{} or newer; found only {} ({}). Install a newer one, or "
         "start this with it: /path/to/python3 {}".format(
             *oldest, sys.executable, sys.version.split()[0], " ".join(sys.argv)
         )
     )
+
+
+def pythons_on_path(oldest=OLDEST):
+    """Return (major, minor) -> path, for each version on the PATH that is new enough."""
+    found = {}
+    names = [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST_KNOWN + 1)]
+    for name in [*names, "python3", "python"]:
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+            path = os.path.join(folder, name)
+            # A name may be a version manager's shim with nothing behind it: ask it.
+            version = _version_of(path) if os.access(path, os.X_OK) else None
+            if version and version >= oldest:
+                found.setdefault(version, path)
+    return found
 
 
 def _version_of(python):

@@ -1,11 +1,13 @@
-"""List each number of the README and of the first pages of the docs with the command behind it.
+"""List each number of the README and of the docs with the command behind it.
 
 Usage: python scripts/claims.py [--missing]
 
 `scripts/claims.toml` says which text of which page comes from which command. Numbers in code, in
-addresses and in the numbers of a list are no claims. Where the runs are kept in `docs/benchmarks`,
-the ratios of mean makespans are computed from them anew and compared with the text. Leaves with 1
-if a number has no command, if a text is gone from its page, or if a ratio is another.
+addresses and in the numbers of a list are no claims. A claim without a text is of a whole page, or
+of the `numbers` of that page which it names. Pages that are not covered are counted. Where the runs
+are kept in `docs/benchmarks`, the ratios of mean makespans are computed from them anew and compared
+with the text. Leaves with 1 if a number has no command, if a text is gone from its page, or if a
+ratio is another.
 """
 
 import gzip
@@ -27,8 +29,8 @@ class Claim:
     """A text of a page, and where its numbers come from."""
 
     page: str
-    says: str
-    """The text, or its beginning."""
+    says: str = ""
+    """The text, or its beginning; "": the whole page."""
     until: str = ""
     """Its end; "": the whole text is in `says`."""
     command: str = ""
@@ -37,6 +39,8 @@ class Claim:
     """Who measured them, if it was not this project."""
     because: str = ""
     """Why they are no measurement: a version, a name, a default."""
+    numbers: tuple[str, ...] = ()
+    """Of a claim of a whole page: the only numbers that it is about; (): all."""
     results: str = ""
     """File of runs from which `ratios` are computed."""
     ratios: tuple[tuple[str, str], ...] = ()
@@ -52,11 +56,24 @@ def read_claims():
     """The pages that must be covered, and all claims."""
     with (ROOT / "scripts/claims.toml").open("rb") as file:
         found = tomllib.load(file)
-    claims = [
-        Claim(**{**entry, "ratios": tuple(entry.get("ratios", {}).items())})
-        for entry in found["claim"]
-    ]
+    claims = []
+    for entry in found["claim"]:
+        entry["ratios"] = tuple(entry.get("ratios", {}).items())
+        entry["numbers"] = tuple(entry.get("numbers", ()))
+        claims.append(Claim(**entry))
     return found["pages"], claims
+
+
+def not_covered():
+    """Page of the docs -> how many numbers it has, for those without a claim that must hold."""
+    pages, _ = read_claims()
+    found = {}
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        page = path.relative_to(ROOT).as_posix()
+        count = len(NUMBER.findall(prose_of(path)))
+        if page not in pages and count:
+            found[page] = count
+    return found
 
 
 def prose_of(path):
@@ -101,7 +118,13 @@ def check():
     for page in pages:
         text = prose_of(ROOT / page)
         spans = []
-        for claim in (claim for claim in claims if claim.page == page):
+        whole = [claim for claim in claims if claim.page == page and not claim.says]
+        for claim in whole:
+            rows.append((page, ", ".join(claim.numbers) or "all others", claim.origin))
+            there = NUMBER.findall(text)
+            gone = [number for number in claim.numbers if number not in there]
+            wrong += [f"{page}: the number {number} is gone" for number in gone]
+        for claim in (claim for claim in claims if claim.page == page and claim.says):
             span = span_of(claim, text)
             if span is None:
                 wrong.append(f"{page}: the text is gone: {claim.says[:60]!r}")
@@ -111,13 +134,14 @@ def check():
             rows.append((page, ", ".join(numbers), claim.origin))
             if not numbers:
                 wrong.append(f"{page}: no number in {claim.says[:60]!r}")
-            if sum(map(bool, (claim.command, claim.source, claim.because))) != 1:
-                wrong.append(f"{page}: say one of command, source, because: {claim.says[:60]!r}")
         for found in NUMBER.finditer(text):
-            if not any(start <= found.start() < end for start, end in spans):
+            known = any(not claim.numbers or found.group() in claim.numbers for claim in whole)
+            if not known and not any(start <= found.start() < end for start, end in spans):
                 around = text[max(0, found.start() - 40) : found.end() + 30]
                 wrong.append(f"{page}: {found.group()} has no command: ...{around}...")
     for claim in claims:
+        if sum(map(bool, (claim.command, claim.source, claim.because))) != 1:
+            wrong.append(f"{claim.page}: say one of command, source, because: {claim.says[:60]!r}")
         if claim.page not in pages:
             wrong.append(f"{claim.page} is none of the pages")
         for number, arm in claim.ratios:
@@ -135,6 +159,8 @@ def main():
     if "--missing" not in sys.argv[1:]:
         for page, numbers, origin in rows:
             print(f"{page}: {numbers}\n    {origin}")
+    for page, count in not_covered().items():
+        print(f"{page}: {count} numbers, and no claims yet")
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     sys.exit(bool(wrong))

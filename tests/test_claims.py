@@ -50,6 +50,27 @@ def test_a_number_without_a_command_and_a_text_that_is_gone_are_found(
     assert bool(found) == bool(wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("At most 8 of 12.", []),
+        ("At most 8 of 13.", ["page.md: the number 12 is gone", "page.md: 13 has no command"]),
+    ],
+)
+def test_a_claim_of_a_whole_page_is_about_the_numbers_that_it_names(
+    text, wrong, tmp_path, monkeypatch
+):
+    (tmp_path / "page.md").write_text(text)
+    claim = claims.Claim("page.md", numbers=("8", "12"), because="defaults")
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(claims, "read_claims", lambda: (["page.md"], [claim]))
+    assert [sentence.partition(":")[0] for sentence in claims.check()[1]] == ["page.md"] * len(
+        wrong
+    )
+    for found, expected in zip(claims.check()[1], wrong, strict=True):
+        assert found.startswith(expected)
+
+
 def test_a_ratio_that_the_runs_do_not_have_is_found(monkeypatch):
     says = "4.99 times as fast"
     runs = "docs/benchmarks/h200/p32-160k.json.gz"

@@ -61,7 +61,6 @@ LONGER = {
     "laws-tried.md": "a record of what was tried, looked up and not read through",
     "wire.md": "a protocol, looked up and not read through",
     "simulator.md": "measurements that a program writes, each beside what the simulator says",
-    "pool.md": "to be split",
 }
 """Page -> why it may be longer."""
 

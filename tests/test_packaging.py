@@ -1,5 +1,6 @@
 """What users install: its metadata, its files, its command, and what it does not drag in."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -166,6 +167,23 @@ def test_the_lock_of_the_demo_is_a_part_of_the_main_one() -> None:
     main = pins(ROOT / "locks/main.txt")
     demo = pins(ROOT / "locks/demo.txt")
     assert demo == {name: main.get(name) for name in demo}
+
+
+def test_the_pythons_on_the_path_are_found_behind_names_that_do_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version manager's shim may stand first on the PATH, with nothing behind it."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    environment = importlib.import_module("_environment")
+    major, minor = sys.version_info[:2]
+    for folder, text in (("shims", "exit 127"), ("real", f'exec "{sys.executable}" "$@"')):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / f"python{major}.{minor}"
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'shims'}{os.pathsep}{tmp_path / 'real'}")
+    found = environment.pythons_on_path()
+    assert found == {(major, minor): str(tmp_path / "real" / f"python{major}.{minor}")}
 
 
 def test_other_projects_tests_run_on_the_versions_of_the_main_lock() -> None:

@@ -91,7 +91,6 @@ def govern(governor: Governing, client: C) -> C:
         if client._concur_governor is governor:  # type: ignore[attr-defined]
             return client
         client = mine  # another governor's view, because two gates must not follow each other
-    base: Any = type(client)
     library = http_library(client)
     if library is None:
         raise ConfigError(f"{client!r} is not a client of httpx or httpx2")
@@ -100,29 +99,38 @@ def govern(governor: Governing, client: C) -> C:
     shared = None if is_patched else _views.get(key)
     if shared is not None:
         return cast("C", shared)
-    mixin: Any = _AsyncSend if hasattr(client, "aclose") else _SyncSend
     members: dict[str, Any] = {
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "send": _as_signed(mixin.send, base.send),
-        # openai's own clients close themselves when they are collected. The view must not, because
-        # the inner client does, and the view keeps that alive.
-        "__del__": lambda self: None,
         "_concur_governor": governor,
-        "_concur_inner": client,
         "_concur_tee": _tee(library),
         "_concur_noticing": staticmethod(partial(_notice, tee=_tee(library))),
         "_concur_extras": _extras_of(governor),
         "_concur_router": router_of(governor),
     }
-    if is_patched:  # by others; a property goes before the patch
-        governed_send = members["send"]
-        members["send"] = property(lambda self: MethodType(governed_send, self))
-    view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
-    view.__dict__ = client.__dict__
+    view = view_of(client, _AsyncSend if hasattr(client, "aclose") else _SyncSend, members)
     if not is_patched:
         _views[key] = view
+    return view
+
+
+def view_of(client: C, mixin: Any, members: dict[str, Any]) -> C:
+    """An object that shares everything with an HTTP client but its `send`, which is the mixin's."""
+    base: Any = type(client)
+    send = _as_signed(mixin.send, base.send)
+    members = {
+        **members,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "send": send,
+        # openai's own clients close themselves when they are collected. The view must not, because
+        # the inner client does, and the view keeps that alive.
+        "__del__": lambda self: None,
+        "_concur_inner": client,
+    }
+    if "send" in vars(client):  # patched by others; a property goes before the patch
+        members["send"] = property(lambda self: MethodType(send, self))
+    view = object.__new__(cast("type[C]", type(base.__name__, (mixin, base), members)))
+    view.__dict__ = client.__dict__
     return view
 
 

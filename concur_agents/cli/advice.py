@@ -30,7 +30,8 @@ TO_DO = {
     "agents": "if the pool has room, raise `limit=`, or leave it to the default law; if it has "
     "none, do as for a full pool",
     "max_open": "raise `max_open=`, if your machine has room for more agents begun at once",
-    "first_reading": "look with `concur doctor URL` why the metrics page answers late",
+    "first_reading": "nothing, if these waits were short, because every batch begins with them; "
+    "else look with `concur doctor URL` why the metrics page answers late",
     "pools": "add a replica, or make contexts shorter",
     "daemon": "start `concur serve` again; after five seconds this process decides by itself",
 }

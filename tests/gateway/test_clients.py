@@ -7,6 +7,7 @@ without a byte.
 import asyncio
 import importlib
 import importlib.util
+import inspect
 import json
 import time
 
@@ -106,7 +107,7 @@ async def test_no_client_fails_whose_timeout_is_shorter_than_its_hold(engine, be
 
         async def ask(client):
             url = f"{front.url}/agent/{client.__name__}"
-            running = client(url) if asyncio.iscoroutinefunction(client) else None
+            running = client(url) if inspect.iscoroutinefunction(client) else None
             said = await (running or asyncio.to_thread(client, url))
             async with front.client.delete(url):
                 pass
