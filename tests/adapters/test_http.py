@@ -379,7 +379,7 @@ class TestClients:
         with pytest.raises(ConfigError, match="not a client of httpx"):
             govern(gov, object())
         with pytest.raises(ConfigError, match="must be a Governor"):
-            OpenAI(governor=None, api_key="-")  # type: ignore[arg-type]
+            OpenAI(governor="gov", api_key="-")  # type: ignore[arg-type]
 
     def test_a_client_that_openai_made_lives_as_long_as_its_view(self, gov: Governor) -> None:
         """openai closes its own HTTP client when that is collected."""
