@@ -22,7 +22,7 @@ def test_a_flush_reaches_the_daemons_law(where, serve, until):
 
 
 def test_a_group_and_a_priority_count_across_processes(where, serve, until):
-    """Two governors of one daemon: members of a group stay together, a higher priority goes first."""
+    """Members of a group stay together, and a higher priority goes first."""
     daemon = serve(where, limit=1)
     order, threads = [], []
 
