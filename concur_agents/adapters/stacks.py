@@ -39,12 +39,12 @@ STACKS = {
     for stack in (
         Stack(
             "verl",
-            "0.8",
+            "0.9",
             "verl.md",
-            "AgentLoopWorker._run_agent_loop",
-            "AsyncLLMServerManager.generate",
+            "the run of an agent loop, such as ToolAgentLoop.run",
+            "LLMServerClient.generate",
             (
-                "actor_rollout_ref.rollout.agent.agent_loop_manager_class=governed.GovernedManager",
+                "actor_rollout_ref.rollout.agent.agent_loop_config_path=governed.yaml",
                 "actor_rollout_ref.rollout.prometheus.enable=True, disable_log_stats=False",
             ),
             f"{_HOLD}: the cache is emptied unless told otherwise",
@@ -72,8 +72,12 @@ STACKS = {
             "skyrl.md",
             "SkyRLGymGenerator.agent_loop",
             "RemoteInferenceClient.generate",
-            ("generator.batched=false", "generator.rate_limit off"),
-            _HOLD,
+            (
+                "generator.batched=false",
+                "generator.rate_limit off",
+                "SKYRL_GENERATE_CONCURRENCY_PER_ENGINE large: it is a semaphore within calls",
+            ),
+            f"{_HOLD}: the cache is emptied, or has a salt of the weights' version",
             _LIST,
             "one process runs the trajectories",
         ),
@@ -112,9 +116,9 @@ STACKS = {
         ),
         Stack(
             "nemo-gym",
-            "0.5.1",
+            "0.4.0",
             "nemo-gym.md",
-            "SimpleAgent._create_episode",
+            "SimpleAgent.responses",
             "ServerClient.post to the model server",
             ("num_samples_in_parallel large or left out",),
             _HOLD,
@@ -123,7 +127,7 @@ STACKS = {
         ),
         Stack(
             "harbor",
-            "as SkyRL and verifiers drive it",
+            "0.26.0",
             "harbor.md",
             "Trial.run",
             "",

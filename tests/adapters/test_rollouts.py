@@ -492,12 +492,9 @@ def test_nemo_gym(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class SimpleAgent:
         server_client = ServerClient()
 
-        async def _create_episode(  # type: ignore[no-untyped-def]
-            self, body, *, model_url_path, resources_server_cookies=None, task_id="unscoped",
-            rollout_id="unscoped", collect_trajectory=False,
-        ):  # fmt: skip
+        async def responses(self, request, response, body=None):  # type: ignore[no-untyped-def]
             for _ in range(3):
-                await self.server_client.post("policy_model", model_url_path, json=body)
+                await self.server_client.post("policy_model", "/v1/responses", json=body)
                 await self.server_client.post(server_name="tools", url_path="/run", json={})
 
     module(monkeypatch, "nemo_gym.server_utils", ServerClient=ServerClient)
@@ -507,11 +504,10 @@ def test_nemo_gym(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         async with virtual_governor(limit=2) as gov:
             arrived, used = watch(gov)
             hook("nemo-gym", gov, monkeypatch)
-            create = SimpleAgent()._create_episode
-            await asyncio.gather(
-                *(create({}, model_url_path="/v1/responses", rollout_id=f"r{n}") for n in range(3)),
-                create({}, model_url_path="/v1/responses"),
-            )
+            answer = SimpleAgent().responses
+            named = [SimpleNamespace(path_params={"rollout_id": f"r{n}"}) for n in range(3)]
+            requests = [*named, SimpleNamespace()]  # 0.4 names none
+            await asyncio.gather(*(answer(one, None) for one in requests))
             assert sorted(arrived)[1:] == ["r0", "r1", "r2"]
             assert used == [Usage(10, 5)] * 12
             assert engine.most == 2
