@@ -29,7 +29,7 @@ STACKS = ("verl", "skyrl", "areal", "slime", "rllm", "nemo_gym", "harbor")
 HEAVY = (
     *("torch", "torchdata", "tensordict", "transformers", "peft", "accelerate", "datasets"),
     *("ray", "pandas", "mlflow", "wandb", "tensorboard", "flask", "werkzeug"),
-    *("yappi", "gprof2dot", "pydot", "zmq", "math_verify", "numba", "openhands"),
+    *("yappi", "gprof2dot", "pydot", "zmq", "math_verify", "numba", "streamlit"),
 )
 
 
