@@ -185,8 +185,8 @@ class PrefixCache:
             elif not node.children:
                 self._prune(node)
 
-    def reset(self) -> None:
-        """Forget everything that no sequence holds."""
+    def reset(self, *, tier: bool = True) -> None:
+        """Forget everything that no sequence holds; `tier`: also in a host tier behind the pool."""
         self._evict(self.evictable_blocks)
 
     def _store(self, holding: Holding, tokens: int) -> int:

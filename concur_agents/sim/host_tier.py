@@ -94,9 +94,9 @@ class TieredCache(PrefixCache):
             if not node.pins and node in self._hosted:
                 self._idle[node] = None
 
-    def reset(self) -> None:
-        """Forget everything that no sequence holds, in both tiers."""
-        for node in list(self._hosted):
+    def reset(self, *, tier: bool = True) -> None:
+        """See `PrefixCache.reset`."""
+        for node in list(self._hosted) if tier else ():
             self._drop(node, len(self._hosted[node]))
         super()._evict(self.evictable_blocks)
 
