@@ -190,7 +190,7 @@ async def _replay(
         plans = make_plans(choice, capacity_tokens)
         record: dict[str, Any] = {
             "made_by": f"concur-agents {__version__}",
-            "command": ["concur", "replay", *sys.argv[1:]],
+            "command": ["concur", *sys.argv[1:]],
             "note": note,
             "began_unix_s": round(time.time()),
             "endpoint": _facts(plans, capacity_tokens, endpoint, len(engines.addresses)),

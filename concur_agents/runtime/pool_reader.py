@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from concur_agents.runtime.sessions import Sessions
 
 logger = logging.getLogger("concur_agents")
+_BEYOND = 1.2  # what a page tells of a tier wavers by a few percent; what proves more is above this
 
 
 class PoolReader:
@@ -264,7 +265,9 @@ class PoolReader:
             return
         view = self._monitor.look(self._monitor.sessions.regulator.view)
         reported, used = reading.capacity_tokens, view.capacity_tokens
-        if used is not None and used > reported:
+        # A tier that the page tells of is no surprise.
+        expected = max(reported, reading.host_capacity_tokens or 0.0)
+        if used is not None and used > _BEYOND * expected:
             self._pool_warned = True
             logger.warning(
                 "the engine reports a pool of %.0f tokens, but calls and cache hits prove that it "

@@ -268,8 +268,10 @@ class App:
         )
 
     async def _reset(self, http: HttpRequest) -> Response:
+        # vLLM keeps what a host tier holds unless it is asked for
+        asked = http.query_params.get("reset_external", "false") == "true"
         for driver in self.drivers:
-            driver.engine.reset_cache()
+            driver.engine.reset_cache(tier=asked or http.url.path == "/flush_cache")
         return JSONResponse({"success": True})
 
     async def _health(self, http: HttpRequest) -> Response:

@@ -191,8 +191,8 @@ class PrefixCache:
             if node in self._oldest:
                 self._oldest.move_to_end(node, last=False)
 
-    def reset(self) -> None:
-        """Forget everything that no sequence holds."""
+    def reset(self, *, tier: bool = True) -> None:
+        """Forget everything that no sequence holds; `tier`: also in a host tier behind the pool."""
         self._evict(self.evictable_blocks)
 
     def _store(self, holding: Holding, tokens: int) -> int:

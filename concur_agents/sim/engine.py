@@ -183,9 +183,9 @@ class Engine:
             **vars(self._totals),
         )
 
-    def reset_cache(self) -> None:
-        """Forget all cached content that no running request holds."""
-        self.cache.reset()
+    def reset_cache(self, *, tier: bool = True) -> None:
+        """Forget all cached content that no running request holds; `tier`: the host's as well."""
+        self.cache.reset(tier=tier)
 
     def halt(self, until_s: float) -> None:
         """Compute nothing until then, as while weights change; the step in flight ends later."""

@@ -102,9 +102,9 @@ class TieredCache(PrefixCache):
             if node in self._idle:
                 self._idle.move_to_end(node, last=False)
 
-    def reset(self) -> None:
-        """Forget everything that no sequence holds, in both tiers."""
-        for node in list(self._hosted):
+    def reset(self, *, tier: bool = True) -> None:
+        """See `PrefixCache.reset`."""
+        for node in list(self._hosted) if tier else ():
             self._drop(node, len(self._hosted[node]))
         super()._evict(self.evictable_blocks)
 

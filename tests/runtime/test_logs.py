@@ -82,6 +82,23 @@ def test_a_pool_that_the_engines_own_usage_contradicts_is_warned_of_once(caplog)
     assert len(lines) == 1
 
 
+def test_a_tier_that_the_page_tells_of_does_not_contradict_its_pool(caplog):
+    """A pool of 10,000 tokens with 40,000 behind it: both are governed, and that is no surprise."""
+
+    def engine(now):
+        behind = 40_000.0 if now < 10 else 38_000.0  # as told by bytes, which waver
+        return Reading(at_s=now, capacity_tokens=10_000.0, host_capacity_tokens=behind)
+
+    async def main():
+        probe = ScriptedProbe(engine, asyncio.get_running_loop().time)
+        async with virtual_governor(probe=probe) as gov, gov.agent("a"):
+            await asyncio.sleep(25)
+            assert gov.snapshot().capacity_tokens == 38_000
+
+    run(main())
+    assert not [line for line in caplog.messages if "reports a pool of" in line]
+
+
 def test_a_pool_that_is_down_and_back_is_logged_and_an_event(caplog, scripted_engines):
     caplog.set_level("INFO", "concur_agents")
     urls = ["http://gpu1:8000", "http://gpu2:8000"]

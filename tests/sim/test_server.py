@@ -398,6 +398,18 @@ def test_every_metric_is_one_of_the_real_engine_with_its_type_and_labels(
             assert labels == real[name][1], name
 
 
+def test_a_host_tier_is_emptied_with_the_cache_only_if_it_is_asked_for() -> None:
+    """As in vLLM: what the tier holds outlives `/reset_prefix_cache` alone."""
+    profile = H100.replace(kv_blocks=64, host_tier_tokens=6_400, restore_tokens_per_s=230_000.0)
+    with EmbeddedServer(profile, time_scale=math.inf) as server, connect(server) as client:
+        text = user(text_of_tokens(700))
+        chat(client, text, max_tokens=1)
+        httpx.post(f"{server.url}/reset_prefix_cache")
+        assert cached(chat(client, text, max_tokens=1)) > 600
+        httpx.post(f"{server.url}/reset_prefix_cache?reset_external=true")
+        assert cached(chat(client, text, max_tokens=1)) == 0
+
+
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 def test_a_probe_reads_the_host_tier_from_the_page(kind: Kind) -> None:
     """A pool of 1,000 tokens that two chats outgrow in turn, and a tier that holds both."""

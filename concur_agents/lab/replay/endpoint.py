@@ -250,10 +250,10 @@ class Endpoint:
         )
 
     async def reset_cache(self) -> bool:
-        """Empty the prefix cache; False if this engine does not offer it (vLLM only does in
-        development mode).
+        """Empty the prefix cache, a host tier behind it too; False if this engine does not offer
+        it (vLLM only does in development mode).
         """
-        for path in ("/reset_prefix_cache", "/flush_cache"):
+        for path in ("/reset_prefix_cache?reset_external=true", "/flush_cache"):
             status, _ = await self._post(path, None)
             if status == 200:
                 return True

@@ -12,6 +12,7 @@ import pytest
 
 from concur_agents.cli.app import main
 from concur_agents.lab.replay import Engines, parse_arm
+from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import EmbeddedServer
 
 
@@ -26,6 +27,24 @@ def _concur(*words: str) -> int:
     with pytest.raises(SystemExit) as left:
         main(["replay", *words])
     return int(left.value.code or 0)
+
+
+def test_an_arm_finds_nothing_in_a_host_tier_that_an_earlier_arm_left_there(tmp_path: Path) -> None:
+    profile = load_profile("vllm-cpu-tiny").replace(
+        host_tier_tokens=96_000, restore_tokens_per_s=50_000.0
+    )
+    out = tmp_path / "replay.json"
+    with EmbeddedServer(profile, time_scale=20.0) as server:
+        code = _concur(
+            server.url,
+            *("--workload", "cpu:steps=2", "--agents", "6", "--time-scale", "0.05"),
+            *("--arms", "none,fixed:2", "--no-plot", "--out", str(out)),
+        )
+    assert code == 0
+    for made in json.loads(out.read_text("utf-8"))["rounds"]:
+        steps = made["steps"]
+        cached = zip(steps["step"], steps["cached_tokens"], strict=True)
+        assert [tokens for step, tokens in cached if step == 0] == [0] * 6
 
 
 def test_the_same_agents_under_several_gates(

@@ -242,7 +242,7 @@ class _Engine:
         self._lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if path == "/reset_prefix_cache":
+        if path == "/reset_prefix_cache?reset_external=true":
             self.resets += 1
             self.most_at_once_since_reset = 0
             if self.resets == 2:
