@@ -248,7 +248,9 @@ class _Hider:
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes from the server; returns the bytes that the user gets now."""
         if (
-            self._is_at_start()
+            not self._pending
+            and self._is_whole
+            and not self._drops_blank
             and b"[]" not in chunk
             and b"[ ]" not in chunk
             and chunk.endswith(b"\n\n")
@@ -272,9 +274,6 @@ class _Hider:
         """The server has sent everything; returns the bytes that the user has not got yet."""
         rest, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
         return self._without_ours(rest)
-
-    def _is_at_start(self) -> bool:
-        return not self._pending and self._is_whole and not self._drops_blank
 
     def _without_ours(self, text: bytes) -> bytes:
         kept: list[bytes] = []
