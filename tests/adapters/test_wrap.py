@@ -155,6 +155,16 @@ class TestClients:
             await client.chat.completions.create(**ASK)
         assert seen == ["call"]
 
+    def test_a_call_that_is_an_agent_of_its_own_passes_on_trio(self, endpoint: Any) -> None:
+        """It raised a GateError."""
+        trio = pytest.importorskip("trio")
+        client = Governor(limit=1, ungoverned="agent").wrap(plain(endpoint, openai.AsyncOpenAI))
+
+        async def main() -> Any:
+            return await client.chat.completions.create(**ASK)
+
+        assert trio.run(main).usage is not None
+
     def test_a_proxy_around_a_client_is_governed(
         self, gov: Governor, endpoint: Any, steps: list[Event]
     ) -> None:
