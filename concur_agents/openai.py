@@ -21,7 +21,7 @@ import openai
 
 from concur_agents.adapters.by_agent import govern_by_agent
 from concur_agents.adapters.http import govern
-from concur_agents.adapters.openai_client import one_step
+from concur_agents.adapters.openai_client import one_step_of
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
 
@@ -62,22 +62,22 @@ class _Governed:
 class OpenAI(_Governed, openai.OpenAI):
     """`openai.OpenAI`, governed; with `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.OpenAI)
+    request: Any = one_step_of(openai.OpenAI)
 
 
 class AsyncOpenAI(_Governed, openai.AsyncOpenAI):
     """`openai.AsyncOpenAI`, governed; with `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AsyncOpenAI)
+    request: Any = one_step_of(openai.AsyncOpenAI)
 
 
 class AzureOpenAI(_Governed, openai.AzureOpenAI):
     """`openai.AzureOpenAI`, governed; with `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AzureOpenAI)
+    request: Any = one_step_of(openai.AzureOpenAI)
 
 
 class AsyncAzureOpenAI(_Governed, openai.AsyncAzureOpenAI):
     """`openai.AsyncAzureOpenAI`, governed; with `governor=` beside the options of that class."""
 
-    request: Any = one_step(openai.AsyncAzureOpenAI)
+    request: Any = one_step_of(openai.AsyncAzureOpenAI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -17,7 +18,7 @@ from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.waiter import running_loop
 
 
-def one_step(base: type[Any]) -> Any:
+def one_step_of(base: type[Any]) -> Any:
     """The `request` of one of openai's clients, changed so that all its tries are one step.
 
     What it calls is looked up at each call, because an instrumentor may replace it at any time.
@@ -25,34 +26,50 @@ def one_step(base: type[Any]) -> Any:
     if issubclass(base, openai.AsyncOpenAI):
 
         @wraps(base.request)
+        async def latest_async(self: Any, *args: Any, **how: Any) -> Any:
+            return await base.request(self, *args, **how)
+
+        return one_step(latest_async)
+
+    @wraps(base.request)
+    def latest(self: Any, *args: Any, **how: Any) -> Any:
+        return base.request(self, *args, **how)
+
+    return one_step(latest)
+
+
+def one_step(request: Any) -> Any:
+    """The same for one such `request`."""
+    if inspect.iscoroutinefunction(request):
+
+        @wraps(request)
         async def request_async(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
             agent, is_owner = _agent_of(self, options)
-            if (
-                agent is None or running_loop() is None
-            ):  # on trio the HTTP client says that it passes
-                return await base.request(self, cast_to, options, **how)
+            # On trio the HTTP client says that the call passes.
+            if agent is None or running_loop() is None:
+                return await request(self, cast_to, options, **how)
             if is_owner:
                 await agent.open()
             token = extras.fields.set(_fields(options))
             try:
                 with _owned_step(agent) if is_owner else agent.step().around_tries():
-                    return await base.request(self, cast_to, options, **how)
+                    return await request(self, cast_to, options, **how)
             finally:
                 extras.fields.reset(token)
 
         return request_async
 
-    @wraps(base.request)
+    @wraps(request)
     def request_sync(self: Any, cast_to: Any, options: Any, **how: Any) -> Any:
         agent, is_owner = _agent_of(self, options)
         if agent is None:
-            return base.request(self, cast_to, options, **how)
+            return request(self, cast_to, options, **how)
         if is_owner:
             agent.open_sync()
         token = extras.fields.set(_fields(options))
         try:
             with _owned_step(agent) if is_owner else agent.step().around_tries():
-                return base.request(self, cast_to, options, **how)
+                return request(self, cast_to, options, **how)
         finally:
             extras.fields.reset(token)
 
@@ -151,7 +168,7 @@ def _in_one_step(base: type[Any]) -> type[Any]:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "_concur_one_step": True,
-        "request": one_step(base),
+        "request": one_step_of(base),
         "copy": _governed_copy(base, "copy"),
         "with_options": _governed_copy(base, "with_options"),
     }
