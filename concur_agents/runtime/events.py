@@ -53,7 +53,8 @@ class Event:
         agent: the one it concerns; None: all.
         parent: on `arrived`: the agent whose place it shares, if it is nested.
         reason: a short code or text, see `EventKind`.
-        waited_s: how long [s] what has just ended had lasted.
+        waited_s: how long [s] what has just ended had lasted; None also where that is not known,
+            as of a call that began before this daemon.
         prompt_tokens: size [tokens] of the prompt about to be sent, where it was announced.
         usage: what the ended step used, where the server said so.
         reading: what the engine said.

@@ -138,7 +138,7 @@ class Monitor:
     def tool_began(self, session: Session, name: str) -> float:
         """A tool begins to run; returns when [s]."""
         began_s = self.clock()
-        self.decide(lambda now: self.sessions.tell("tool_began", now, session, reason=name))
+        self.decide(lambda now: self.sessions.tell("tool_began", now, session.id, reason=name))
         return began_s
 
     def tool_ended(self, session: Session, name: str, began_s: float) -> None:
