@@ -205,8 +205,8 @@ class Daemon:
         if self._monitor.sessions.bug is not None and self._ended is not None:
             self._ended.set()  # another daemon begins with what the clients know
 
-    def _tell(self, kind: str, now: float, agent: str, /, **details: Any) -> None:
-        """Under the lock: something has happened to an agent of a client."""
+    def _tell(self, kind: str, now: float, agent: str | None, /, **details: Any) -> None:
+        """Under the lock: something has happened to an agent of a client, or to an engine."""
         self._monitor.sessions.tell(cast("EventKind", kind), now, agent, **details)
 
     def _flush_soon(self) -> None:
@@ -289,10 +289,6 @@ class _Router:
     def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
         """See `wire.hub_ops.Router`."""
         return self._governor.served(worker, token, before)
-
-    def unheard(self) -> None:
-        """Likewise."""
-        self._governor.unheard()
 
 
 class _Client(asyncio.Protocol):

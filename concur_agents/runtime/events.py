@@ -38,6 +38,7 @@ EventKind: TypeAlias = Literal[
     "poll_recovered",  # it can be read again; waited_s: how long it was dark
     "pool_down",  # its agents move at their next boundary; reason: why it cannot be read
     "pool_up",  # it can be read again
+    "flushed",  # the caches were emptied; pool: of this one only
     "overdue",  # it went on only after more than max_wait_s; waited_s
     "closed",  # from here on every agent passes
 ]

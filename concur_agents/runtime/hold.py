@@ -9,6 +9,8 @@ from concur_agents._outside import finishing
 from concur_agents._text import shown_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from concur_agents.runtime.monitor import Monitor
     from concur_agents.runtime.sessions import Sessions
 
@@ -24,15 +26,20 @@ class Hold:
     Args:
         name: tells it from others of this governor that overlap.
         timeout_s: it is over by itself after so long [s].
+        begun: called once it is in force here.
     """
 
-    def __init__(self, monitor: Monitor, name: str, timeout_s: float) -> None:
+    def __init__(
+        self, monitor: Monitor, name: str, timeout_s: float, begun: Callable[[], object]
+    ) -> None:
         self._monitor = monitor
         self._name = name
         self._timeout_s = timeout_s
+        self._begun = begun
 
     def __enter__(self) -> Self:
         self._monitor.decide(lambda now: self._sessions.hold(self._name, self._timeout_s, now))
+        self._begun()
         return self
 
     @finishing

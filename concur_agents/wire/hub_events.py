@@ -17,7 +17,9 @@ from concur_agents.wire.book import Book, Entry
 class Tell(Protocol):
     """Hears of one thing: `tell(kind, now, agent, **details)`, see `runtime.events.Event`."""
 
-    def __call__(self, kind: str, now: float, agent: AgentId, /, **details: object) -> object:
+    def __call__(
+        self, kind: str, now: float, agent: AgentId | None, /, **details: object
+    ) -> object:
         """It happened."""
 
 
@@ -104,6 +106,10 @@ class HubEvents:
         """It asks for a place again, if it had given its own back."""
         if entry.parent is None and entry.suspended:
             self._tell("resume_asked", now, key)
+
+    def flushed(self, pool: str | None, now: float) -> None:
+        """The cache of an engine was emptied; None: of all."""
+        self._tell("flushed", now, None, pool=pool)
 
     def left(self, key: AgentId, entry: Entry, now: float) -> None:
         """It is gone, wherever it stood."""

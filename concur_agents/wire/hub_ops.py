@@ -53,9 +53,6 @@ class Router(Protocol):
     def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
         """The pool that an answer names by its headers; `before`: that of the answer before."""
 
-    def unheard(self) -> None:
-        """A call was answered, and perhaps its client does not say who served it."""
-
 
 class HubOps:
     """The sessions' agents.  Owned by `Hub`."""
@@ -153,8 +150,6 @@ class HubOps:
         session.book.end(entry, usage)
         key, is_aborted = session.key(entry), op.args.get("aborted", False)
         self._events.ended(key, entry, now, usage, is_aborted=is_aborted)
-        if usage is not None and self._router is not None:
-            self._router.unheard()
         args = {name: value for name, value in op.args.items() if name != "usage"}
         self.let_in(self._regulator().end_step(key, now, usage, **args), now)
 
@@ -206,8 +201,11 @@ class HubOps:
             self._out.append((session.connection, Moved(((root.agent, pool),))))
 
     def _flushed(self, session: Session, op: Op, now: float) -> None:
-        pool = op.args.get("pool")
-        self.let_in(self._regulator().flushed(now, *(() if pool is None else (pool,))), now)
+        pool, regulator = op.args.get("pool"), self._regulator()
+        if pool is not None and not getattr(regulator, "has_pool", lambda _: False)(pool):
+            return  # it was removed meanwhile
+        self._events.flushed(pool, now)
+        self.let_in(regulator.flushed(now, *(() if pool is None else (pool,))), now)
 
     def _hold(self, session: Session, op: Op, now: float) -> None:
         name = op.args["name"]

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry
 from concur_agents import Governor
 from concur_agents.cli.app import main
 from concur_agents.observe.metrics import export
+from concur_agents.recording import Recording
+from concur_agents.recording.replay import replay
 from concur_agents.testing import assert_idle
 
 CLIENT = """
@@ -191,3 +193,24 @@ def test_the_report_of_a_daemon_is_of_all_processes(folder, serve, until, capsys
     assert found["agents"] == 10
     code, out = concur(capsys, "replay-law", path, "--law", "fixed", "--json")
     assert code == 0
+
+
+def test_the_recording_of_a_daemon_has_all_processes_and_replays(folder, serve, until):
+    where = f"unix:{folder}/d/s"
+    path = folder / "run.jsonl"
+    daemon = serve(where, limit=1, record=path)
+    with Governor(shared=where) as first, Governor(shared=where) as second:
+        with first.agent("a") as agent, agent.step():
+            other = second.agent("a")
+            thread = threading.Thread(target=other.open_sync)
+            thread.start()
+            until(lambda: daemon._governor.snapshot().queued == 1)
+        thread.join(20)
+        other.close()
+        until(lambda: not daemon._governor.agents())
+    daemon._governor.close()
+    recording = Recording(path)
+    assert list(replay(recording)) == []
+    ids = {line.agent for line in recording if getattr(line, "name", "") == "arrive"}
+    assert len(ids) == 2
+    assert {name.rpartition("/")[2] for name in ids} == {"a"}
