@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from concur_agents.core import AgentId, Reason, View
 from concur_agents.wire.book import Book, Entry
+from concur_agents.wire.codec import finite
 from concur_agents.wire.hub_events import HubEvents, Tell
-from concur_agents.wire.messages import Message, Moved, Op, Open, WireError, finite
+from concur_agents.wire.messages import Message, Moved, Op, Open, WireError
 from concur_agents.wire.put_back import begin_passed
 
 OPEN_BELOW, CLOSED_ABOVE = 0.6, 0.75
