@@ -274,6 +274,11 @@ class _Clients(Elsewhere):
         """Likewise."""
         return self._hub.alive
 
+    @property
+    def may_wait(self) -> bool:
+        """Likewise."""
+        return bool(self._hub.sessions)
+
     def waiters(self, view: View) -> int:
         """Likewise."""
         return view.queued + view.paused + self._hub.waiting

@@ -16,6 +16,11 @@ class Elsewhere:
         """How many there are, waiting or not."""
         return 0
 
+    @property
+    def may_wait(self) -> bool:
+        """False: for certain none waits.  O(1)."""
+        return False
+
     def waiters(self, view: View) -> int:
         """How many of them wait.
 
