@@ -9,10 +9,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 ROOT = "concur_agents"
 
@@ -78,13 +77,17 @@ def new_module(fullname: str) -> str | None:
     return f"{ROOT}.{MODULES[package]}.{last}" if package in MODULES else None
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Imports an old module as the new one: the same object under both names."""
+class _Finder:
+    """Imports an old module as the new one: the same object under both names.
+
+    A finder and a loader by its methods alone: `importlib.abc` takes a tenth of the time that the
+    import of `Governor` takes.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return None if new_module(fullname) is None else ModuleSpec(fullname, self)
+        return None if new_module(fullname) is None else ModuleSpec(fullname, cast("Any", self))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = new_module(spec.name)

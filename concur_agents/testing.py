@@ -128,7 +128,8 @@ class ScriptedProbe:
 def assert_idle(governor: Governor) -> None:
     """Fails if an agent, a call, a waiter or a claim is still in a governor.
 
-    A closed governor counts agents and waiters only: it has stopped keeping books.
+    A closed governor counts agents and waiters only: it has stopped keeping books. That of a daemon
+    counts the agents of all its clients.
 
     Raises:
         AssertionError: something is left; the message says what, and which agents.

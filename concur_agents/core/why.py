@@ -17,6 +17,7 @@ Cause = Literal[
     "next",
     "pools",
     "daemon",
+    "other",
 ]
 
 
@@ -72,6 +73,8 @@ class Reason:
                 return "about to be let in"
             case "daemon":
                 return "waits for the daemon, which cannot be reached"
+            case "other":
+                return "waits, as the daemon decides"
             case "pools":
                 others = self.count - 1
                 also = f", as do {others:.0f} others" if others > 1 else ", as does 1 other"

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from concur_agents.core import make_law
-from concur_agents.daemon.locks import take_locks
+from concur_agents.daemon.locks import locked_urls, take_locks
 from concur_agents.daemon.server import Daemon, listen, log_to_stderr
 from concur_agents.errors import ConcurError
 from concur_agents.governor import Governor
@@ -32,7 +32,7 @@ def main() -> None:
         law = options["law"]
         if isinstance(law, dict):
             options["law"] = make_law(law["name"], **law["options"])
-        locks = take_locks(options["url"] or (), str(address))
+        locks = take_locks(locked_urls(options["url"], options.get("pools")), str(address))
         Governor(**options).close()  # wrong options are to be reported before the fork
         listener, is_successor = listen(address, None)
     except (ConcurError, ValueError, TypeError) as error:

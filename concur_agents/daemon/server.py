@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from concur_agents._sockets import bind, make_private
+from concur_agents.core import View
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
 from concur_agents.runtime.daemon_address import DaemonAddress
+from concur_agents.runtime.elsewhere import Elsewhere
+from concur_agents.runtime.events import EventKind
 from concur_agents.wire import Frames, Hub, Message, Receiver, Sender, WireError
 from concur_agents.wire.messages import TTL_S, PoolAddress, Refused
 
@@ -105,8 +108,9 @@ class Daemon:
             token=token,
             law=governor.law.name,
             router=None if governor.router is None else _Router(governor, governor.router),
+            tell=self._tell,
         )
-        self._monitor.sessions.elsewhere = self._let_in
+        self._monitor.sessions.elsewhere = _Clients(self.hub, self._flush_soon)
 
     async def serve(self, listeners: Iterable[tuple[socket.socket, DaemonAddress]]) -> None:
         """Serves until `end`, SIGTERM or SIGINT, or until it has been idle for long."""
@@ -201,9 +205,12 @@ class Daemon:
         if self._monitor.sessions.bug is not None and self._ended is not None:
             self._ended.set()  # another daemon begins with what the clients know
 
-    def _let_in(self, agent: str) -> None:
+    def _tell(self, kind: str, now: float, agent: str | None, /, **details: Any) -> None:
+        """Under the lock: something has happened to an agent of a client, or to an engine."""
+        self._monitor.sessions.tell(cast("EventKind", kind), now, agent, **details)
+
+    def _flush_soon(self) -> None:
         """Under the lock: a reading, or time, has let in an agent of a client."""
-        self.hub.let_in([agent])
         if self._loop is not None and threading.get_ident() != self._loop_thread:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._flush)
@@ -251,6 +258,32 @@ class Daemon:
                 client.close()
 
 
+class _Clients(Elsewhere):
+    """The agents of all clients."""
+
+    def __init__(self, hub: Hub, flush_soon: Callable[[], object]) -> None:
+        self._hub, self._flush_soon = hub, flush_soon
+
+    def let_in(self, agent: str, now: float) -> None:
+        """See `Elsewhere`."""
+        self._hub.let_in([agent], now)
+        self._flush_soon()
+
+    @property
+    def alive(self) -> int:
+        """Likewise."""
+        return self._hub.alive
+
+    @property
+    def may_wait(self) -> bool:
+        """Likewise."""
+        return bool(self._hub.sessions)
+
+    def waiters(self, view: View) -> int:
+        """Likewise."""
+        return view.queued + view.paused + self._hub.waiting
+
+
 @dataclass
 class _Router:
     """The router before the engines, and what answers through it say."""
@@ -261,10 +294,6 @@ class _Router:
     def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
         """See `wire.hub_ops.Router`."""
         return self._governor.served(worker, token, before)
-
-    def unheard(self) -> None:
-        """Likewise."""
-        self._governor.unheard()
 
 
 class _Client(asyncio.Protocol):

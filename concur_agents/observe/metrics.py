@@ -159,9 +159,11 @@ class _Numbers:
             self._follow_pools()
         if event.kind in ("admitted", "resumed"):
             kind = "queued" if event.kind == "admitted" else "paused"
-            self._wait.labels(*self._values(pool), kind).observe(event.waited_s or 0.0)
+            if event.waited_s is not None:  # of agents that a daemon found waiting or in: unknown
+                self._wait.labels(*self._values(pool), kind).observe(event.waited_s)
         elif event.kind == "step_ended":
-            self._step.labels(*self._values(pool)).observe(event.waited_s or 0.0)
+            if event.waited_s is not None:
+                self._step.labels(*self._values(pool)).observe(event.waited_s)
             self._counts_of(pool).add(event.usage)
         elif event.kind == "polled":
             self._counts_of(pool).polls += 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from concur_agents.errors import ProbeError
 from concur_agents.probes.table import Sample
 
@@ -52,6 +50,9 @@ def quote(text: str, most: int = 60) -> str:
 
 
 def _parse(lines: Sequence[str]) -> list[Sample]:
+    # Here, because it brings a web server, for which the start of a process need not wait.
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
         return [
             Sample(_plain(sample.name), sample.labels, float(sample.value))

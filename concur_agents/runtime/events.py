@@ -38,6 +38,7 @@ EventKind: TypeAlias = Literal[
     "poll_recovered",  # it can be read again; waited_s: how long it was dark
     "pool_down",  # its agents move at their next boundary; reason: why it cannot be read
     "pool_up",  # it can be read again
+    "flushed",  # the caches were emptied; pool: of this one only
     "overdue",  # it went on only after more than max_wait_s; waited_s
     "closed",  # from here on every agent passes
 ]
@@ -53,7 +54,8 @@ class Event:
         agent: the one it concerns; None: all.
         parent: on `arrived`: the agent whose place it shares, if it is nested.
         reason: a short code or text, see `EventKind`.
-        waited_s: how long [s] what has just ended had lasted.
+        waited_s: how long [s] what has just ended had lasted; None also where that is not known,
+            as of a call that began before this daemon.
         prompt_tokens: size [tokens] of the prompt about to be sent, where it was announced.
         usage: what the ended step used, where the server said so.
         reading: what the engine said.

@@ -25,11 +25,11 @@ class Hold:
     Args:
         name: tells it from others of this governor that overlap.
         timeout_s: it is over by itself after so long [s].
-        begun: called when the block has been entered.
+        begun: called once it is in force here.
     """
 
     def __init__(
-        self, monitor: Monitor, name: str, timeout_s: float, begun: Callable[[], None]
+        self, monitor: Monitor, name: str, timeout_s: float, begun: Callable[[], object]
     ) -> None:
         self._monitor = monitor
         self._name = name

@@ -129,16 +129,17 @@ class Host(Reads, Pools):
         has_endpoint = url is not None or probe is not None
         self._sharing: Sharing | None = None
         if shared is not None:
-            if not background or (probe, shadow, pools) != (None, None, None):
+            if not background or (probe, shadow) != (None, None):
                 raise ConfigError(
-                    "a shared governor has a thread, and no probe, shadow law or router of its "
-                    "own: leave background, probe, shadow and pools out"
+                    "a shared governor has a thread, and no probe or shadow law of its own: leave "
+                    "background, probe and shadow out"
                 )
             self._sharing = Sharing(
                 shared,
                 token,
                 {
-                    "url": urls or None,
+                    "url": url if names else urls or None,
+                    "pools": {name: each for each, name in names.items()} or None,
                     "ranks": ranks,
                     "api_key": api_key,
                     "metrics_headers": metrics_headers,

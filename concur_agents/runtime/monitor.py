@@ -138,7 +138,7 @@ class Monitor:
     def tool_began(self, session: Session, name: str) -> float:
         """A tool begins to run; returns when [s]."""
         began_s = self.clock()
-        self.decide(lambda now: self.sessions.tell("tool_began", now, session, reason=name))
+        self.decide(lambda now: self.sessions.tell("tool_began", now, session.id, reason=name))
         return began_s
 
     def tool_ended(self, session: Session, name: str, began_s: float) -> None:
@@ -324,13 +324,15 @@ class Monitor:
         sessions = self.sessions
         if sessions.passing:
             return False
+        may_wait = len(sessions.tickets) > 0 or sessions.elsewhere.may_wait
         if not self._awake:
-            self._awake = bool(sessions.by_id) and (self._always_beats or len(sessions.tickets) > 0)
+            self._awake = may_wait or (self._always_beats and bool(sessions.by_id))
             return self._awake
-        if not sessions.tickets:
+        if not may_wait:
             return False
         wake_s = sessions.regulator.next_wake(now)
-        if self._due_s == math.inf:  # it sleeps for good; long waits are to be noticed
+        if self._due_s == math.inf and sessions.tickets:
+            # It sleeps for good; long waits are to be noticed.
             wake_s = now
         if wake_s is None or wake_s >= self._due_s:
             return False

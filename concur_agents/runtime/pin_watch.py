@@ -76,10 +76,6 @@ class PinWatch:
             self._unwatch = None
             self._first.clear()
 
-    def forget(self) -> None:
-        """A cache was emptied: what misses now says nothing."""
-        self._first.clear()
-
     @property
     def _is_needed(self) -> bool:
         endpoints = self._endpoints
@@ -93,6 +89,8 @@ class PinWatch:
 
     def _note(self, event: Event) -> None:
         agent = event.agent
+        if event.kind == "flushed":  # what misses now says nothing
+            self._first.clear()
         if agent is None:
             return
         if event.kind == "left":

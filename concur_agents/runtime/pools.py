@@ -64,11 +64,16 @@ class Pools:
             if pool is not None and not (self._endpoints.is_fleet and regulator.has_pool(pool)):
                 names = ", ".join(self._endpoints.addresses) or "one without a name"
                 raise ConfigError(f"there is no pool {pool!r}, only {names}")
+            sessions.tell("flushed", now, pool=pool)
             return sessions.regulator.flushed(now, *(() if pool is None else (pool,)))
 
         self._monitor.decide(flush)
-        self._reach_daemon()
-        self._watch.forget()
+        self._reach()
+
+    def _reach(self) -> None:
+        """The daemon of a shared governor is to hear what was said, also if no agent is here."""
+        if self._sharing is not None:
+            self._nudge()
 
     def hold(self, timeout_s: float = HOLD_S) -> Hold:
         """A block in which no agent passes a boundary and none is let in, such as a weight update.
@@ -90,12 +95,7 @@ class Pools:
         bound_s = check_timeout(timeout_s)
         if not bound_s:
             raise ConfigError(f"timeout_s must be above 0 s and finite, got {timeout_s!r}")
-        return Hold(self._monitor, f"hold-{next(self._names)}", bound_s, self._reach_daemon)
-
-    def _reach_daemon(self) -> None:
-        """Connects: a trainer's process may have no agents, with which that would begin."""
-        if self._sharing is not None and not self._monitor.sessions.passing:
-            self._nudge()
+        return Hold(self._monitor, f"hold-{next(self._names)}", bound_s, self._reach)
 
     def add_pool(self, url: str) -> None:
         """One more engine takes agents from now on.
@@ -199,11 +199,6 @@ class Pools:
             before: the pool that the agent's answer before named; None: it is the first.
         """
         return self._served.served(worker, token, before)
-
-    def unheard(self) -> None:
-        """For such hosts: a call behind the router was answered, and none said what with."""
-        if not self._served.has_heard:
-            self._served.unheard()
 
     @property
     def router(self) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
-from concur_agents.core import AgentView, Fleet, Law, Reading, Reason
+from concur_agents.core import AgentView, Fleet, Law, Reading, Reason, View
 from concur_agents.runtime.status import EndpointStatus, GovernorSnapshot
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Reads:
 
     def snapshot(self) -> GovernorSnapshot:
         """Where things stand now. Cheap; from any thread."""
-        view = self._monitor.look(self._monitor.sessions.regulator.view)
+        view, alive, waiters = self._monitor.look(self._view)
         engine_poller = self._endpoints.first
         return GovernorSnapshot(
             **{field.name: getattr(view, field.name) for field in fields(view)},
@@ -44,12 +44,19 @@ class Reads:
             poll_error=engine_poller.error,
             blind_s=engine_poller.blind_s(view.at_s),
             closed=self._monitor.sessions.passing,
-            alive=len(self._monitor.sessions.by_id),
-            waiters=len(self._monitor.sessions.tickets),
+            alive=alive,
+            waiters=waiters,
             unread_usages_total=self._monitor.unread_usages_total,
             shadow=self._recording.shadow,
             endpoints=tuple(_status_of(endpoint, view.at_s) for endpoint in self._endpoints.all),
         )
+
+    def _view(self, now: float) -> tuple[View, int, int]:
+        """How many agents are here, and how many callers wait, at the instant of the view."""
+        sessions = self._monitor.sessions
+        view, elsewhere = sessions.regulator.view(now), sessions.elsewhere
+        alive, waiters = len(sessions.by_id) + elsewhere.alive, len(sessions.tickets)
+        return view, alive, waiters + elsewhere.waiters(view)
 
     def explain(self, agent: str) -> str:
         """Why an agent waits, or what it does, in one line for humans.

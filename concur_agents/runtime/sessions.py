@@ -18,6 +18,7 @@ from concur_agents._text import shown_id
 from concur_agents.core import pools_of, regrouped
 from concur_agents.errors import ClosedError, ConfigError
 from concur_agents.recording import RecordingRegulator
+from concur_agents.runtime.elsewhere import Elsewhere
 from concur_agents.runtime.events import Dispatcher, Event, EventKind
 from concur_agents.runtime.interruptions import present
 from concur_agents.runtime.session import End, Session, Ticket
@@ -54,8 +55,8 @@ class Sessions:
         self.regulator = regulator
         self.by_id: dict[str, Session] = {}
         self.tickets = Tickets()
-        self.elsewhere: Callable[[str], object] = lambda agent: None
-        """Called with each agent that is let in and is not of this process."""
+        self.elsewhere = Elsewhere()
+        """The agents of other processes that this regulator decides about."""
         self._dispatcher = dispatcher
         self._max_wait_s = math.inf if max_wait_s is None else max_wait_s
         # What a fork leaves as it was:
@@ -92,7 +93,7 @@ class Sessions:
         self.tell(
             "arrived",
             now,
-            session,
+            session.id,
             parent=None if session.parent is None else session.parent.id,
             prompt_tokens=prompt_tokens,
         )
@@ -127,7 +128,7 @@ class Sessions:
         if self.by_id.get(session.id) is not session:
             return ()
         del self.by_id[session.id]
-        self.tell("left", now, session)
+        self.tell("left", now, session.id)
         return () if self.passing else self.regulator.leave(session.id, now)
 
     def expel(self, session: Session, now: float) -> Iterable[str]:
@@ -168,7 +169,7 @@ class Sessions:
             self.admit(self._close_call(former, now, End()), now)
         if session.suspended:
             session.suspended = False
-            self.tell("resume_asked", now, session)
+            self.tell("resume_asked", now, session.id)
         session.asked.append(ticket)
         let_in = self.regulator.begin_step(
             session.id, now, prompt_tokens=ticket.prompt_tokens, prefix=prefix
@@ -185,7 +186,7 @@ class Sessions:
         if session is not None and session.asked and session.waiting_since_s is None:
             session.waiting_since_s = now
             session.pauses += 1
-            self.tell("paused", now, session)
+            self.tell("paused", now, session.id)
 
     def withdraw(self, ticket: Ticket, now: float) -> Iterable[str]:
         """The wait for this ticket was cancelled, perhaps after the grant."""
@@ -230,7 +231,7 @@ class Sessions:
         if session.parent is not None or session.entering is not None:
             return ()  # no place of its own, or not yet
         session.suspended = True
-        self.tell("suspended", now, session)
+        self.tell("suspended", now, session.id)
         return self.regulator.suspend(session.id, now)
 
     def resume(self, session: Session, now: float) -> Iterable[str]:
@@ -238,13 +239,13 @@ class Sessions:
         if self.passing or session.left_s is not None or not session.suspended:
             return ()
         session.suspended = False
-        self.tell("resume_asked", now, session)
+        self.tell("resume_asked", now, session.id)
         return self.regulator.resume(session.id, now)
 
     def tool_ended(self, session: Session, name: str, took_s: float, now: float) -> Iterable[str]:
         """A tool has run for so long."""
         learn_time(self.tools, name, took_s)
-        return self.tell("tool_ended", now, session, reason=name, waited_s=took_s)
+        return self.tell("tool_ended", now, session.id, reason=name, waited_s=took_s)
 
     # A weight update
 
@@ -358,7 +359,7 @@ class Sessions:
         for agent in let_in:
             session = self.by_id.get(agent)
             if session is None:
-                self.elsewhere(agent)
+                self.elsewhere.let_in(agent, now)
                 continue
             if session.entering is not None:
                 self._let_in(session, now)
@@ -371,7 +372,7 @@ class Sessions:
         ticket, session.entering = session.entering, None
         if ticket is not None:
             self.tickets.release(ticket)
-            self._tell_waited("admitted", session, now, waited_s)
+            self.tell("admitted", now, session.id, waited_s=waited_s)
 
     def _grant_asked(self, session: Session, now: float) -> None:
         """All calls of an agent that wait at the boundary may leave."""
@@ -386,11 +387,11 @@ class Sessions:
         self.tickets.release(ticket)
         if session.waiting_since_s is not None:
             waited_s = session.stop_waiting(now)
-            self._tell_waited("resumed", session, now, waited_s)
+            self.tell("resumed", now, session.id, waited_s=waited_s)
         if session.left_s is None:
             session.calls[ticket.key] = ticket
             ticket.open, ticket.began_s = True, now
-            self.tell("step_began", now, session, prompt_tokens=ticket.prompt_tokens)
+            self.tell("step_began", now, session.id, prompt_tokens=ticket.prompt_tokens)
 
     def _close_call(self, ticket: Ticket, now: float, end: End) -> Iterable[str]:
         if not ticket.open:
@@ -402,14 +403,14 @@ class Sessions:
         if session.left_s is not None:
             return ()
         if not end.sent:
-            self.tell("step_withdrawn", now, session)
+            self.tell("step_withdrawn", now, session.id)
             return () if self.passing else self.regulator.withdraw_step(session.id, now)
         usage = ticket.usage if end.usage is None else end.usage
         aborted = end.aborted or ticket.was_aborted
         session.note(usage, aborted=aborted)
         reason = "abort" if aborted else ""
         lasted_s = now - ticket.began_s
-        self.tell("step_ended", now, session, usage=usage, reason=reason, waited_s=lasted_s)
+        self.tell("step_ended", now, session.id, usage=usage, reason=reason, waited_s=lasted_s)
         if self.passing:
             return ()
         return self.regulator.end_step(
@@ -432,31 +433,24 @@ class Sessions:
 
     def explain(self, agent: str, now: float) -> str:
         """Why an agent waits, or what it does, in one line for humans."""
-        if agent not in self.by_id:
+        if agent not in self.by_id and self.regulator.agent_state(agent) is None:
             return f"{shown_id(agent)}: not here"
         if self.passing:
             return f"{shown_id(agent)}: passes, nothing is governed any more"
         return explained(self.regulator, agent, now)
 
     def tell(
-        self,
-        kind: EventKind,
-        now: float,
-        session: Session | None = None,
-        **details: Any,
+        self, kind: EventKind, now: float, agent: str | None = None, **details: Any
     ) -> tuple[()]:
         """Puts an event in line, for the monitor to deliver. It lets no agent in."""
         if self._dispatcher.watched:
-            agent = None if session is None else session.id
             if agent is not None:
                 details["pool"] = self.regulator.pool_of(agent)
-            self._dispatcher.put(Event(kind=kind, at_s=now, agent=agent, **details))
+            event = Event(kind=kind, at_s=now, agent=agent, **details)
+            self._dispatcher.put(event)
+            if kind in ("admitted", "resumed") and (event.waited_s or 0.0) >= self._max_wait_s:
+                self._dispatcher.put(replace(event, kind="overdue"))
         return ()
-
-    def _tell_waited(self, kind: EventKind, session: Session, now: float, waited_s: float) -> None:
-        self.tell(kind, now, session, waited_s=waited_s)
-        if waited_s >= self._max_wait_s:
-            self.tell("overdue", now, session, waited_s=waited_s)
 
 
 def explained(regulator: Regulator, agent: str, now: float) -> str:

@@ -20,7 +20,7 @@ from concur_agents.wire import RemoteRegulator
 if TYPE_CHECKING:
     from concur_agents.runtime.monitor import Monitor
 
-_OF_THE_DAEMON = ("law", "limit", "max_wait_s", "max_open")
+_OF_THE_DAEMON = ("pools", "law", "limit", "max_wait_s", "max_open")
 """Options that only the process that decides can use."""
 
 
@@ -55,7 +55,8 @@ class Sharing:
         """Make another governor of the same daemon."""
         self._find: Callable[[], DaemonAddress]
         if isinstance(where, str):
-            address = daemon_address(where, options["url"] or ())
+            url = options["url"] or ()
+            address = daemon_address(where, [url] if isinstance(url, str) else url)
             self._where, self._find = str(address), lambda: address
         else:
             self._where, self._find = str(where), lambda: self._ask(where)

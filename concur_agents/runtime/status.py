@@ -43,8 +43,8 @@ class GovernorSnapshot(View):
         blind_s: time [s] since the last good reading, or since the first attempt; 0: no endpoint.
         closed: every agent passes, because the governor was closed, broke, or belongs to a parent
             process.
-        alive: agents that have entered and not left, waiting or not.
-        waiters: threads and tasks that wait for their turn.
+        alive: agents that have entered and not left, waiting or not; of a daemon: in all processes.
+        waiters: threads and tasks that wait for their turn; of a daemon: agents that do.
         unread_usages_total: usages recorded by the program in which there were no token counts.
         shadow: the law that decides beside the one in force, and where it stands; None: none.
         endpoints: each engine that is read; `url` and so on above are those of the first.

@@ -45,6 +45,10 @@ class Entry:
     steps: int = 0
     since_s: float = 0.0
     """When it last began to wait, on the client's clock [s]."""
+    waits_since_s: float | None = None
+    """For the server: since when it waits [s]; None: it does not."""
+    calls_since_s: list[float | None] = field(default_factory=list)
+    """For the server: when each call in flight left [s]; None: before the server knew of it."""
     children: dict[str, Entry] = field(default_factory=dict)
 
     @property

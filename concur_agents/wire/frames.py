@@ -7,7 +7,8 @@ twice and there is one way to recover, whatever happened.
 
 from __future__ import annotations
 
-from concur_agents.wire.messages import MOST_BYTES, Message, WireError, decode, encode
+from concur_agents.wire.codec import decode, encode
+from concur_agents.wire.messages import MOST_BYTES, Message, WireError
 
 
 class Sender:

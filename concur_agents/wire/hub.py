@@ -17,6 +17,7 @@ from typing import Any
 
 from concur_agents._access import is_allowed
 from concur_agents.wire.book import Book, Entry
+from concur_agents.wire.hub_events import Tell
 from concur_agents.wire.hub_ops import Connection, HubOps, Router, Session
 from concur_agents.wire.messages import (
     BEAT_S,
@@ -64,6 +65,7 @@ class Hub(HubOps):
         token: what connections that are not trusted have to send; None: all are let in.
         law: its name, for the clients.
         router: what is before the engines; None: clients call these themselves.
+        tell: hears what happens to the agents, see `hub_events`; None: it is told to none.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Hub(HubOps):
         token: str | None = None,
         law: str = "",
         router: Router | None = None,
+        tell: Tell | None = None,
     ) -> None:
-        super().__init__(regulator, start_s + settle_s if settle_s > 0 else None, router)
+        super().__init__(regulator, start_s + settle_s if settle_s > 0 else None, router, tell)
         found = regulator()
         self._known: Any = getattr(found, "inner", found)
         self._ttl_s = ttl_s
@@ -97,6 +100,16 @@ class Hub(HubOps):
     def sessions(self) -> dict[str, Session]:
         """All sessions by name."""
         return self._sessions
+
+    @property
+    def alive(self) -> int:
+        """The agents of all sessions."""
+        return sum(len(session.book) for session in self._sessions.values())
+
+    @property
+    def waiting(self) -> int:
+        """Families whose client has come back, and that the Regulator does not know yet."""
+        return sum(len(session.waiting) for session in self._sessions.values())
 
     # -- connections -------------------------------------------------------------------------------
 
@@ -181,7 +194,7 @@ class Hub(HubOps):
                 self._end(session, now)
         if self._settles_s is not None and now >= self._settles_s:
             self._settle(now)
-        self.let_in(self._regulator().advance(now))
+        self.let_in(self._regulator().advance(now), now)
         self._mind_opening(now)
 
     def next_wake(self, now: float) -> float | None:
@@ -203,7 +216,7 @@ class Hub(HubOps):
         roots = [(root, session) for session in sessions for root in session.book.roots]
         for root, session in sorted(roots, key=lambda each: rank(each[0])):
             if root not in session.waiting:
-                self.let_in(put_back(found, root, session.key, now))
+                self.let_in(put_back(found, root, session.key, now), now)
 
     # -- hello ------------------------------------------------------------------------------------
 
@@ -268,8 +281,9 @@ class Hub(HubOps):
         former, session.book = session.book, book
         known = {id(root) for root in session.waiting}
         session.waiting, session.deferred = [], []
+        self._events.returned(former, book, session.key, now)
         for name in session.holds:  # those that are in force still are said again
-            self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now))
+            self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now), now)
         session.holds.clear()
         same = {_standings(root) for root in former.roots if id(root) not in known}
         changed = [root for root in book.roots if _standings(root) not in same]
@@ -278,12 +292,12 @@ class Hub(HubOps):
         for root in former.roots:
             if id(root) not in known and _standings(root) not in stay:
                 for member in (*root.children.values(), root):
-                    self.let_in(regulator.leave(session.key(member), now))
+                    self.let_in(regulator.leave(session.key(member), now), now)
         for root in sorted(changed, key=rank):
             if self._settles_s is not None and not root.has_place:
                 session.waiting.append(root)
             else:
-                self.let_in(put_back(regulator, root, session.key, now))
+                self.let_in(put_back(regulator, root, session.key, now), now)
 
     def _settle(self, now: float) -> None:
         """The clients have come back: what waited for that goes on."""
@@ -291,7 +305,7 @@ class Hub(HubOps):
         sessions = list(self._sessions.values())
         waiting = [(root, session) for session in sessions for root in session.waiting]
         for root, session in sorted(waiting, key=lambda each: rank(each[0])):
-            self.let_in(put_back(self._regulator(), root, session.key, now))
+            self.let_in(put_back(self._regulator(), root, session.key, now), now)
         for session in sessions:
             session.waiting = []
             deferred, session.deferred = session.deferred, []

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from concur_agents.core import AgentId, Reason, View
 from concur_agents.wire.book import Book, Entry
-from concur_agents.wire.messages import Message, Moved, Op, Open, WireError, finite
+from concur_agents.wire.codec import finite
+from concur_agents.wire.hub_events import HubEvents, Tell
+from concur_agents.wire.messages import Message, Moved, Op, Open, WireError
 from concur_agents.wire.put_back import begin_passed
 
 OPEN_BELOW, CLOSED_ABOVE = 0.6, 0.75
@@ -52,25 +54,27 @@ class Router(Protocol):
     def served(self, worker: str | None, token: str | None, before: str | None) -> str | None:
         """The pool that an answer names by its headers; `before`: that of the answer before."""
 
-    def unheard(self) -> None:
-        """A call was answered, and perhaps its client does not say who served it."""
-
 
 class HubOps:
     """The sessions' agents.  Owned by `Hub`."""
 
     def __init__(
-        self, regulator: Callable[[], Any], settles_s: float | None, router: Router | None
+        self,
+        regulator: Callable[[], Any],
+        settles_s: float | None,
+        router: Router | None,
+        tell: Tell | None,
     ) -> None:
         self._regulator = regulator
         self._router = router
+        self._events = HubEvents(tell)
         self._settles_s = settles_s
         self._sessions: dict[str, Session] = {}
         self._connected: dict[Connection, Session] = {}
         self._out: list[tuple[Connection, Message]] = []
         self._open = False
 
-    def let_in(self, agents: Iterable[AgentId]) -> None:
+    def let_in(self, agents: Iterable[AgentId], now: float) -> None:
         """The Regulator has let these in."""
         for key in agents:
             name, _, agent = key.partition("/")
@@ -80,8 +84,10 @@ class HubOps:
                 continue
             root = entry.root
             is_news = bool(entry.asks) or root.wants_place or not root.has_place
+            was_in, calls = root.entered, len(entry.asks)
             session.book.grant(entry)
             root.pool = self._regulator().pool_of(key)
+            self._events.let_in(key, entry, now, was_in=was_in, calls=calls)
             if is_news:
                 session.granted.append((agent, session.seq, root.pool))
 
@@ -113,10 +119,11 @@ class HubOps:
         entry.priority = args.get("priority", 0)
         if entry.parent is not None:
             args["parent"] = f"{session.name}/{args['parent']}"
+        self._events.arrived(key, entry, now, args.get("parent"))
         let_in = self._regulator().arrive(key, now, **args)
         if entry.parent is not None:  # it is in, and its family perhaps is not
             let_in = [agent for agent in let_in if agent != key]
-        self.let_in(let_in)
+        self.let_in(let_in, now)
         self._explain(session, entry, now)
 
     def _begin_step(self, session: Session, op: Op, now: float) -> None:
@@ -125,48 +132,59 @@ class HubOps:
         if args.get("prompt_tokens") is not None:
             entry.prompt_tokens = args["prompt_tokens"]
         key = session.key(entry)
+        self._events.comes_back(key, entry, now)
         if op.args.get("passed"):
             if not entry.root.entered:
                 raise WireError(f"agent {op.agent!r} passed before it was let in")
             session.book.pass_on(entry)
-            self.let_in(begin_passed(self._regulator(), key, now, entry.root.pool, **args))
+            self._events.passed(key, entry, now)
+            self.let_in(begin_passed(self._regulator(), key, now, entry.root.pool, **args), now)
             return
         session.book.ask(entry, op.seq)
-        self.let_in(self._regulator().begin_step(key, now, **args))
+        self.let_in(self._regulator().begin_step(key, now, **args), now)
+        self._events.asked(key, entry, now)
         self._explain(session, entry, now)
 
     def _end_step(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
         usage = op.args.get("usage")
         session.book.end(entry, usage)
-        if usage is not None and self._router is not None:
-            self._router.unheard()
+        key, is_aborted = session.key(entry), op.args.get("aborted", False)
+        self._events.ended(key, entry, now, usage, is_aborted=is_aborted)
         args = {name: value for name, value in op.args.items() if name != "usage"}
-        self.let_in(self._regulator().end_step(session.key(entry), now, usage, **args))
+        self.let_in(self._regulator().end_step(key, now, usage, **args), now)
 
     def _retry_step(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
-        self.let_in(self._regulator().retry_step(session.key(entry), now, **op.args))
+        self.let_in(self._regulator().retry_step(session.key(entry), now, **op.args), now)
 
     def _withdraw_step(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
+        key, waited = session.key(entry), bool(entry.asks)
         session.book.withdraw(entry)
-        self.let_in(self._regulator().withdraw_step(session.key(entry), now))
+        self._events.withdrawn(key, entry, now, waited=waited)
+        self.let_in(self._regulator().withdraw_step(key, now), now)
 
     def _suspend(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
+        key = session.key(entry)
         session.book.suspend(entry, op.seq)
-        self.let_in(self._regulator().suspend(session.key(entry), now))
+        self._events.suspended(key, now)
+        self.let_in(self._regulator().suspend(key, now), now)
 
     def _resume(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
+        key = session.key(entry)
+        self._events.comes_back(key, entry, now)
         session.book.resume(entry, op.seq)
-        self.let_in(self._regulator().resume(session.key(entry), now))
+        self.let_in(self._regulator().resume(key, now), now)
 
     def _leave(self, session: Session, op: Op, now: float) -> None:
         entry = session.book.get(op.agent)
+        key = session.key(entry)
+        self._events.left(key, entry, now)
         session.book.leave(entry)
-        self.let_in(self._regulator().leave(session.key(entry), now))
+        self.let_in(self._regulator().leave(key, now), now)
 
     def _served(self, session: Session, op: Op, now: float) -> None:
         root = session.book.get(op.agent).root
@@ -178,14 +196,17 @@ class HubOps:
             return  # there is one pool, or it was removed meanwhile
         root.served_by = pool
         if regulator.pool_of(key) not in (None, pool):
-            self.let_in(regulator.found(key, now, pool=pool))
+            self.let_in(regulator.found(key, now, pool=pool), now)
         root.pool = regulator.pool_of(key)
         if session.connection is not None and root.pool == pool:
             self._out.append((session.connection, Moved(((root.agent, pool),))))
 
     def _flushed(self, session: Session, op: Op, now: float) -> None:
-        pool = op.args.get("pool")
-        self.let_in(self._regulator().flushed(now, *(() if pool is None else (pool,))))
+        pool, regulator = op.args.get("pool"), self._regulator()
+        if pool is not None and not getattr(regulator, "has_pool", lambda _: False)(pool):
+            return  # it was removed meanwhile
+        self._events.flushed(pool, now)
+        self.let_in(regulator.flushed(now, *(() if pool is None else (pool,))), now)
 
     def _hold(self, session: Session, op: Op, now: float) -> None:
         name = op.args["name"]
@@ -193,23 +214,25 @@ class HubOps:
         if self._open:
             self._set_open(False)
         timeout_s = op.args["timeout_s"]
-        self.let_in(self._regulator().hold(f"{session.name}/{name}", now, timeout_s))
+        self.let_in(self._regulator().hold(f"{session.name}/{name}", now, timeout_s), now)
 
     def _end_hold(self, session: Session, op: Op, now: float) -> None:
         name = op.args["name"]
         session.holds.discard(name)
-        self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now))
+        self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now), now)
 
     def _end(self, session: Session, now: float) -> None:
         """The client is gone, and its agents leave."""
         del self._sessions[session.name]
         for name in session.holds:
-            self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now))
+            self.let_in(self._regulator().end_hold(f"{session.name}/{name}", now), now)
+        for entry in session.book:
+            self._events.left(session.key(entry), entry, now)
         waiting = {id(root) for root in session.waiting}
         for root in session.book.roots:
             if id(root) not in waiting:
                 for member in (*root.children.values(), root):
-                    self.let_in(self._regulator().leave(session.key(member), now))
+                    self.let_in(self._regulator().leave(session.key(member), now), now)
 
     # -- what clients hear beside their grants ----------------------------------------------------
 

@@ -215,9 +215,9 @@ class RemoteRegulator(RemoteLink):
         )
 
     def flushed(self, now: float, pool: str | None = None) -> Decision:
-        """As `Regulator.flushed`; said when there is a connection, if there is none yet."""
+        """As `Regulator.flushed`."""
         if not self._is_linked:
-            self.flushes.add(pool)
+            self._flushes[pool] = None
         self._say("flushed", "", **({} if pool is None else {"pool": pool}))
         return Decision()
 
@@ -257,6 +257,7 @@ class RemoteRegulator(RemoteLink):
         self._is_anew = False
         self._seq, self._epoch = max(self._seq, old._seq) + 1, old._epoch
         self._was_reached, self.router = old._was_reached, old.router
+        self._flushes, self.holds = old._flushes, old.holds
         self.addresses, self.are_pools_said = old.addresses, old.are_pools_said
         self.daemon_law, self.done_total = old.daemon_law, old.done_total
         self._lost_s = now

@@ -68,6 +68,9 @@ class RemoteLink(RemoteReads):
         self._inbox: list[Message] = []
         self._ops: list[Op] = []
         self._first: list[Message] = []
+        self._flushes: dict[
+            str | None, None
+        ] = {}  # caches emptied that the daemon has not heard of
 
     def advance(self, now: float) -> Decision:
         """Time has passed, or the daemon has said something: let in the agents that this allows."""
@@ -138,14 +141,16 @@ class RemoteLink(RemoteReads):
         self._mind_holds(now)
         for name, until_s in self.holds.items():
             self._say("hold", "", name=wire_id(name), timeout_s=until_s - now)
-        for pool in self.flushes:
+        for pool in self._flushes:  # after the roster, which says what was cached
             self._say("flushed", "", **({} if pool is None else {"pool": pool}))
-        self.flushes.clear()
+        self._flushes = {}
         self.wake()
 
     def disconnected(self, now: float) -> None:
         """The connection is gone.  Call `advance` afterwards."""
         self._is_linked = self._is_open = False
+        unsent = [op.args.get("pool") for op in self._ops if op.method == "flushed"]
+        self._flushes |= dict.fromkeys(unsent)
         self._inbox, self._ops, self._first = [], [], []
         if self._lost_s is None:
             self._lost_s = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from concur_agents.core import (
     AgentId,
@@ -15,6 +15,7 @@ from concur_agents.core import (
     State,
     View,
 )
+from concur_agents.core.why import Cause
 from concur_agents.wire.book import Book, Entry
 from concur_agents.wire.messages import PoolAddress
 
@@ -41,8 +42,6 @@ class RemoteReads:
         self.done_total = 0
         self.holds: dict[str, float] = {}
         """By name, until when each hold of this process may last [s]."""
-        self.flushes: set[str | None] = set()
-        """Pools whose caches were emptied before there was a connection; None: all."""
         self._newly_waiting: list[Entry] = []
         self._long: dict[str, AgentId] = {}  # ids that are no names, by what stands for them
 
@@ -183,7 +182,9 @@ class RemoteReads:
         said = self.whys.get(entry.agent) or self.whys.get(entry.root.agent)
         if said is not None:
             known = {name: value for name, value in said[1].items() if name in _NUMBERS}
-            cause: Any = str(said[1].get("cause", "next"))
+            cause: Any = said[1].get("cause", "next")
+            if cause not in get_args(Cause):  # of a later release
+                cause = "other"
             if all(isinstance(value, int | float) for value in known.values()):
                 return Reason(agent=agent, state=state, cause=cause, **known)
         return Reason(agent=agent, state=state, cause="next" if self._lost_s is None else "daemon")

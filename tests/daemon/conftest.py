@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,17 @@ from concur_agents.runtime.daemon_address import daemon_address
 from concur_agents.wire import remote_link
 
 COMMAND = [sys.executable, "-c", "from concur_agents.cli.app import main; main()"]
+
+CLIENT = """
+import sys, time
+import concur_agents as ca
+gov = ca.Governor(shared=sys.argv[1])
+agents = [gov.agent(f"a{n}") for n in range(int(sys.argv[2]))]
+for agent in agents:
+    agent.__enter__()
+print("in", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -101,3 +113,35 @@ def no_descriptor_left():
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     yield
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
+
+
+@pytest.fixture
+def client_process():
+    """`client_process(address, 3)`: a process with so many agents inside."""
+    started = []
+
+    def start(where, agents):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, where, str(agents)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        started.append(process)
+        assert process.stdout.readline() == b"in\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def free_port():
+    """`free_port()`: a port of this machine that is free."""
+
+    def find():
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            return found.getsockname()[1]
+
+    return find

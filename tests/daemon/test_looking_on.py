@@ -6,12 +6,18 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from concur_agents import Governor
 from concur_agents.cli.app import main
+from concur_agents.observe.metrics import export
+from concur_agents.recording import Recording
+from concur_agents.recording.replay import replay
+from concur_agents.testing import assert_idle
 
 CLIENT = """
 import sys, threading
@@ -109,7 +115,6 @@ def text_of(answer):
 def test_the_metrics_of_a_daemon_count_the_agents_of_all_processes(
     folder, serve_process, client, until
 ):
-    pytest.importorskip("prometheus_client")
     where = f"unix:{folder}/d/s"
     daemon = serve_process(where, "--limit", "2", "--metrics", "0")
     url = re.search(r"http://\S+", daemon.stderr.readline()).group()
@@ -123,6 +128,45 @@ def test_the_metrics_of_a_daemon_count_the_agents_of_all_processes(
         return {state: float(count) for state, count in rows if float(count)}
 
     until(lambda: agents() == {"acting": 2.0, "queued": 1.0})
+
+
+def test_waits_and_steps_of_all_processes_are_in_the_metrics_of_the_daemon(folder, serve, until):
+    """With the agents and waiters in its snapshot, and until the last has left it is not idle."""
+    where = f"unix:{folder}/d/s"
+    governor = serve(where, limit=1)._governor
+    registry = CollectorRegistry()
+    export(governor, registry)
+
+    def number(name, **labels):
+        return registry.get_sample_value(name, {"governor": "default", **labels})
+
+    with Governor(shared=where) as first, Governor(shared=where) as second:
+        with first.agent("a") as agent:
+            other = second.agent("a")
+            thread = threading.Thread(target=other.open_sync)
+            thread.start()
+            until(lambda: governor.snapshot().queued == 1)
+            assert (governor.snapshot().alive, governor.snapshot().waiters) == (2, 1)
+            assert "acting" in governor.explain(governor.agents()[0].agent)
+            with pytest.raises(AssertionError, match="alive=2 waiters=1"):
+                assert_idle(governor)
+            for _ in range(2):
+                with agent.step() as step:
+                    step.record({"prompt_tokens": 100, "completion_tokens": 10})
+            with agent.step():
+                pass
+        thread.join(30)
+        with other.step() as step:
+            step.record({"prompt_tokens": 1000, "completion_tokens": 5})
+        other.close()
+        until(lambda: number("concur_agents_done_total") == 2)
+    assert_idle(governor)
+    assert number("concur_steps_total") == number("concur_step_seconds_count") == 4
+    assert number("concur_steps_untold_total") == 1
+    assert number("concur_prompt_tokens_total") == 1200
+    assert number("concur_output_tokens_total") == 25
+    assert number("concur_wait_seconds_count", kind="queued") == 2
+    assert number("concur_wait_seconds_sum", kind="queued") > 0
 
 
 def test_the_report_of_a_daemon_is_of_all_processes(folder, serve, until, capsys, monkeypatch):
@@ -149,3 +193,24 @@ def test_the_report_of_a_daemon_is_of_all_processes(folder, serve, until, capsys
     assert found["agents"] == 10
     code, out = concur(capsys, "replay-law", path, "--law", "fixed", "--json")
     assert code == 0
+
+
+def test_the_recording_of_a_daemon_has_all_processes_and_replays(folder, serve, until):
+    where = f"unix:{folder}/d/s"
+    path = folder / "run.jsonl"
+    daemon = serve(where, limit=1, record=path)
+    with Governor(shared=where) as first, Governor(shared=where) as second:
+        with first.agent("a") as agent, agent.step():
+            other = second.agent("a")
+            thread = threading.Thread(target=other.open_sync)
+            thread.start()
+            until(lambda: daemon._governor.snapshot().queued == 1)
+        thread.join(20)
+        other.close()
+        until(lambda: not daemon._governor.agents())
+    daemon._governor.close()
+    recording = Recording(path)
+    assert list(replay(recording)) == []
+    ids = {line.agent for line in recording if getattr(line, "name", "") == "arrive"}
+    assert len(ids) == 2
+    assert {name.rpartition("/")[2] for name in ids} == {"a"}

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import pickle
+import signal
 import time
 
 import pytest
@@ -109,3 +112,29 @@ def test_a_client_that_does_not_report_answers_lets_the_daemon_give_up(behind, u
                 step.record({"prompt_tokens": 10, "completion_tokens": 1})
         until(lambda: not daemon._governor.addresses)
     assert sum("only that calls were answered" in line for line in caplog.messages) == 1
+
+
+def test_the_daemon_of_auto_has_the_pools_behind_its_router(folder, until, patient):
+    """The process that starts it says which; another one of the same router finds it."""
+    with EmbeddedServer(
+        "h100-qwen3-8b", time_scale=1000, engines=2, model="m", router="smg"
+    ) as server:
+        urls = [f"{server.url}/engine/{rank}" for rank in range(2)]
+        pools = dict(zip(NAMES, urls, strict=True))
+        with (
+            Governor(server.url, pools=pools, limit=8, shared="auto") as first,
+            first.agent("a") as agent,
+            Governor(server.url, pools=pools, limit=8, shared="auto") as second,
+            second.agent("a"),
+        ):
+            until(lambda: second.snapshot().reason == "shared")
+            assert agent.pool in NAMES
+            assert list(second.addresses) == list(NAMES)
+            assert second.router == server.url
+            assert len(list((folder / "concur-agents").glob("*.daemon"))) == 1
+            with pickle.loads(pickle.dumps(first)) as third:
+                assert third.router == server.url
+        for path in (folder / "concur-agents").glob("*.sock"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.name.partition("-")[0]), signal.SIGTERM)
+        until(lambda: not list((folder / "concur-agents").glob("*.daemon")))

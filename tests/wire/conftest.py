@@ -188,6 +188,7 @@ class World:
         self.wire = Wire(rng, lossy)
         self.events, self.ids = [], itertools.count()
         self.hub = self.regulator = None
+        self.told = []
         self.start_daemon(settle_s=0.0)
         self.clients = [Client(self, f"c{n}") for n in range(clients)]
 
@@ -200,7 +201,13 @@ class World:
         self.regulator = Regulator(law, self.now)
         if self.pools > 1:
             self.regulator = Fleet(law, names, self.now)
-        self.hub = Hub(lambda: self.regulator, self.now, settle_s=settle_s)
+        told = self.told = []  # (kind, time, agent, details) by this daemon
+        self.hub = Hub(
+            lambda: self.regulator,
+            self.now,
+            settle_s=settle_s,
+            tell=lambda kind, now, agent, **details: told.append((kind, now, agent, details)),
+        )
 
     def kill_daemon(self):
         self.hub = None

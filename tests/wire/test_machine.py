@@ -185,6 +185,44 @@ class SharedMachine(RuleBasedStateMachine):
         assert all(client.remote.is_reached for client in world.living)
         view = world.regulator.view(world.now)
         assert (view.active, view.paused, view.queued, view.suspended) == (0, 0, 0, 0)
+        assert world.hub.alive == world.hub.waiting == 0
+        check_stories(world.told)
+
+
+NEXT = {
+    None: ("arrived",),
+    "arrived": ("admitted", "left"),
+    "admitted": ("left",),
+    "left": ("arrived",),
+}
+
+
+def check_stories(told):
+    """What a daemon says of each agent is the story of a life: calls begin before they end."""
+    stages, calls, paused = {}, {}, set()
+    for kind, _, agent, details in told:
+        if kind in ("arrived", "admitted", "left"):
+            assert kind in NEXT[stages.get(agent)], (agent, stages.get(agent), kind)
+            stages[agent] = kind
+        else:
+            assert stages[agent] == "admitted", (agent, kind)
+        match kind:
+            case "step_began":
+                calls[agent] = calls.get(agent, 0) + 1
+            case "step_ended" | "step_withdrawn":
+                calls[agent] -= 1
+                assert calls[agent] >= 0
+            case "resumed":
+                assert agent in paused
+            case "left":
+                assert not calls.pop(agent, 0)
+        assert (details.get("waited_s") or 0.0) >= 0.0
+        if kind == "paused":
+            paused.add(agent)
+        elif kind in ("resumed", "left"):
+            paused.discard(agent)
+    assert set(stages.values()) <= {"left"}
+    assert not any(calls.values())
 
 
 @pytest.mark.parametrize("lossy", [False, True], ids=["stream", "lossy"])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concur_agents.core import Usage
+from concur_agents.wire.codec import decode, encode
 from concur_agents.wire.frames import Frames, Receiver, Sender
 from concur_agents.wire.messages import (
     MOST_BYTES,
@@ -19,8 +20,6 @@ from concur_agents.wire.messages import (
     Pools,
     Standing,
     WireError,
-    decode,
-    encode,
 )
 
 

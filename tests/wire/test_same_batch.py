@@ -82,7 +82,7 @@ class SharedGate(Ungoverned):
         return self._ask("leave", agent, now)
 
     def tick(self, reading, now):
-        self.hub.let_in(self.regulator.tick(reading, now))
+        self.hub.let_in(self.regulator.tick(reading, now), now)
         return self.advance(now)
 
     def advance(self, now):

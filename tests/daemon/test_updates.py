@@ -1,0 +1,59 @@
+"""Weight updates: holds and flushes said by one process."""
+
+import threading
+
+from concur_agents import Governor
+
+
+def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until):
+    where = f"unix:{folder}/d/s"
+    serve(where, limit=9)
+    with (
+        Governor(shared=where) as trainer,
+        Governor(shared=where) as worker,
+        trainer.agent("t"),
+        worker.agent("a") as agent,
+    ):
+        with agent.step():
+            pass
+        regulator = worker.monitor.sessions.regulator
+        until(lambda: regulator._is_open)
+        with trainer.hold():
+            until(lambda: not regulator._is_open)
+            done = threading.Event()
+
+            def step():
+                with agent.step():
+                    done.set()
+
+            thread = threading.Thread(target=step)
+            thread.start()
+            until(lambda: "hold" in worker.explain("a") or "update" in worker.explain("a"))
+            assert not done.is_set()
+        thread.join(20)
+        assert done.is_set()
+
+
+def test_a_process_without_agents_holds_and_flushes_for_all(folder, serve, until):
+    """A trainer has none: what it said was lost, because its connection begins with an agent."""
+    where = f"unix:{folder}/d/s"
+    daemon = serve(where, limit=9)._governor
+    flushed = []
+    daemon.on_event(lambda event: flushed.append(event.kind) if event.kind == "flushed" else None)
+    with Governor(shared=where) as trainer, Governor(shared=where) as worker:
+        with worker.agent("a") as agent, trainer.hold():
+            until(lambda: daemon.monitor.sessions.regulator.holds)
+            done = threading.Event()
+
+            def step():
+                with agent.step():
+                    done.set()
+
+            thread = threading.Thread(target=step)
+            thread.start()
+            until(lambda: (why := worker.why("a")) is not None and why.cause == "hold")
+            trainer.flushed()
+            until(lambda: flushed == ["flushed"])
+            assert not done.is_set()
+        thread.join(30)
+        assert done.is_set()
