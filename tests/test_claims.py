@@ -1,4 +1,4 @@
-"""Numbers of the first pages: each has a command, and those with kept runs are computed anew."""
+"""Numbers of the README and the docs: each has an origin, and those with kept runs are computed."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ claims = sys.modules["claims"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(claims)
 
 
-def test_every_number_of_the_first_pages_has_a_command():
+def test_every_number_of_the_readme_and_the_docs_has_an_origin():
     rows, wrong = claims.check()
     assert wrong == []
     assert len(rows) > 20

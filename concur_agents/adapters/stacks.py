@@ -33,6 +33,7 @@ class Stack(NamedTuple):
 _HOLD = "async with gov.hold(): ...; gov.flushed()"
 _LIST = "Governor([url, url]): a pool for each engine"
 _SHARED = 'Governor(shared="auto") in each'
+_LITELLM = 'each call that LiteLLM makes in this process, by ca.install("litellm")'
 
 STACKS = {
     stack.name: stack
@@ -130,7 +131,7 @@ STACKS = {
             "0.26.0",
             "harbor.md",
             "Trial.run",
-            "",
+            _LITELLM,
             ("n_concurrent_trials (terminal-bench: --n-concurrent) large",),
             "none: it grades",
             _LIST,
@@ -141,7 +142,7 @@ STACKS = {
             "1 and 2",
             "mini-swe-agent.md",
             "a task of gov.executor()",
-            "",
+            _LITELLM,
             ("workers: none, the governor bounds the threads",),
             "none: it grades",
             _LIST,
@@ -161,3 +162,6 @@ STACKS = {
     )
 }
 """By the names that `concur doctor --stack` takes."""
+
+ALSO = {"verifiers": "prime-rl", "terminal-bench": "harbor", "swe-bench": "mini-swe-agent"}
+"""Further names: what is connected in the same way, on the same page."""

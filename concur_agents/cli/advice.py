@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
 
 from concur_agents.recording.timeline import Timeline, Wait
 
@@ -66,12 +66,33 @@ def cause_of(wait: Wait) -> str:
     return "agents" if reached else "tokens"
 
 
-def waits_by_cause(waits: Iterable[Wait]) -> dict[str, float]:
-    """Seconds waited by what bound when each wait began, the most first."""
+def waits_by_cause(timeline: Timeline, agent: str | None = None) -> dict[str, float]:
+    """Seconds waited, by all agents or by one, by what bound, the most first.
+
+    What bound when a wait began counts for all of it. Only the wait for the first reading has an
+    end of its own: what comes after it is counted by the numbers of that reading.
+    """
     seconds: defaultdict[str, float] = defaultdict(float)
-    for wait in waits:
-        seconds[cause_of(wait)] += wait.waited_s
+    for wait in timeline.waits:
+        if agent is None or wait.agent == agent:
+            for cause, waited_s in _parts_of(wait, timeline):
+                seconds[cause] += waited_s
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def _parts_of(wait: Wait, timeline: Timeline) -> list[tuple[str, float]]:
+    cause = cause_of(wait)
+    if cause != "first_reading" or not timeline.samples:
+        return [(cause, wait.waited_s)]
+    first = timeline.samples[0]
+    longest_s = timeline.header.regulator.get("first_reading_s", math.inf)
+    over_s = max(wait.from_s, min(first.at_s, wait.from_s + longest_s))
+    if over_s >= wait.to_s:
+        return [(cause, wait.waited_s)]
+    then = "agents" if first.limit_agents is not None else "tokens"
+    if timeline.pools and wait.kind == "queued":
+        then = "pools"
+    return [(cause, over_s - wait.from_s), (then, wait.to_s - over_s)]
 
 
 def what_to_do(timeline: Timeline, agent: str | None = None) -> str:
@@ -81,9 +102,7 @@ def what_to_do(timeline: Timeline, agent: str | None = None) -> str:
     that nothing is to be done.
     """
     lanes = [lane for lane in timeline.lanes.values() if agent is None or lane.id == agent]
-    by_cause = waits_by_cause(
-        wait for wait in timeline.waits if agent is None or wait.agent == agent
-    )
+    by_cause = waits_by_cause(timeline, agent)
     waited_s = sum(by_cause.values())
     life_s = sum(item.to_s - item.from_s for lane in lanes for item in lane.segments)
     whose = "the agents'" if agent is None else "its"

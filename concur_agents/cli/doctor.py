@@ -107,9 +107,9 @@ def doctor_command(
 
 def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
     """Prints the diagnoses of the engines of one governor: a table, then what was found where."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     widest = max(len(each.url) for each in diagnoses)
-    table.add_column("endpoint", min_width=min(widest, 60), overflow="fold")
+    table.add_column("endpoint", min_width=min(widest, 22), overflow="fold")
     table.add_column("engine")
     table.add_column("model", overflow="ellipsis", no_wrap=True)
     for column in ("KV pool", "pools", "cached"):

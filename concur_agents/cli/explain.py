@@ -105,7 +105,7 @@ def _show_all(timeline: Timeline, most: int, *, as_json: bool) -> None:
             "stalls": timeline.stalls,
             "reported_tokens": timeline.reported_tokens,
             "ended_by": dict(ends.most_common()),
-            "waited_s": waits_by_cause(timeline.waits),
+            "waited_s": waits_by_cause(timeline),
             "what_to_do": what_to_do(timeline),
             "longest": [_sums(lane) for lane in lanes[:most]],
         }

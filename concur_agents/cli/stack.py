@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from concur_agents.adapters.stacks import STACKS
+from concur_agents.adapters.stacks import ALSO, STACKS
 from concur_agents.cli.console import Console
 from concur_agents.errors import ConfigError
 
@@ -16,9 +16,9 @@ def show_stack(name: str, console: Console) -> None:
     Raises:
         ConfigError: there is no such stack.
     """
-    stack = STACKS.get(name.lower())
+    stack = STACKS.get(ALSO.get(name.lower(), name.lower()))
     if stack is None:
-        raise ConfigError(f"there is no stack {name!r}; there are {', '.join(STACKS)}")
+        raise ConfigError(f"there is no stack {name!r}; there are {', '.join([*STACKS, *ALSO])}")
     facts = [
         ("stack", f"{stack.name}, written against {stack.version}"),
         ("an agent is", stack.agent),
@@ -30,6 +30,8 @@ def show_stack(name: str, console: Console) -> None:
         ("the hook", f"docs/frameworks/{stack.page}"),
     ]
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # a setting is copied: it is never cut off
     for fact, value in facts:
         table.add_row(fact, escape(value))
     console.print(table)

@@ -171,6 +171,26 @@ def test_a_recording_without_its_beginning_is_explained_by_what_was_written(
     assert any("for its step, limit" in text for text in why) == written
 
 
+@pytest.mark.parametrize(
+    ("read_s", "parts"),
+    [(0.5, {"agents": 9.5, "first_reading": 0.5}), (2.0, {"agents": 9.0, "first_reading": 1.0})],
+)
+def test_a_wait_that_outlasts_the_first_reading_is_not_all_of_it(read_s, parts, tmp_path, capsys):
+    """The engine is read after so long; what it then allows keeps the second agent waiting."""
+    options = {"first_reading_s": 1.0}
+    recorded, recorder = record(
+        Regulator(make_law("fixed", agents=1), **options), tmp_path / "run.jsonl", **options
+    )
+    with recorder:
+        assert recorded.arrive("first", 0.0) == ["first"]
+        recorded.arrive("second", 0.0)
+        recorded.tick(Reading(at_s=read_s), read_s)
+        recorded.leave("first", 10.0)
+        recorded.leave("second", 11.0)
+    assert concur("explain", recorder.path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["waited_s"] == parts
+
+
 def test_a_misspelt_agent_gets_the_nearest_name(queue_of_three, capsys):
     assert concur("explain", queue_of_three.path, "--agent", "secnd") == 2
     assert "did you mean 'second'?" in capsys.readouterr().err

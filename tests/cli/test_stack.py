@@ -1,10 +1,11 @@
 """`concur doctor --stack NAME` says how a stack is connected, as its page does."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from concur_agents.adapters.stacks import STACKS
+from concur_agents.adapters.stacks import ALSO, STACKS
 from concur_agents.cli.app import main
 
 PAGES = Path(__file__).parents[2] / "docs" / "frameworks"
@@ -34,6 +35,20 @@ def test_each_stack_has_a_hook_flags_and_what_several_processes_need(name, said)
     for part in (stack.agent, *stack.flags, stack.update, stack.replicas, stack.processes):
         assert part in text
     assert (PAGES / stack.page).is_file()
+
+
+@pytest.mark.parametrize(("other", "name"), ALSO.items())
+def test_what_is_connected_in_the_same_way_is_found_by_its_own_name(other, name, said):
+    assert said("--stack", other) == said("--stack", name)
+    assert other in (PAGES / STACKS[name].page).read_text("utf-8").lower()
+
+
+def test_no_setting_is_cut_off_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    with contextlib.suppress(SystemExit):
+        main(["doctor", "--stack", "verl"])
+    out = "".join(line[17:].rstrip() for line in capsys.readouterr().out.splitlines())
+    assert STACKS["verl"].flags[0] in out
 
 
 @pytest.mark.parametrize("name", [n for n in STACKS if "semaphore" in "".join(STACKS[n].flags)])

@@ -15,6 +15,7 @@ from concur_agents.lab.bench.scenario import Scenario
 __all__ = ["draw_all", "draw_family"]
 
 _COLUMNS = 3
+_TITLE_WIDTH = 9.0  # [inches] of the title and the legend, which one panel would cut off
 _CAPS = (1, 2, 3, 4, *(step * 2**power for power in range(1, 10) for step in (3, 4)))
 """Where the axis of caps may have a tick."""
 _MOST_TICKS = 13
@@ -63,7 +64,8 @@ def draw_family(report: Report, family: str, scenarios: Sequence[Scenario], path
         raise missing_extra(error) from error
     columns = min(_COLUMNS, len(scenarios))
     rows = math.ceil(len(scenarios) / columns)
-    figure = Figure(figsize=(1.2 + 4.0 * columns, 1.2 + 3.0 * rows), layout="constrained")
+    width = max(_TITLE_WIDTH, 1.2 + 4.0 * columns)
+    figure = Figure(figsize=(width, 1.2 + 3.0 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     more = iter(_MORE_COLORS)
     colors = {arm: _COLORS.get(arm) or next(more, "k") for arm in report.arms}
