@@ -60,7 +60,7 @@ def only(counts: dict[int, int]) -> int:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All but that a page was late: on a busy machine one takes more than the two seconds it has."""
+    """All but that a page was late: a busy machine needs more than the two seconds it has."""
     said = [
         record.getMessage()
         for record in caplog.records
