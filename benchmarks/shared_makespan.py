@@ -1,14 +1,15 @@
 """One batch on one engine: by one process, by eight that share, and by eight governors that do not.
 
     python benchmarks/shared_makespan.py
-    python benchmarks/shared_makespan.py --agents 96 --rounds 5 --json makespan.json
-    python benchmarks/shared_makespan.py --kv-blocks 60000     # everything fits
+    python benchmarks/shared_makespan.py --agents 48 --rounds 5 --json makespan.json
+    python benchmarks/shared_makespan.py --kv-blocks 80000     # everything fits
 
 The engine is the simulated one behind its real API.  Its clock waits for the agents (see
 `sim.client_clock`), which use a tool by asking the engine's server to answer that much later.  So a
 busy machine makes this longer and changes no figure.  The eight that share are processes, with a
 real daemon on a unix socket between them and the engine's clock; the one, and the eight that do
-not share, are governors in the engine's process.  Each round has other agents.
+not share, are governors in the engine's process.  Each round has other agents.  A round of all arms
+takes some minutes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from concur_agents.sim.client_clock import ClientClock
 from concur_agents.sim.profile import load_profile
 from concur_agents.sim.server import EmbeddedServer
 
-STEPS = 6
-FIRST_TOKENS, MORE_TOKENS, OUTPUT_TOKENS = 1500, 500, 60
+PROFILE = "h200-qwen3-32b"
+KV_BLOCKS = 8_750
+"""The pool: eight agents at their end."""
+STEPS = 10
+FIRST_TOKENS, MORE_TOKENS, OUTPUT_TOKENS = 4_000, 1_200, 150
 TOOL_S = 2.0
 """Mean time of a tool [s]."""
 POLL_S = 1.0
@@ -164,7 +168,7 @@ async def run(arm: str, names: list[str], processes: int, blocks: int) -> float:
     """One arm with an engine of its own; returns the makespan [s, by the engine's clock]."""
     work = Clockwork(len(names))
     clock = work.clock
-    profile = load_profile("h100-qwen3-8b").replace(kv_blocks=blocks)
+    profile = load_profile(PROFILE).replace(kv_blocks=blocks)
     server = EmbeddedServer(profile, clock=clock, middleware=work.middleware)
     count = processes if arm == "a governor each" else 1
     async with contextlib.AsyncExitStack() as stack:
@@ -235,13 +239,14 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=64)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--kv-blocks", type=int, default=5000)
+    parser.add_argument("--kv-blocks", type=int, default=KV_BLOCKS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     arms = options.arms.split(",")
     ratios: dict[str, list[float]] = {arm: [] for arm in arms}
-    for number in range(options.rounds):
+    for number in range(options.first, options.first + options.rounds):
         names = [f"r{number}a{agent}" for agent in range(options.agents)]
         found = {}
         for arm in arms:

@@ -21,6 +21,7 @@ CAUSES = {
     "pools": "every pool is full",
     "daemon": "the daemon cannot be reached",
     "next": "the agent is about to be let in",
+    "other": "the daemon is newer, and this release does not know its reason",
 }
 """What binds -> the same in words; `docs/recordings.md` has them with what to do."""
 
@@ -34,6 +35,7 @@ TO_DO = {
     "else look with `concur doctor URL` why the metrics page answers late",
     "pools": "add a replica, or make contexts shorter",
     "daemon": "start `concur serve` again; after five seconds this process decides by itself",
+    "other": "use the daemon's release here, too",
 }
 """What binds -> what helps."""
 

@@ -16,7 +16,9 @@ from concur_agents.sim.server import EmbeddedServer
 CLIENT = """
 import asyncio, json, sys
 import concur_agents as ca
+from concur_agents.wire import remote_link
 
+remote_link.AWAY_S = 60.0  # a busy machine may take long to start a daemon
 where, url, model = sys.argv[1:]
 gov = ca.Governor(shared=where)
 pools = set()
