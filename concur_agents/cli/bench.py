@@ -29,7 +29,13 @@ from concur_agents.lab.bench.page import (
     verdict,
 )
 from concur_agents.lab.bench.scenario import Scenario, load_suite, select
-from concur_agents.lab.bench.suite import ALL_REFERENCES, DEFAULT_ARMS, evaluate, law_arm
+from concur_agents.lab.bench.suite import (
+    ALL_REFERENCES,
+    DEFAULT_ARMS,
+    TIER_HIDDEN,
+    evaluate,
+    law_arm,
+)
 
 
 def bench_command(
@@ -160,9 +166,12 @@ def _value(text: str) -> Any:
 
 
 def _law(name: str, settings: Mapping[str, Mapping[str, Any]]) -> LawArm:
-    if name not in law_names() and ":" not in name:
+    if name.removesuffix(TIER_HIDDEN) not in law_names() and ":" not in name:
         names = ", ".join((*ALL_REFERENCES, *law_names()))
-        raise ConfigError(f"no arm {name!r}; there are {names}, or module:Class of a law")
+        raise ConfigError(
+            f"no arm {name!r}; there are {names}, module:Class of a law, or a law with "
+            f"{TIER_HIDDEN} behind its name"
+        )
     return law_arm(name, settings)
 
 

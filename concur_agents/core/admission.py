@@ -25,7 +25,7 @@ _ROTATION_SHARE = 0.1  # most of the engine's time that rotating open agents may
 _CARE = 1.3  # times what open agents are expected to hold: what is open cannot be closed again
 # Until it is known how large agents become, those at work are expected to come to so many times
 # what they hold: half of their lives is over.  With 2 some began late where all would have fit.
-_GROWS = 1.8
+GROWS = 1.8
 
 
 @dataclass(slots=True)
@@ -337,7 +337,7 @@ class Admission:
             return limit.enter_tokens
         peak = self.sizes.own_peak(self.sizes.need(account))
         if peak is None:  # too few have left
-            grown = limit.tokens / _GROWS
+            grown = limit.tokens / GROWS
             return min(limit.enter_tokens, max(limit.near_tokens, grown))
         return limit.enter_tokens if _CARE * peak <= limit.tokens else limit.near_tokens
 

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from concur_agents.core.admission import Admission
+from concur_agents.core.admission import GROWS, Admission
 from concur_agents.core.price import PriceEstimator
 from concur_agents.core.types import Reading, Snapshot, Usage
 
@@ -21,6 +21,9 @@ _BEYOND = 1.25  # hits prove a reported pool wrong if it held so many times as m
 # A pool has room below this usage, and is ours if usage implies this share of what is reported,
 # so many readings in a row.  Then this share of it holds whatever agents have sent last.
 _FULL, _AGREES, _AGREED, _SURE = 0.85, 0.8, 3, 0.95
+# A host tier counts as pool while idle contexts would take this share of the pool at least, as
+# restores over PCIe take about as much of the engine's time.  Not before so many agents came back.
+_IDLE_SHARE, _RETURNS = 0.2, 8
 _FORGET = 0.95  # left of the difference to the engine's count of prompts, from reading to reading
 
 
@@ -32,7 +35,7 @@ class Meter:
     price: PriceEstimator
     hit_rate: float | None = None  # cached share between the last two ticks
     told_tokens: float | None = None  # the pool, or the tier behind it, as reported last
-    near_tokens: float | None = None  # the pool itself, if there is a tier behind it
+    near_tokens: float | None = None  # the pool itself, if a tier behind it counts as pool
     heard_s: float = 0.0  # when the engine was last read
 
     # what a stall is judged by
@@ -43,6 +46,7 @@ class Meter:
     stalls: int = 0  # agents let in because nothing moved, since the last call
     longest_gap_s: float = 0.0  # of the recent ones, older ones fading
     _gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
+    _calls_s: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))  # what they took
 
     # what the engine's counters say
     _reading: Reading | None = None
@@ -117,6 +121,7 @@ class Meter:
         self._steps += 1
         self._foreign -= prompt
         self._step_s += step_s
+        self._calls_s.append(step_s)
         self._output += usage.completion_tokens
         if cached is not None:
             cached = min(cached, prompt)
@@ -131,26 +136,29 @@ class Meter:
     def hear(self, reading: Reading, admission: Admission, now: float) -> None:
         """The engine was read: its counters, and its pool."""
         heard_s, self.heard_s = self.heard_s, now
-        self._measure_pool(reading, admission)
+        self._measure_pool(reading, admission, now)
         if self._count(reading):
             admission.sizes.residency.clear(heard_s)
 
-    def _measure_pool(self, reading: Reading, admission: Admission) -> None:
+    def _measure_pool(self, reading: Reading, admission: Admission, now: float) -> None:
         """The pool is what the engine reports, unless calls and hits prove that it is far larger.
 
         A page may count blocks in another unit (hybrid models do), or leave out a host tier.  A
         pool that calls fill to `usage` holds tokens / usage: the least of some readings in a row,
         as a prompt fills its blocks while it is prefilled; what may be shared counts once.
 
-        A tier holds copies, also of what the pool holds, so the larger of both counts.
+        A tier holds copies, also of what the pool holds, so the larger of both counts, or else the
+        pool alone: what hits prove may then be the tier, and is left out.
         """
         near, usage, calls = reading.capacity_tokens, reading.kv_usage, admission.reasoning
         residency = admission.sizes.residency
         if near is None:
             return
         behind = reading.host_capacity_tokens or 0.0
-        self.near_tokens = near if behind or reading.host_hit_tokens_total else None
-        told = max(near, behind)
+        has_tier = bool(behind or reading.host_hit_tokens_total)
+        pays = has_tier and self._tier_pays(near, behind, admission, now)
+        self.near_tokens = near if pays else None
+        told = max(near, behind) if pays else near
         if told != self.told_tokens:  # another engine, perhaps
             self.told_tokens, residency.held_tokens = told, 0.0
             self._implied.clear()
@@ -167,11 +175,32 @@ class Meter:
         sure = self._agreed >= _AGREED and self._foreign <= ours
         residency.sure_tokens = _SURE * near if sure else 0.0
         pool, held = told, residency.held_tokens
-        if held > _BEYOND * told:  # then a guess that doubles until something is evicted
+        # Then the pool is a guess that doubles until something is evicted.
+        if held > _BEYOND * told and (pays or not has_tier):
             pool = held if residency.learned_tokens is not None else 2.0 * held
         if len(self._implied) == _READINGS and min(self._implied) > _WRONG * told:
             pool = max(pool, min(self._implied))
         residency.capacity_tokens = pool
+
+    def _tier_pays(self, near: float, behind: float, admission: Admission, now: float) -> bool:
+        """Whether contexts between two calls would take much of a full pool of `near` tokens.
+
+        A context is in a call and then idle for a gap.  The part of the call that is a wait in the
+        engine, because calls need more than the pool, is left out.  While none of it is known, the
+        tier pays if it will hold all agents that are here.
+        """
+        gaps, calls = self._gaps_s, self._calls_s
+        if len(gaps) < _RETURNS or not calls:
+            head = admission.queue.head(new_allowed=True)
+            waiting = len(admission.queue) * admission.sizes.need(head) if head else 0.0
+            return GROWS * (admission.pressure(now) + waiting) <= behind
+        call_s = sum(calls) / len(calls) * near / max(near, self._mean_in_calls(now))
+        gap_s = sum(gaps) / len(gaps)
+        return gap_s > 0.0 and gap_s >= _IDLE_SHARE * (gap_s + call_s)
+
+    def _mean_in_calls(self, now: float) -> float:
+        seen = 1.0 - math.exp((self.start_s - now) / _MEMORY_S)  # what the mean weighs so far
+        return self._tokens_mean / (seen or 1.0)
 
     def _count(self, reading: Reading) -> bool:
         """Add what the engine has counted; returns whether it has restarted since it was read."""
@@ -205,7 +234,6 @@ class Meter:
             hits, queries = self._hit_total, queries_total
         self.hit_rate = hits / queries if queries > 0 else None
         self._before = self._hit_total, queries_total
-        seen = 1.0 - math.exp((self.start_s - now) / _MEMORY_S)  # what the mean weighs so far
         snapshot = Snapshot(
             at_s=now,
             interval_s=now - self._ticked_s,
@@ -224,7 +252,7 @@ class Meter:
             open_agents=admission.open_agents,
             was_bound=bound,
             pressure_tokens=admission.pressure(now),
-            reasoning_tokens_mean=self._tokens_mean / (seen or 1.0),
+            reasoning_tokens_mean=self._mean_in_calls(now),
             footprint_mean=sizes.footprint_mean,
             final_tokens=sizes.final_mean,
             gaps_s=self._gap_quantiles(),

@@ -8,16 +8,27 @@ POOL, TIER = 20_000, 100_000
 READING = Reading(at_s=0.0, capacity_tokens=POOL, host_capacity_tokens=TIER)
 
 
-def entered(*, finals, agents=30, reading=READING):
-    """How many of so many agents of 5,000 tokens enter at once, after others left with `finals`."""
-    r = Regulator(make_law("working_set"))
+def entered(*, finals, agents=30, reading=READING, gap_s=3.0, returns=8):
+    """How many of so many agents of 5,000 tokens enter at once, after others left with `finals`.
+
+    Before, one more of that size came back so often, from gaps of `gap_s` between calls of 6 s.
+    """
+    r = Regulator(make_law("working_set"), start_s=-1000.0)
+    r.tick(reading, -1000.0)
+    now = -900.0
+    r.arrive("regular", now, prompt_tokens=4_900)
+    for _ in range(returns + 1):
+        r.begin_step("regular", now, prompt_tokens=4_900)
+        r.end_step("regular", now + 6.0, Usage(4_900, 100, 4_900))
+        now += 6.0 + gap_s
+    r.leave("regular", now)
     r.tick(reading, 0.0)
     for number, final in enumerate(finals):
         agent = f"former-{number}"
         r.arrive(agent, 1.0, prompt_tokens=4_900)
         for usage in (Usage(4_900, 100, 0), Usage(final - 100, 100, 4_900)):
             assert agent in r.begin_step(agent, 2.0, prompt_tokens=usage.prompt_tokens)
-            r.end_step(agent, 3.0, usage)
+            r.end_step(agent, 2.0, usage)
         r.leave(agent, 4.0)
     r.tick(reading, 5.0)
     for number in range(agents):
@@ -49,4 +60,24 @@ def test_agents_that_will_all_be_large_at_once_enter_as_if_there_were_no_tier():
 
 def test_three_that_have_left_say_nothing_yet():
     """The first to leave are the short ones."""
-    assert entered(finals=[5_100] * 3) == 10
+    assert entered(finals=[5_100] * 2) == 10
+
+
+def test_agents_that_are_always_in_calls_enter_as_if_there_were_no_tier():
+    """The pool is full of calls already: what is kept beyond it is restored at every call, and no
+    room is won.
+    """
+    assert entered(finals=[], gap_s=0.0) == entered(finals=[], gap_s=1.0) == 3
+    assert entered(finals=[], gap_s=2.0) == 10
+
+
+@pytest.mark.parametrize(("agents", "enter"), [(10, 10), (30, 3)])
+def test_until_it_is_known_how_long_agents_are_away_the_tier_counts_if_it_will_hold_all(
+    agents, enter
+):
+    """Ten agents of 5,000 come to 90,000 tokens if they grow as agents do; 30 do not fit."""
+    r = Regulator(make_law("working_set"), first_reading_s=10.0)
+    for number in range(agents):
+        r.arrive(f"agent-{number}", 0.0, prompt_tokens=4_700)
+    r.tick(READING, 1.0)
+    assert r.view(1.0).active == enter

@@ -27,8 +27,9 @@ takes the room and pays a prefill as well: break_even is doubled.
 (core/residency.py); until something was evicted, a guess that doubles.  If neither a pool nor
 cached tokens are reported, the latency gradient stands in (gradient.py).
 
-*A host tier* behind the pool counts as pool: an agent that returns to it is restored and not
-prefilled, and calls beyond the pool wait in the engine, where they lose nothing.  But contexts
+*A host tier* behind the pool counts as pool while agents are away long enough between calls
+(core/meter.py): one that returns to it is restored and not prefilled, and calls beyond the pool
+wait in the engine.  Contexts of agents that are always in calls are restored for nothing.  And they
 grow, and what grows out of both tiers costs a prefill; so beyond the pool itself (`near`) a cold
 agent enters only while the open agents will fit at their peak (core/peak_forecast.py).
 

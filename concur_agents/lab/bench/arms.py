@@ -5,7 +5,8 @@
     best_request  a cap on calls (a semaphore around each), the best one of a coarse grid
     program_gate  a proxy's gate after ThunderAgent, lease_gate one after llm-d's plugin
     free_tier     idle KV costs nothing and nothing is computed twice: a bound, not a policy
-    NAME          a law, with options for it and for the Regulator
+    NAME          a law, with options for it and for the Regulator; NAME_tier_hidden: its readings
+                  say nothing of a host tier
 
 The caps are gates of our own rather than the `fixed` law, so that references stand still while
 laws and Regulator are worked on. A cap on agents pauses none of them: for it the two are the same.
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from concur_agents.core import FIRST_READING_S, Law, LawState, Regulator, Snapshot
+from concur_agents.core import FIRST_READING_S, Law, LawState, Reading, Regulator, Snapshot
 from concur_agents.errors import ConfigError
 from concur_agents.lab.bench.cases import Case
 from concur_agents.lab.bench.peer_gates import LeaseGate, ProgramGate
@@ -55,6 +56,8 @@ class LawArm:
     regulator: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of `Regulator`: `order`, `max_wait_s`, `max_open`, ..."""
     wrong_price: float = 1.0
+    tier_hidden: bool = False
+    """Whether its readings say nothing of a host tier. A fleet's are as they are."""
 
     def within(self, scenario: Scenario) -> LawArm:
         """The same arm with what `scenario` says about its law on top."""
@@ -118,10 +121,26 @@ def run_law(scenario: Scenario, case: Case, seed: int, arm: LawArm) -> ArmOutcom
     """A law on one draw of agents."""
     regulator = arm.within(scenario).regulate()
     plans = case.plans if scenario.trains else ()
-    gate = RegulatorGate(regulator, arm.name, sizes_told=scenario.sizes_told, plans=plans)
+    kind = _TierHidden if arm.tier_hidden else RegulatorGate
+    gate = kind(regulator, arm.name, sizes_told=scenario.sizes_told, plans=plans)
     closes = scenario.closes_sessions
     result = _simulate(scenario, case, seed, gate, closes_sessions=closes)
     return outcome_of(scenario, case, seed, arm.name, result)
+
+
+class _TierHidden(RegulatorGate):
+    """A Regulator whose engine has a host tier of which the metrics page says nothing."""
+
+    def tick(self, reading: Reading | None, now: float) -> list[str]:
+        """See `Gate`."""
+        if reading is not None:
+            reading = replace(
+                reading,
+                host_capacity_tokens=None,
+                host_used_tokens=None,
+                host_hit_tokens_total=None,
+            )
+        return super().tick(reading, now)
 
 
 def run_reference(scenario: Scenario, case: Case, seed: int, arm: str) -> ArmOutcome:

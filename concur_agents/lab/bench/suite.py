@@ -33,23 +33,30 @@ from concur_agents.lab.bench.fleet_arms import (
 from concur_agents.lab.bench.scenario import Scenario, load_suite
 from concur_agents.lab.bench.trainer_arms import TRAINER_REFERENCES, run_trainer_reference
 
-__all__ = ["ALL_REFERENCES", "DEFAULT_ARMS", "evaluate", "law_arm"]
+__all__ = ["ALL_REFERENCES", "DEFAULT_ARMS", "TIER_HIDDEN", "evaluate", "law_arm"]
 
 ALL_REFERENCES = (*REFERENCES, *FLEET_REFERENCES, *TRAINER_REFERENCES)
 DEFAULT_ARMS = (*ALL_REFERENCES, "cache_aimd", "working_set")
+TIER_HIDDEN = "_tier_hidden"
+"""What the name of an arm ends with if its law is not told of the host tier."""
 _SEARCHES = ("best_fixed", "best_request", "cap_per_replica")
 
 Progress = Callable[[int, int], None]
 
 
 def law_arm(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> LawArm:
-    """The law called `name` with its defaults, or with `settings` under `name` and `regulator`."""
+    """The law called `name` with its defaults, or with `settings` under `name` and `regulator`.
+
+    With `TIER_HIDDEN` at the end of `name` its readings say nothing of a host tier.
+    """
     settings = settings or {}
+    law = name.removesuffix(TIER_HIDDEN)
     return LawArm(
         name=name,
-        law=name,
-        options=settings.get(name, {}),
+        law=law,
+        options=settings.get(law, {}),
         regulator=settings.get("regulator", {}),
+        tier_hidden=law != name,
     )
 
 

@@ -328,6 +328,7 @@ def test_orders_are_compared_side_by_side(
         (["--set", "step=1"], "write LAW.OPTION=VALUE"),
         (["--compare", "order"], "write OPTION=VALUE,VALUE"),
         (["--arms", "working_sat"], "no arm 'working_sat'"),
+        (["--arms", "best_fixed_tier_hidden"], "no arm 'best_fixed_tier_hidden'"),
         (["--only", "nothing"], "no scenario or family matches 'nothing'"),
         (["--compare", "rho=1,2"], "has no option 'rho'"),
     ],
