@@ -81,13 +81,13 @@ def ranks_advice(page: PageReading) -> str:
     """What to do about a page with several pools."""
     count = len(page.readings)
     text = (
-        f"{count} KV pools answer here, and one governor of this address governs their sum: keep "
-        "each agent on one of them (session affinity), or it loses its prefix"
+        f"{count} KV pools answer here. Where calls cannot be pinned to each, a governor governs "
+        "their sum: keep each agent on one of them (session affinity), or it loses its prefix"
     )
     if page.engine in ("vllm", "sglang") and all(rank.isdigit() for rank in page.readings):
         text += (
-            ". If they are data-parallel ranks, a governor finds out whether calls can be pinned "
-            f"to each, and ranks={count} makes each a pool of its own at once"
+            ". If they are data-parallel ranks, a governor finds that out by itself, and "
+            f"ranks={count} makes each a pool of its own at once"
         )
     else:
         text += f". They are named {', '.join(page.readings)}, so ranks= cannot tell them apart"
@@ -130,7 +130,10 @@ def pinning_finding(proof: PinProof) -> Finding:
     """Whether each of several pools can be governed by itself."""
     text = proof.text
     if proof.works:
-        text += f": Governor(url, ranks={proof.ranks}) governs each pool by itself"
+        text += (
+            ", and a governor governs each by itself; "
+            f"Governor(url, ranks={proof.ranks}) spares it the proof"
+        )
     return Finding(level="info", text=text)
 
 

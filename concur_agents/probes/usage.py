@@ -260,6 +260,8 @@ def _read(source: object, depth: int) -> Usage | None:
                 break
     if found is not None or depth == 0:
         return found
+    if depth > 1 and not is_dict and _get(source, "not_a_field_of_any_usage") is not None:
+        depth -= 1  # a mock has every place, and each of these again: there is no end to them
     for place in PLACES:
         nested = _get(source, place)
         if nested is not None and nested is not source:
@@ -340,6 +342,7 @@ def _whole(value: object) -> int | None:
 
 
 def _get(source: Any, name: str) -> Any:
-    if isinstance(source, Mapping):
+    # Asked first, because each mock has a class of its own: `isinstance` then looks at all others.
+    if hasattr(type(source), "__getitem__") and isinstance(source, Mapping):
         return source.get(name)
     return getattr(source, name, None)

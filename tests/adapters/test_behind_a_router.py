@@ -212,6 +212,8 @@ def test_what_was_learned_is_recorded_and_replays_to_the_bit(tmp_path: Any) -> N
     with serving("smg") as server, governing(server, record=path) as gov:
         client = OpenAI(governor=gov, base_url=f"{server.url}/v1", api_key="-")
         second = list(gov.addresses)[1]
+        with gov.agent("early"):  # else a page that comes late leaves one pool to both
+            wait_for(lambda: None not in [each.last_reading for each in gov.snapshot().endpoints])
         with gov.agent("b") as b, ExitStack() as inner:
             inner.enter_context(gov.agent("a", detached=True))
             if b.pool == second:

@@ -185,6 +185,29 @@ def test_nonsense_is_not_reported_and_never_fails_the_agent(which, caplog):
     assert caplog.text.count("no token counts in") == 1
 
 
+class Endless:
+    """Has whatever it is asked for, as a mock does."""
+
+    asked = 0
+
+    def __getattr__(self, name):
+        Endless.asked += 1
+        return Endless()
+
+
+def test_a_mock_is_given_up_soon(monkeypatch):
+    """It took seconds, because each of its places has all places again."""
+    monkeypatch.setattr(Endless, "asked", 0)
+    assert read_usage(Endless()) is None
+    assert Endless.asked < 20_000
+
+
+def test_what_a_mock_was_given_is_read():
+    usage = Mock(prompt_tokens=5, completion_tokens=3)
+    assert read_usage(Mock(usage=usage)).prompt_tokens == 5
+    assert read_usage(Mock(message=Mock(usage=usage))).prompt_tokens == 5
+
+
 def test_numbers_of_numpy_are_numbers():
     numpy = pytest.importorskip("numpy")
     said = {"prompt_tokens": numpy.int64(5), "completion_tokens": numpy.float32(1)}
