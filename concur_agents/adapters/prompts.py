@@ -144,7 +144,8 @@ def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
             known.has_grown = True
         elif not known.has_grown and not prompt.continues:  # else part of it is the server's
             # A short one is mostly frame, and the template's tokens are no part of its text.
-            known.per_byte = (_WEIGHT * TOKENS_PER_BYTE + gained) / (_WEIGHT + grown)
+            share = min(1.0, grown / _WEIGHT)
+            known.per_byte = share * gained / grown + (1 - share) * TOKENS_PER_BYTE
     # What a prompt that continues holds in all is not known: a later one may repeat everything.
     known.size = 0 if prompt.continues else prompt.size
     known.payloads = 0 if prompt.continues else prompt.payloads
