@@ -172,7 +172,8 @@ def _in_one_step(base: type[Any]) -> type[Any]:
         return type(base.__name__, (base,), members)
     # A subclass's `__init_subclass__` may need arguments, or keep a list; it has no new subclass.
     plain = openai.AsyncOpenAI if issubclass(base, openai.AsyncOpenAI) else openai.OpenAI
-    made = type(base)(base.__name__, (plain,), members)
+    kind: Any = type(base)
+    made: type[Any] = kind(base.__name__, (plain,), members)
     made.__bases__ = (base,)
     return made
 
