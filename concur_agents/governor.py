@@ -77,7 +77,7 @@ class Governor(Host):
         self,
         thing: T,
         *,
-        key: Callable[..., str] | None = None,
+        key: Callable[..., object] | None = None,
         priority: int = 0,
         detached: bool = False,
     ) -> T:

@@ -22,6 +22,7 @@ from concur_agents._extras import missing_extra
 from concur_agents.adapters import langchain, prompts
 from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
 from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.checks import read_name
 
 try:
     from langgraph.pregel import Pregel
@@ -49,7 +50,7 @@ def wrap_graph(
     governor: Governing,
     graph: G,
     *,
-    key: Callable[[Any], str] | None = None,
+    key: Callable[[Any], object] | None = None,
     priority: int = 0,
     detached: bool = False,
 ) -> G:
@@ -91,7 +92,7 @@ class _Policy:
     """How the runs of one governed graph become agents."""
 
     governor: Governing
-    key: Callable[[Any], str] | None
+    key: Callable[[Any], object] | None
     priority: int
     detached: bool
     ended: OrderedDict[str, tuple[float, int | None]] = field(default_factory=OrderedDict)
@@ -104,10 +105,9 @@ class _Policy:
         configurable = {**own.get("configurable", {}), **merged.get("configurable", {})}
         name = None
         if self.key is not None:
-            name = str(self.key({**merged, "configurable": configurable}))
+            name = read_name(self.key({**merged, "configurable": configurable}))
         else:
-            known = configurable.get("thread_id") or merged.get("run_id")
-            name = None if known is None else str(known)
+            name = read_name(configurable.get("thread_id") or merged.get("run_id"))
         outer = self.governor.current_agent()
         if outer is not None and not self.detached:
             # A sub-agent needs a name of its own, because it inherits its parent's thread_id.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -16,6 +17,8 @@ from concur_agents.adapters.http import govern
 from concur_agents.adapters.routes import is_llm_call
 from concur_agents.runtime.agent import Agent, Governing
 from concur_agents.runtime.waiter import running_loop
+
+logger = logging.getLogger("concur_agents")
 
 
 def one_step_of(base: type[Any]) -> Any:
@@ -82,14 +85,23 @@ def _agent_of(client: Any, options: Any) -> tuple[Agent | None, bool]:
     None: the call is left to the HTTP client, because it is no LLM call or has no agent.
     """
     governor: Governing | None = getattr(client._client, "_concur_governor", None)
-    if governor is None or not is_llm_call(
-        options.method, options.url.partition("?")[0], governor.routes
-    ):
+    if governor is None:
+        _warn_replaced()
+        return None, False
+    if not is_llm_call(options.method, options.url.partition("?")[0], governor.routes):
         return None, False
     agent = governor.current_agent()
     if agent is None and governor.ungoverned == "agent":
         return governor.agent(), True
     return agent, False
+
+
+@cache
+def _warn_replaced() -> None:
+    logger.warning(
+        "a governed client's `_client` was replaced after wrapping, so that its calls pass "
+        "ungoverned: wrap the client again after that (said once)"
+    )
 
 
 @contextmanager
@@ -173,7 +185,14 @@ def _in_one_step(base: type[Any]) -> type[Any]:
         "with_options": _governed_copy(base, "with_options"),
     }
     # One base only, because the class of an object can be changed only to one of the same layout.
-    return type(base.__name__, (base,), members)
+    if not hasattr(base.__init_subclass__, "__func__"):  # nobody's own
+        return type(base.__name__, (base,), members)
+    # A subclass's `__init_subclass__` may need arguments, or keep a list; it has no new subclass.
+    plain = openai.AsyncOpenAI if issubclass(base, openai.AsyncOpenAI) else openai.OpenAI
+    kind: Any = type(base)
+    made: type[Any] = kind(base.__name__, (plain,), members)
+    made.__bases__ = (base,)
+    return made
 
 
 def _governed_copy(base: type[Any], name: str) -> Any:

@@ -2,6 +2,9 @@
 
 Those travel as base64 of up to megabytes, and take as many tokens as their model decides. They are
 found without parsing the body, because it may be large and this happens at each call.
+
+Sizes of text are bytes, in which a digit counts as three: most tokenisers take digits one by one or
+three at a time, and other text of any script by some four bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ _LINKED = re.compile(
 )
 _LONGEST_LINK = 128  # bytes of a match of `_LINKED`
 _ESCAPED = rb"\u"
+_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{4}")
+_TWO_BYTES = re.compile(rb"\\u0[0-7]")
 _CONTINUES = re.compile(
     rb'"previous_response_id"\s*:\s*"|"conversation"\s*:\s*(?:\{\s*"id"\s*:\s*)?"conv_'
 )
@@ -41,13 +46,20 @@ _MOST_PARTS = 100_000  # of nested messages that are looked at
 _BLOCK = 16 * 1024
 _SPARSE = 257
 
+_DIGITS = b"0123456789"
+_EACH = 7
+"""Each 7th byte is looked at for digits: odd, so that no table or time stamp keeps step."""
+_MORE = 2
+"""What a digit counts as beyond its one byte."""
+
 
 Block = tuple[int, int, int]
-"""A block of a body: a hash of each 257th byte of it; how many escaped characters and how many
-payloads given by their address begin in it and in those before it."""
+"""A block of a body: a hash of each 257th byte of it; what its escaped characters and its digits
+change in the size, and how many payloads given by their address begin in it, both with those
+before it."""
 
-Run = tuple[int, int]
-"""Where a payload begins and ends."""
+Run = tuple[int, int, int]
+"""Where a payload begins and ends, and what it counts for as text."""
 
 
 @dataclass(slots=True)
@@ -59,7 +71,7 @@ class Seen:
 
 
 def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
-    """The bytes of text in a JSON body, and how many payloads there are beside it.
+    """The size of the text in a JSON body, and how many payloads there are beside it.
 
     Args:
         body: the body.
@@ -77,17 +89,15 @@ def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
         if runs and runs[-1][1] > edge:
             start = runs.pop()[0]  # it may end elsewhere now
     runs = runs + _runs(body, start)
-    _, escaped, links = blocks[-1] if same else (0, 0, 0)
+    _, change, links = blocks[-1] if same else (0, 0, 0)
     for at in range(edge, len(body), _BLOCK):
-        more_escaped, more_links = _read(body, at, min(at + _BLOCK, len(body)))
-        escaped, links = escaped + more_escaped, links + more_links
+        more, more_links = _read(body, at, min(at + _BLOCK, len(body)))
+        change, links = change + more, links + more_links
         if at + _BLOCK <= len(body):
-            blocks.append((_mark(body, at), escaped, links))
+            blocks.append((_mark(body, at), change, links))
     if seen is not None:
         seen.last = blocks, runs
-    size = len(body) - 3 * escaped  # escaped it has six bytes, and two or three if not
-    for begin, end in runs:
-        size -= end - begin
+    size = len(body) + change - sum(run[2] for run in runs)
     return max(0, size), len(runs) + links
 
 
@@ -96,15 +106,26 @@ def _mark(body: bytes, at: int) -> int:
 
 
 def _read(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """The escaped characters, and the payloads given by their address, that begin there."""
-    escaped = links = 0
+    """What escaped characters and digits change, and the payloads given by their address."""
+    change = links = 0
     # `rfind` first, because it takes half the time of `find` and `count`.
     if body.rfind(_ESCAPED, at, end + 1) >= 0:
-        escaped = body.count(_ESCAPED, at, end + 1)
+        change = _more_for_digits(_ESCAPE.sub(b"      ", body[at:end]), -at % _EACH)
+        # Escaped a character has six bytes, and two or three if not.
+        change -= 3 * body.count(_ESCAPED, at, end + 1)
+        change -= len(_TWO_BYTES.findall(body, at, end + 3))
+    else:
+        change = _more_for_digits(body, at + -at % _EACH, end)
     if body.rfind(_LINK, at, end + _LONGEST_LINK) >= 0:
         found = _LINKED.finditer(body, at, end + _LONGEST_LINK)
         links = sum(match.start() < end for match in found)
-    return escaped, links
+    return change, links
+
+
+def _more_for_digits(text: bytes, at: int = 0, end: int | None = None) -> int:
+    """What digits count for beyond their bytes."""
+    sample = text[at:end:_EACH]
+    return _MORE * _EACH * (len(sample) - len(sample.translate(None, _DIGITS)))
 
 
 def _runs(body: bytes, start: int) -> list[Run]:
@@ -124,7 +145,9 @@ def _runs(body: bytes, start: int) -> list[Run]:
                 quote = len(body) if quote < 0 else quote
             end = _end_of_run(body, at, quote)
             if _is_payload(body, begin, end):
-                found.append((begin, end))
+                found.append(
+                    (begin, end, end - begin + _more_for_digits(body, begin + -begin % _EACH, end))
+                )
             next_at = max(end, next_at)
         place = sample.find(_IN_A_ROW, -((start - next_at) // _STRIDE))
     return found
@@ -143,7 +166,7 @@ _FIELDS = ("content", "tool_calls", "function", "name", "arguments")
 
 
 def measure(said: object) -> tuple[int, int]:
-    """The bytes of text in the messages of a framework, and how many payloads there are."""
+    """The size of the text in the messages of a framework, and how many payloads there are."""
     size = payloads = 0
     rest: list[object] = [said]
     seen = 0
@@ -153,10 +176,9 @@ def measure(said: object) -> tuple[int, int]:
         if isinstance(part, str):
             if _is_payload_text(part):
                 payloads += 1
-            elif part.isascii():  # which strings know of themselves
-                size += len(part)
             else:
-                size += len(part.encode("utf-8", "surrogatepass"))
+                text = part.encode("utf-8", "surrogatepass")
+                size += len(text) + _more_for_digits(text)
         elif isinstance(part, bytes | bytearray | memoryview):
             payloads += 1
         elif isinstance(part, Mapping):

@@ -19,8 +19,8 @@ from concur_agents.core import Chain, Usage
 from concur_agents.runtime.agent import Agent
 
 TOKENS_PER_BYTE = 0.25
-"""Before the first usage of an agent: English and code have 3.5 to 4.5 bytes per token; of other
-scripts a token has 3 to 6."""
+"""Before the first usage of an agent: English and code have 3.3 to 4.5 bytes per token, other
+scripts 3 to 7.5, depending on the tokeniser (measured: `tests/fixtures/prompts`)."""
 
 TOKENS_PER_PAYLOAD = 1000.0
 """Before the first usage with an image or a sound: models take some 100 to 3,000 for one."""
@@ -34,7 +34,7 @@ _LEAST_GROWTH = 64
 """Bytes; less growth is mostly the frame of a message, and says nothing about its text."""
 
 _WEIGHT = 1000
-"""Bytes of growth that weigh as much as all before: one short turn does not change the ratio."""
+"""Bytes of text that weigh as much as all before: one short turn does not change the ratio."""
 
 _HEAD_BYTES = 1024
 """A prompt that begins with the same bytes as the agent's last one has the same leading parts."""
@@ -46,7 +46,7 @@ class Prompt:
 
     Attributes:
         unit: how its size was measured; sizes of different units are not compared.
-        size: its text [bytes]; that of a body is measured by `estimate`.
+        size: its text [bytes, a digit as three]; that of a body is measured by `estimate`.
         body: the JSON body; empty if there is none.
         payloads: images, sounds and files in it, which are not part of its size.
         continues: the server holds what came before: the size is that of the new part.
@@ -143,7 +143,9 @@ def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
             known.per_byte = (_WEIGHT * known.per_byte + gained) / (_WEIGHT + grown)
             known.has_grown = True
         elif not known.has_grown and not prompt.continues:  # else part of it is the server's
-            known.per_byte = gained / grown
+            # A short one is mostly frame, and the template's tokens are no part of its text.
+            share = min(1.0, grown / _WEIGHT)
+            known.per_byte = share * gained / grown + (1 - share) * TOKENS_PER_BYTE
     # What a prompt that continues holds in all is not known: a later one may repeat everything.
     known.size = 0 if prompt.continues else prompt.size
     known.payloads = 0 if prompt.continues else prompt.payloads

@@ -22,6 +22,7 @@ from concur_agents._outside import is_from_handler
 from concur_agents.adapters.agents import open_agent
 from concur_agents.core import Usage
 from concur_agents.runtime.agent import Agent, Governing
+from concur_agents.runtime.checks import read_name
 
 logger = logging.getLogger("concur_agents")
 
@@ -155,8 +156,8 @@ class Rollouts:
 
         return _bound(fn, run)
 
-    async def _enter(self, name: str | None, group: str | None, priority: int) -> tuple[Agent, str]:
-        name, group = (None if text is None else str(text) for text in (name, group))
+    async def _enter(self, name: object, group: object, priority: int) -> tuple[Agent, str]:
+        name = read_name(name)
         agent = await open_agent(self._governor, name, group=group, priority=priority)
         name = agent.id if name is None else name
         self._open[name] = agent  # of two tries of a sample at once, the later one

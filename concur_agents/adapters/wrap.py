@@ -12,6 +12,7 @@ from concur_agents.adapters import http
 from concur_agents.adapters.agents import open_agent, open_agent_sync, run_in, run_in_async
 from concur_agents.errors import ConfigError
 from concur_agents.runtime.agent import Governing
+from concur_agents.runtime.checks import read_name
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def wrap(governor: Governing, thing: T, **options: Any) -> T:
 def governed(
     governor: Governing,
     *,
-    key: Callable[..., str] | None = None,
+    key: Callable[..., object] | None = None,
     priority: int = 0,
     detached: bool = False,
 ) -> Callable[[T], T]:
@@ -124,7 +125,7 @@ def _govern_function(governor: Governing, fn: Callable[..., Any], options: dict[
 
     def name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         _install_hooks()
-        return None if key is None else str(key(*args, **kwargs))
+        return None if key is None else read_name(key(*args, **kwargs))
 
     def finish(result: Any) -> Any:
         # Without the key, because that takes the factory's arguments and not a graph's config.

@@ -120,13 +120,13 @@ class ImplicitGovernor(Governor):
 
     def agent(
         self,
-        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        id: object = None,  # noqa: A002  (the word that users know it by)
         *,
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool | None = None,
         timeout_s: float | None = None,
-        group: str | None = None,
+        group: object = None,
     ) -> Agent:
         """See `Governor.agent`. Without any argument: one for this task or thread."""
         given = (id, detached, priority or None, prompt_tokens, timeout_s, group)

@@ -9,23 +9,28 @@ interrupted finds each sample in its journal again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from concur_agents.errors import ConfigError
 
 _NATURAL_KEYS = ("key", "id", "instance_id")
+
+_LASTING = str | int | UUID | PurePath
+"""Types of names that are the same in each run."""
 
 
 class Keys:
     """Names items, and numbers those that have the same name.
 
     Args:
-        key: names an item; None: strings and numbers name themselves, and other items are named by
-            their `key`, `id` or `instance_id`.
+        key: names an item; None: strings, ints, UUIDs and paths name themselves, and other items
+            are named by their `key`, `id` or `instance_id`.
         are_kept: the names must be the same in the next run, so none is made up.
     """
 
-    def __init__(self, key: Callable[[Any], str] | None, *, are_kept: bool) -> None:
+    def __init__(self, key: Callable[[Any], object] | None, *, are_kept: bool) -> None:
         self._key = key
         self._are_kept = are_kept
         self._seen: dict[str, int] = {}
@@ -53,17 +58,20 @@ class Keys:
 
     def _name(self, item: Any) -> str:
         if self._key is not None:
-            name: object = self._key(item)
-            if not isinstance(name, str):
-                raise ConfigError(f"key must return a string, got {name!r} for {item!r:.100}")
-            return name
-        if isinstance(item, str | int) and not isinstance(item, bool):
+            given = self._key(item)
+            if not isinstance(given, _LASTING):
+                raise ConfigError(
+                    f"key must return a string, an int, a UUID or a path, got {given!r:.100} for "
+                    f"{item!r:.100}"
+                )
+            return str(given)
+        if isinstance(item, _LASTING) and not isinstance(item, bool):
             return str(item)
         for attribute in _NATURAL_KEYS:
             value = (
                 item.get(attribute) if isinstance(item, dict) else getattr(item, attribute, None)
             )
-            if isinstance(value, str | int) and not isinstance(value, bool):
+            if isinstance(value, _LASTING) and not isinstance(value, bool):
                 return str(value)
         if self._are_kept:
             raise ConfigError(

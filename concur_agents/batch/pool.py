@@ -48,8 +48,9 @@ class AgentPool:
     Args:
         governor: lets them in. It stays open after the pool.
         journal: file that keeps the results of finished agents; None: nothing is kept.
-        key: names an item; needed with a journal unless items are strings, numbers or have a
-            `key`, `id` or `instance_id`. The same name again is numbered: `t1`, `t1#2`, ...
+        key: names an item by a string, an int, a UUID or a path; needed with a journal unless items
+            are such themselves or have a `key`, `id` or `instance_id`. The same name again is
+            numbered: `t1`, `t1#2`, ...
         timeout_s: longest running time [s] of an agent; its queue and pauses do not count.
             None: no limit.
         prepare: makes a sandbox for an item before its agent is let in, `async def` or plain. The
@@ -74,7 +75,7 @@ class AgentPool:
         governor: Host,
         *,
         journal: str | Path | None = None,
-        key: Callable[[Any], str] | None = None,
+        key: Callable[[Any], object] | None = None,
         timeout_s: float | None = None,
         prepare: Prepare[Any, Any] | None = None,
         cleanup: Cleanup[Any] | None = None,

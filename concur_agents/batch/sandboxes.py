@@ -59,7 +59,7 @@ class Sandboxes(Generic[T, S]):
         governor: Host,
         item: T,
         *,
-        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        id: object = None,  # noqa: A002  (the word that users know it by)
         priority: int = 0,
         **options: Any,
     ) -> AsyncIterator[tuple[Agent, S]]:

@@ -18,7 +18,7 @@ from concur_agents.probes.pinning import RANK_HEADER
 from concur_agents.probes.usage import read_usage
 from concur_agents.runtime import generators
 from concur_agents.runtime.blocks import Suspension, Tool
-from concur_agents.runtime.checks import check_id, read_flag, read_seconds
+from concur_agents.runtime.checks import read_flag, read_name, read_seconds
 from concur_agents.runtime.context import current
 from concur_agents.runtime.place import Place
 from concur_agents.runtime.served import KEY_HEADER, TOKEN_HEADER
@@ -81,13 +81,13 @@ class Governing(Protocol):
 
     def agent(
         self,
-        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        id: object = None,  # noqa: A002  (the word that users know it by)
         *,
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool = False,
         timeout_s: float | None = None,
-        group: str | None = None,
+        group: object = None,
     ) -> Agent:
         """An agent, to be entered."""
         ...
@@ -317,9 +317,9 @@ class Agent(Place):
         _moved.warn("Agent.off", "Agent.suspended")
         return self.suspended()
 
-    def tool(self, name: str) -> Tool:
+    def tool(self, name: object) -> Tool:
         """Times a tool call, as a block; also plain `with`. See `Governor.tool_times`."""
-        return Tool(self._monitor, self._session, check_id(name, "the name of a tool"))
+        return Tool(self._monitor, self._session, read_name(name, "the name of a tool") or "tool")
 
     # Inside
 

@@ -6,13 +6,17 @@ argument has to be its caller's error, here.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Iterable
+from functools import cache
 from typing import Any
 
 from concur_agents._outside import is_from_handler
 from concur_agents.core import Chain
 from concur_agents.errors import ConfigError
+
+logger = logging.getLogger("concur_agents")
 
 
 def check_tokens(tokens: int | None) -> int | None:
@@ -59,15 +63,26 @@ def check_timeout(timeout_s: float | None) -> float | None:
     return None if number == math.inf else number
 
 
-def check_id(name: object, what: str = "an agent's id") -> str:
-    """A name that the caller has given to something.
+def read_name(name: object, what: str = "an agent's id") -> str | None:
+    """The text of a name that the caller has given to something; None: it has none. Never raises.
 
-    Raises:
-        ConfigError: it is no text.
+    Programs name agents by what they have: rows by an int, tasks by a UUID, files by their path.
     """
-    if not isinstance(name, str):
-        raise ConfigError(f"{what} must be a string, got {_shown(name)}: give str(...) of it")
-    return name if type(name) is str else str.__str__(name)  # without what a subclass overrides
+    if type(name) is str or name is None:
+        return name
+    try:
+        # A subclass of `str` may say anything when it is asked.
+        return str.__str__(name) if isinstance(name, str) else str.__str__(str(name))
+    except Exception as error:  # objects of others may raise anything
+        if is_from_handler(error):
+            raise
+        _warn_nameless(what, type(name).__name__)
+        return None
+
+
+@cache
+def _warn_nameless(what: str, kind: str) -> None:
+    logger.warning("%s is of type %s, which has no text; it counts as none (said once)", what, kind)
 
 
 def check_chain(prefix: Chain | None) -> Chain | None:

@@ -28,11 +28,11 @@ from concur_agents.errors import ConfigError
 from concur_agents.recording import MAX_BYTES
 from concur_agents.runtime.agent import Agent, innermost
 from concur_agents.runtime.checks import (
-    check_id,
     check_priority,
     check_routes,
     check_timeout,
     check_tokens,
+    read_name,
 )
 from concur_agents.runtime.config import OPTION_NAMES, governor_options, settings, unknown_option
 from concur_agents.runtime.endpoints import (
@@ -324,13 +324,13 @@ class Host(Reads, Pools):
 
     def agent(
         self,
-        id: str | None = None,  # noqa: A002  (the word that users know it by)
+        id: object = None,  # noqa: A002  (the word that users know it by)
         *,
         priority: int = 0,
         prompt_tokens: int | None = None,
         detached: bool = False,
         timeout_s: float | None = None,
-        group: str | None = None,
+        group: object = None,
     ) -> Agent:
         """An agent, to be entered with `async with` or `with`: waits there until it is let in.
 
@@ -338,7 +338,8 @@ class Host(Reads, Pools):
         waits for nothing, so that a sub-agent can never dead-lock its parent.
 
         Args:
-            id: its name; unique among the agents that are alive at once. None: one is made up.
+            id: its name, or what has one: of an int, a UUID or a path the text counts. Unique among
+                the agents that are alive at once. None: one is made up.
             priority: higher goes first, also at boundaries: an agent that comes to one gives its
                 place to a waiting agent of a higher priority.
             prompt_tokens: size of its first prompt [tokens], if known.
@@ -346,9 +347,9 @@ class Host(Reads, Pools):
             timeout_s: longest wait [s] on entering; None: no bound. Use this and not
                 `asyncio.wait_for`, which on Python 3.11 enters the agent in a task of its own: the
                 calls that follow would then not find it.
-            group: agents of one group have the same first prompt, such as the samples of one: it
-                is charged once, they are let in one after the other, and they go to one pool while
-                it has room.
+            group: a name, as for `id`; agents of one group have the same first prompt, such as the
+                samples of one: it is charged once, they are let in one after the other, and they go
+                to one pool while it has room.
 
         Raises:
             ConfigError: an argument is out of its range; on entering, if an agent with this id is
@@ -357,11 +358,12 @@ class Host(Reads, Pools):
             TimeoutError: on entering, if it was not let in within `timeout_s`.
         """
         parent = None if detached else self.current_agent()
+        name = read_name(id)
         session = Session(
-            id=f"agent-{next(self._names)}" if id is None else check_id(id),
+            id=f"agent-{next(self._names)}" if name is None else name,
             priority=check_priority(priority),
             parent=None if parent is None else parent._session,
-            group=None if group is None else check_id(group, "a group"),
+            group=read_name(group, "a group"),
         )
         first_tokens = check_tokens(prompt_tokens)
         return Agent(

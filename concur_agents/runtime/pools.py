@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from concur_agents.errors import ConfigError
-from concur_agents.runtime.checks import check_id, check_timeout
+from concur_agents.runtime.checks import check_timeout
 from concur_agents.runtime.hold import HOLD_S, Hold
 from concur_agents.runtime.rank_search import count_ranks
 
@@ -54,8 +54,10 @@ class Pools:
             ConfigError: there is no such pool.
         """
         sessions = self._monitor.sessions
+        if not isinstance(pool, str | None):  # what cannot be compared would end the governor
+            raise ConfigError(f"a pool must be a string, got one of type {type(pool).__name__}")
         if pool is not None:
-            pool = check_id(pool, "a pool")
+            pool = str.__str__(pool)
 
         def flush(now: float) -> Iterable[str]:
             if sessions.passing:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,8 +151,56 @@ def test_payloads_are_no_text(part: dict[str, Any], gap: Any) -> None:
 )
 def test_text_is_no_payload(text: str) -> None:
     data = json.dumps({"messages": chat(text)}, ensure_ascii=False).encode()
-    assert payload.text_size(data) == (len(data), 0)
-    assert payload.measure(text) == (len(text.encode()), 0)
+    digits = text.count("1")
+    size, payloads = payload.text_size(data)
+    assert payloads == 0
+    assert size == pytest.approx(len(data) + 2 * digits, abs=20 if digits else 0)
+    size, payloads = payload.measure(text)
+    assert payloads == 0
+    assert size == pytest.approx(len(text.encode()) + 2 * digits, abs=20 if digits else 0)
+
+
+def test_a_digit_counts_as_three_bytes_of_text_escaped_or_not() -> None:
+    """Tokenisers take them one by one, or up to three; a log was taken for a third of itself."""
+    plain = payload.text_size((ENGLISH * 1000).encode())[0]
+    assert plain == len(ENGLISH) * 1000
+    random_ = random.Random(3)
+    digits = "".join(random_.choice("0123456789") for _ in range(70_000))
+    assert payload.text_size(digits.encode()) == (3 * 70_000, 0)
+    assert payload.measure(digits) == (3 * 70_000, 0)
+    for text in (CHINESE, RUSSIAN):  # whose escapes hold digits
+        raw = json.dumps(text * 1000, ensure_ascii=False).encode()
+        escaped = json.dumps(text * 1000).encode()
+        size = payload.text_size(escaped)[0]
+        assert size == pytest.approx(payload.text_size(raw)[0], rel=0.01)
+
+
+def test_digits_of_payloads_are_no_text() -> None:
+    data = json.dumps({"messages": chat("12 " * 9000, image(), "34 " * 9000)}).encode()
+    alone = json.dumps({"messages": chat("12 " * 9000, image("x"), "34 " * 9000)}).encode()
+    size, payloads = payload.text_size(data)
+    assert payloads == 1
+    assert size == pytest.approx(payload.text_size(alone)[0], abs=100)
+
+
+COUNTED = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "prompts" / "counted.json").read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize("tokenizer", list(COUNTED["tokenizers"]))
+@pytest.mark.parametrize("told", COUNTED["chats"], ids=lambda told: told["name"])
+@pytest.mark.parametrize("escaped", [False, True])
+def test_what_real_tokenizers_count_is_within_a_factor_of_two(
+    told: Any, tokenizer: str, escaped: bool, gov: Governor
+) -> None:
+    """Each turn, the first one too; a table of numbers was taken for a quarter of its tokens."""
+    server = Server(gov)
+    said: list[Any] = []
+    for turn, tokens in zip(told["turns"], told["tokens"][tokenizer], strict=True):
+        said += turn
+        data = json.dumps({"model": "m", "messages": said}, ensure_ascii=escaped).encode()
+        assert is_near(server.turn(of_body(data), tokens), tokens)
 
 
 def test_tool_calls_count(gov: Governor) -> None:

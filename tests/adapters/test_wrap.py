@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 import concur_agents as ca
+from concur_agents.adapters import openai_client
 from concur_agents.adapters.http import govern
 from concur_agents.errors import ConfigError
 from concur_agents.governor import Governor
@@ -190,6 +191,53 @@ class TestClients:
         assert wrapped.max_retries == 7
         assert type(wrapped).__name__ == "OpenAI"
         assert isinstance(wrapped, openai.OpenAI)
+
+    @pytest.mark.parametrize("base", [openai.OpenAI, openai.AsyncOpenAI])
+    def test_a_subclass_whose_subclasses_need_arguments_is_wrapped(
+        self, gov: Governor, endpoint: Any, base: Any
+    ) -> None:
+        """It raised a TypeError, and lists of subclasses had one more."""
+        made: list[Any] = []
+
+        class Listed(base):  # type: ignore[misc]
+            def __init_subclass__(cls, *, tag: str, **options: Any) -> None:
+                super().__init_subclass__(**options)
+                made.append(tag)
+
+        class Mine(Listed, tag="mine"):
+            pass
+
+        wrapped = gov.wrap(plain(endpoint, Mine))
+        assert isinstance(wrapped, Mine)
+        assert made == ["mine"]
+        assert isinstance(gov.wrap(wrapped.with_options(timeout=3)), Mine)
+
+    def test_a_client_whose_transport_is_replaced_says_so_once(
+        self, gov: Governor, endpoint: Any, steps: list[Event], caplog: Any
+    ) -> None:
+        openai_client._warn_replaced.cache_clear()
+        wrapped = gov.wrap(plain(endpoint))
+        wrapped._client = endpoint.http("sync")
+        with gov.agent("a"):
+            wrapped.chat.completions.create(**ASK)
+            wrapped.chat.completions.create(**ASK)
+            assert sum("replaced after wrapping" in said for said in caplog.messages) == 1
+            assert not steps
+            gov.wrap(wrapped).chat.completions.create(**ASK)
+        assert len(steps) == 1
+
+    def test_calls_of_the_module_are_governed_by_its_http_client(
+        self, gov: Governor, endpoint: Any, steps: list[Event], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`openai.chat.completions.create(...)`, as in scripts and older programs."""
+        monkeypatch.setattr(openai, "_client", None)
+        monkeypatch.setattr(openai, "api_key", "k")
+        monkeypatch.setattr(openai, "base_url", "http://e/v1/")
+        monkeypatch.setattr(openai, "http_client", gov.wrap(endpoint.http("sync")))
+        with gov.agent("a"):
+            openai.chat.completions.create(**ASK)
+        assert len(steps) == 1
+        monkeypatch.setattr(openai, "_client", None)
 
     def test_subclasses_with_their_own_constructor_survive(
         self, gov: Governor, endpoint: Any, steps: list[Event]

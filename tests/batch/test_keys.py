@@ -116,7 +116,8 @@ def test_a_key_function_that_returns_the_same_twice_is_numbered_too():
     keys = Keys(lambda item: item["task"], are_kept=True)
     assert [keys.of({"task": "t", "seed": seed}) for seed in (1, 2)] == ["t", "t#2"]
     with pytest.raises(ConfigError, match="must return a string"):
-        keys.of({"task": 1})
+        keys.of({"task": ["t"]})
+    assert keys.of({"task": 1}) == "1"
 
 
 def test_two_pools_of_one_governor_run_the_same_items_at_once():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import pytest
 
@@ -299,10 +301,23 @@ def test_a_pool_is_used_once_and_inside_its_block():
     run(main())
 
 
-def test_a_key_that_is_no_string_ends_the_batch_with_the_reason():
+def test_a_key_that_is_no_name_ends_the_batch_with_the_reason():
     async def main():
-        async with virtual_governor(limit=1) as gov, AgentPool(gov, key=len) as pool:
-            with pytest.raises(ca.ConfigError, match="key must return a string, got 1"):
+        async with virtual_governor(limit=1) as gov, AgentPool(gov, key=list) as pool:
+            with pytest.raises(ca.ConfigError, match=r"key must return a string, .* got \['a'\]"):
                 await collect(pool, work, ["a"])
+
+    run(main())
+
+
+def test_ints_uuids_and_paths_name_items():
+    names = [7, UUID(int=7), PurePosixPath("a/b")]
+
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            async with AgentPool(gov) as pool:
+                assert set(await collect(pool, work, names)) == {str(name) for name in names}
+            async with AgentPool(gov, key=lambda item: item["row"]) as pool:
+                assert list(await collect(pool, work, [{"row": names[1]}])) == [str(names[1])]
 
     run(main())

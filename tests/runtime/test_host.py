@@ -6,6 +6,8 @@ import asyncio
 import gc
 import itertools
 import random
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import pytest
 
@@ -121,9 +123,15 @@ def test_a_call_before_the_agent_was_let_in_says_what_to_do():
     run(main())
 
 
-def test_an_id_that_is_no_string_is_refused():
-    with pytest.raises(ca.ConfigError, match=r"must be a string, got 17"):
-        ca.Governor(limit=1).agent(17)  # type: ignore[arg-type]
+@pytest.mark.parametrize("said", [17, UUID(int=17), PurePosixPath("a/b"), ("task", 3), b"x", True])
+def test_what_has_a_text_can_be_an_id_a_group_and_a_tool(said):
+    """Rows have ints, tasks have UUIDs, files have paths. It was a ConfigError."""
+    gov = ca.Governor(limit=1)
+    with gov.agent(said, group=said) as agent:
+        assert agent.id == str(said)
+        with agent.tool(said):
+            pass
+    assert list(gov.tool_times()) == [str(said)]
 
 
 def test_higher_priority_goes_first():

@@ -15,6 +15,7 @@ import pytest
 
 import concur_agents as ca
 from concur_agents.core import Usage, make_law
+from concur_agents.runtime import checks
 from concur_agents.testing import assert_idle, run, virtual_governor
 
 
@@ -93,14 +94,27 @@ def test_a_priority_that_is_no_whole_number(priority):
     run(main())
 
 
-def test_a_tool_without_a_name():
-    async def main():
-        async with virtual_governor(limit=1) as gov, gov.agent("a") as agent:
-            with pytest.raises(ca.ConfigError, match="name of a tool must be a string"):
-                agent.tool(["pytest"])
-            assert not gov.snapshot().closed
+class Nameless:
+    def __str__(self):
+        raise RuntimeError
 
+
+def test_what_has_no_text_counts_as_no_name_and_is_said_once(caplog):
+    async def main():
+        async with virtual_governor(limit=1) as gov:
+            async with gov.agent(Nameless(), group=Nameless()) as agent, agent.tool(Nameless()):
+                assert agent.id == "agent-1"
+            async with gov.agent(10**10_000):  # Python writes no int of so many digits
+                pass
+            async with gov.agent(Nameless()) as agent:
+                assert agent.id == "agent-3"
+            assert list(gov.tool_times()) == ["tool"]
+            assert_idle(gov)
+
+    checks._warn_nameless.cache_clear()
     run(main())
+    said = [text for text in caplog.messages if "agent's id is of type Nameless" in text]
+    assert len(said) == 1
 
 
 def test_a_retry_after_that_is_none_is_no_time(watched):
@@ -145,7 +159,7 @@ NONSENSE = [10**400, -(10**400), 1j, np.array([1, 2]), [1], {"a": 1}, Hostile(),
 
 
 @pytest.mark.parametrize("said", NONSENSE, ids=lambda said: type(said).__name__)
-def test_whatever_is_handed_in_is_refused_at_the_door_and_the_governor_goes_on(said):
+def test_whatever_is_handed_in_is_read_or_refused_at_the_door_and_the_governor_goes_on(said):
     """A size of 10**400 tokens raised an OverflowError, and a group that is a list, like a pool
     that cannot be compared, ended the governor for good."""
 
@@ -155,16 +169,11 @@ def test_whatever_is_handed_in_is_refused_at_the_door_and_the_governor_goes_on(s
                 if not isinstance(said, Mock):  # a Mock is the number 1, if it is asked
                     with pytest.raises(ca.ConfigError):
                         gov.agent("b", **options)
-            for act in (
-                lambda: gov.agent(said),
-                lambda: gov.agent("b", group=said),
-                lambda: gov.flushed(said),
-            ):
-                with pytest.raises(ca.ConfigError):
-                    act()
+            with pytest.raises(ca.ConfigError):
+                gov.flushed(said)
+            async with gov.agent(said, group=said) as agent, agent.tool(said):
+                assert isinstance(agent.id, str)
             async with gov.agent("a") as agent:
-                with pytest.raises(ca.ConfigError):
-                    agent.tool(said)
                 with pytest.raises(ca.ConfigError):
                     agent.step(prefix=[("a", said)] if not isinstance(said, Mock) else said)
                 with pytest.raises(ca.ConfigError):
