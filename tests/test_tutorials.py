@@ -44,6 +44,7 @@ class Follower:
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "XDG_RUNTIME_DIR": str(folder),  # a daemon of its own
             "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "",  # so that each process writes whole lines
         }
 
     def start(self, command):

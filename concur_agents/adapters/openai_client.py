@@ -86,7 +86,8 @@ def _agent_of(client: Any, options: Any) -> tuple[Agent | None, bool]:
     """
     governor: Governing | None = getattr(client._client, "_concur_governor", None)
     if governor is None:
-        _warn_replaced()
+        if not hasattr(client._client, "_concur_inner"):  # else it has no agent, and says so itself
+            _warn_replaced()
         return None, False
     if not is_llm_call(options.method, options.url.partition("?")[0], governor.routes):
         return None, False

@@ -145,6 +145,9 @@ def _number(value: object) -> float | None:
     """A number, also numpy's or a fraction; None: it is none, or too large for one."""
     if type(value) is float:
         return value
+    if type(value) is int and -_MOST <= value <= _MOST:
+        # Without `try`, where an exception that is raised into the thread passes for the object's.
+        return float(value)
     if isinstance(value, str | bytes | bytearray):
         return None  # `float` would read them
     try:
