@@ -1,7 +1,8 @@
 """What in a prompt is text, and what is an image, a sound or a file.
 
-Those travel as base64 of up to megabytes, and take as many tokens as their model decides. They are
-found without parsing the body, because it may be large and this happens at each call.
+Those travel as base64 of up to megabytes, and take as many tokens as their model decides (see
+`image_size.py`). They are found without parsing the body, because it may be large and this happens
+at each call.
 
 Sizes of text are bytes, in which a digit counts as three: most tokenisers take digits one by one or
 three at a time, and other text of any script by some four bytes.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from concur_agents.adapters import image_size
 
 _STRIDE, _RUNNING = 32, 36
 """Each `_STRIDE`-th byte of a body is looked at. A payload shows there as `_RUNNING` characters of
@@ -33,6 +36,7 @@ _LINKED = re.compile(
     rb'|type"\s*:\s*"url"\s*,\s*"url"\s*:\s*)"https?:'
 )
 _LONGEST_LINK = 128  # bytes of a match of `_LINKED`
+_LONGEST_ADDRESS = 2048
 _ESCAPED = rb"\u"
 _ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{4}")
 _TWO_BYTES = re.compile(rb"\\u0[0-7]")
@@ -55,11 +59,11 @@ _MORE = 2
 
 Block = tuple[int, int, int]
 """A block of a body: a hash of each 257th byte of it; what its escaped characters and its digits
-change in the size, and how many payloads given by their address begin in it, both with those
-before it."""
+change in the size, and the tokens of payloads given by their address that begin in it, both with
+those before it."""
 
-Run = tuple[int, int, int]
-"""Where a payload begins and ends, and what it counts for as text."""
+Run = tuple[int, int, int, int]
+"""Where a payload begins and ends, what it counts for as text, and its estimated tokens."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class Seen:
 
 
 def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
-    """The size of the text in a JSON body, and how many payloads there are beside it.
+    """The size of the text in a JSON body, and the estimated tokens of payloads beside it.
 
     Args:
         body: the body.
@@ -98,7 +102,7 @@ def text_size(body: bytes, seen: Seen | None = None) -> tuple[int, int]:
     if seen is not None:
         seen.last = blocks, runs
     size = len(body) + change - sum(run[2] for run in runs)
-    return max(0, size), len(runs) + links
+    return max(0, size), sum(run[3] for run in runs) + links
 
 
 def _mark(body: bytes, at: int) -> int:
@@ -106,7 +110,7 @@ def _mark(body: bytes, at: int) -> int:
 
 
 def _read(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """What escaped characters and digits change, and the payloads given by their address."""
+    """What escaped characters and digits change, and tokens of payloads given by their address."""
     change = links = 0
     # `rfind` first, because it takes half the time of `find` and `count`.
     if body.rfind(_ESCAPED, at, end + 1) >= 0:
@@ -118,8 +122,14 @@ def _read(body: bytes, at: int, end: int) -> tuple[int, int]:
         change = _more_for_digits(body, at + -at % _EACH, end)
     if body.rfind(_LINK, at, end + _LONGEST_LINK) >= 0:
         found = _LINKED.finditer(body, at, end + _LONGEST_LINK)
-        links = sum(match.start() < end for match in found)
+        links = sum(_tokens_of_link(body, match.end()) for match in found if match.start() < end)
     return change, links
+
+
+def _tokens_of_link(body: bytes, at: int) -> int:
+    quote = body.find(b'"', at, at + _LONGEST_ADDRESS)
+    is_low = image_size.is_low_detail(body, at, at if quote < 0 else quote)
+    return image_size.LOW_DETAIL_TOKENS if is_low else image_size.UNKNOWN_TOKENS
 
 
 def _more_for_digits(text: bytes, at: int = 0, end: int | None = None) -> int:
@@ -145,9 +155,8 @@ def _runs(body: bytes, start: int) -> list[Run]:
                 quote = len(body) if quote < 0 else quote
             end = _end_of_run(body, at, quote)
             if _is_payload(body, begin, end):
-                found.append(
-                    (begin, end, end - begin + _more_for_digits(body, begin + -begin % _EACH, end))
-                )
+                text = end - begin + _more_for_digits(body, begin + -begin % _EACH, end)
+                found.append((begin, end, text, image_size.tokens_in_body(body, begin, end)))
             next_at = max(end, next_at)
         place = sample.find(_IN_A_ROW, -((start - next_at) // _STRIDE))
     return found
@@ -166,8 +175,8 @@ _FIELDS = ("content", "tool_calls", "function", "name", "arguments")
 
 
 def measure(said: object) -> tuple[int, int]:
-    """The size of the text in the messages of a framework, and how many payloads there are."""
-    size = payloads = 0
+    """The size of the text in a framework's messages, and the estimated tokens of payloads."""
+    size = tokens = 0
     rest: list[object] = [said]
     seen = 0
     while rest and seen < _MOST_PARTS:
@@ -175,15 +184,17 @@ def measure(said: object) -> tuple[int, int]:
         seen += 1
         if isinstance(part, str):
             if _is_payload_text(part):
-                payloads += 1
+                tokens += image_size.tokens_of_text(part)
             else:
                 text = part.encode("utf-8", "surrogatepass")
                 size += len(text) + _more_for_digits(text)
-        elif isinstance(part, bytes | bytearray | memoryview):
-            payloads += 1
+        elif isinstance(part, bytes | bytearray):
+            tokens += image_size.tokens_of_bytes(part)
+        elif isinstance(part, memoryview):
+            tokens += image_size.UNKNOWN_TOKENS
         elif isinstance(part, Mapping):
             if _names_link(part):
-                payloads += 1
+                tokens += _tokens_of_named(part)
             else:
                 rest.extend(part.values())
         elif isinstance(part, list | tuple):
@@ -192,7 +203,7 @@ def measure(said: object) -> tuple[int, int]:
             size += 4
         elif part is not None:  # a message object, or a tool call in one
             rest.extend(getattr(part, name, None) for name in _FIELDS)
-    return size, payloads
+    return size, tokens
 
 
 def _names_link(part: Mapping[object, object]) -> bool:
@@ -209,6 +220,16 @@ def _names_link(part: Mapping[object, object]) -> bool:
         "file",
         "input_file",
     )
+
+
+def _tokens_of_named(part: Mapping[object, object]) -> int:
+    inner = [part, *(value for value in part.values() if isinstance(value, Mapping))]
+    if any(each.get("detail") == "low" for each in inner):
+        return image_size.LOW_DETAIL_TOKENS
+    for value in (value for each in inner for value in each.values()):
+        if isinstance(value, str) and _is_payload_text(value):
+            return image_size.tokens_of_text(value)
+    return image_size.UNKNOWN_TOKENS
 
 
 def _is_payload_text(said: str) -> bool:

@@ -3,7 +3,8 @@
 The gate needs to know how much a step adds. Counting tokens would need the model's tokeniser and a
 pass over the whole context at each step. Instead, the agent's last prompt counts as the server
 counted it, and only its growth is estimated: bytes of text by the tokens per byte that earlier
-growth had, within what text can have, and images and sounds by the piece (see `payload.py`).
+growth had, within what text can have; images by their pixels, and other payloads by the piece (see
+`payload.py`), by what earlier ones took of their estimate.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ TOKENS_PER_BYTE = 0.25
 """Before the first usage of an agent: English and code have 3.3 to 4.5 bytes per token, other
 scripts 3 to 7.5, depending on the tokeniser (measured: `tests/fixtures/prompts`)."""
 
-TOKENS_PER_PAYLOAD = 1000.0
-"""Before the first usage with an image or a sound: models take some 100 to 3,000 for one."""
-
 _PLAUSIBLE_PER_BYTE = (1 / 12, 1.0)
 """Tokens of a byte of text. Outside of this something else has grown, such as a hidden prompt."""
 
-_PLAUSIBLE_PER_PAYLOAD = (50.0, 16_000.0)
+_PLAUSIBLE_SHARE = (0.05, 16.0)
+"""What payloads take of their estimate: 50 to 16,000 tokens for one of unknown size."""
+
+_TELLING_TOKENS = 500
+"""Payloads estimated at less, such as icons, say that much less about what others take."""
 
 _LEAST_GROWTH = 64
 """Bytes; less growth is mostly the frame of a message, and says nothing about its text."""
@@ -48,7 +50,8 @@ class Prompt:
         unit: how its size was measured; sizes of different units are not compared.
         size: its text [bytes, a digit as three]; that of a body is measured by `estimate`.
         body: the JSON body; empty if there is none.
-        payloads: images, sounds and files in it, which are not part of its size.
+        payloads: images, sounds and files in it, which are not part of its size [tokens, as
+            estimated without any usage].
         continues: the server holds what came before: the size is that of the new part.
         tokens: estimated tokens; None: not estimated yet.
         chain: its leading parts; None: unknown.
@@ -88,7 +91,7 @@ class _Known:
     tokens: int = 0
     completion: int = 0
     per_byte: float = TOKENS_PER_BYTE
-    per_payload: float = TOKENS_PER_PAYLOAD
+    payload_share: float = 1.0  # of their estimate
     has_grown: bool = False  # then the ratio comes from growth
     seen: payload.Seen = field(default_factory=payload.Seen)  # the last body
     head: bytes = b""
@@ -105,7 +108,7 @@ def estimate(agent: Agent, prompt: Prompt) -> None:
         prompt.size, prompt.payloads = payload.text_size(prompt.body, known.seen)
     prompt.known = known
     prompt.growth = before, grown, more = _growth(known, prompt)
-    tokens = before + grown * known.per_byte + more * known.per_payload
+    tokens = before + grown * known.per_byte + more * known.payload_share
     prompt.tokens = max(1, round(tokens))
     head = prompt.body[:_HEAD_BYTES]
     if head and head != known.head:
@@ -135,9 +138,9 @@ def learn(agent: Agent, prompt: Prompt, usage: Usage) -> None:
     before, grown, more = prompt.growth or _growth(known, prompt)
     gained = usage.prompt_tokens - before
     if more > 0:
-        known.per_payload = _bounded(
-            (gained - grown * known.per_byte) / more, _PLAUSIBLE_PER_PAYLOAD
-        )
+        taken = _bounded((gained - grown * known.per_byte) / more, _PLAUSIBLE_SHARE)
+        weight = min(1.0, more / _TELLING_TOKENS)
+        known.payload_share = weight * taken + (1 - weight) * known.payload_share
     elif grown >= _LEAST_GROWTH and _is_plausible(gained / grown):
         if before:
             known.per_byte = (_WEIGHT * known.per_byte + gained) / (_WEIGHT + grown)

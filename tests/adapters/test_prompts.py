@@ -137,10 +137,10 @@ PAYLOADS = [
 @pytest.mark.parametrize("gap", [None, (",", ":")])
 def test_payloads_are_no_text(part: dict[str, Any], gap: Any) -> None:
     data = json.dumps({"messages": [{"role": "user", "content": [part]}]}, separators=gap)
-    size, payloads = payload.text_size(data.encode())
-    assert payloads == 1
+    size, tokens = payload.text_size(data.encode())
+    assert tokens == 1000
     assert size < 300
-    assert payload.measure([{"role": "user", "content": [part]}])[1] == 1
+    assert payload.measure([{"role": "user", "content": [part]}])[1] == 1000
     assert payload.measure([{"role": "user", "content": [part]}])[0] < 300
 
 
@@ -152,11 +152,11 @@ def test_payloads_are_no_text(part: dict[str, Any], gap: Any) -> None:
 def test_text_is_no_payload(text: str) -> None:
     data = json.dumps({"messages": chat(text)}, ensure_ascii=False).encode()
     digits = text.count("1")
-    size, payloads = payload.text_size(data)
-    assert payloads == 0
+    size, tokens = payload.text_size(data)
+    assert tokens == 0
     assert size == pytest.approx(len(data) + 2 * digits, abs=20 if digits else 0)
-    size, payloads = payload.measure(text)
-    assert payloads == 0
+    size, tokens = payload.measure(text)
+    assert tokens == 0
     assert size == pytest.approx(len(text.encode()) + 2 * digits, abs=20 if digits else 0)
 
 
@@ -178,8 +178,8 @@ def test_a_digit_counts_as_three_bytes_of_text_escaped_or_not() -> None:
 def test_digits_of_payloads_are_no_text() -> None:
     data = json.dumps({"messages": chat("12 " * 9000, image(), "34 " * 9000)}).encode()
     alone = json.dumps({"messages": chat("12 " * 9000, image("x"), "34 " * 9000)}).encode()
-    size, payloads = payload.text_size(data)
-    assert payloads == 1
+    size, tokens = payload.text_size(data)
+    assert tokens == 1000
     assert size == pytest.approx(payload.text_size(alone)[0], abs=100)
 
 
@@ -232,7 +232,7 @@ def test_estimates_are_bounded_whatever_the_server_says(gov: Governor) -> None:
         prompt = body(input=chat(content), **more)
         tokens = random_.choice((1, 100, 10_000, 1_000_000))
         estimate = server.turn(prompt, tokens, completion=0)
-        assert estimate <= last + prompt.size + 16_000 * prompt.payloads + 1
+        assert estimate <= last + prompt.size + 16 * prompt.payloads + 1
         last = tokens
 
 
@@ -248,7 +248,7 @@ def test_messages_of_frameworks_are_measured_the_same() -> None:
     ]
     prompt = of_messages("messages", said)
     assert prompt is not None
-    assert prompt.payloads == 1
+    assert prompt.payloads == 1000
     least = len(ENGLISH) + len(CHINESE.encode())
     assert least <= prompt.size <= least + 100
     assert of_messages("litellm", "hi", continues=True).continues  # type: ignore[union-attr]
@@ -275,8 +275,8 @@ def test_megabytes_of_images_are_measured_at_once() -> None:
     uri = "data:image/png;base64," + base64.b64encode(os.urandom(7_500_000)).decode()
     data = json.dumps({"messages": chat(*[image(uri)] * 2, ENGLISH * 10_000)}).encode()
     began = time.thread_time()
-    _, payloads = payload.text_size(data)
-    assert payloads == 2
+    _, tokens = payload.text_size(data)
+    assert tokens == 2000
     assert time.thread_time() - began < 0.5
 
 
@@ -296,10 +296,10 @@ def test_what_the_last_body_held_is_not_read_again(monkeypatch: pytest.MonkeyPat
     for turn in range(5):
         data = json.dumps({"messages": chat(*said)}).encode()
         read.clear()
-        size, payloads = payload.text_size(data, seen)
+        size, tokens = payload.text_size(data, seen)
         assert len(read) <= 2 or turn == 0
-        assert (size, payloads) == payload.text_size(data)
-        assert payloads == 1 + turn
+        assert (size, tokens) == payload.text_size(data)
+        assert tokens == 1000 * (1 + turn)
         said += [CHINESE * 20, [link]]
 
 
