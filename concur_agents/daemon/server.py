@@ -96,6 +96,7 @@ class Daemon:
         self._idle_s = idle_s
         self._seen_s = time.monotonic()
         self._clients: dict[int, _Client] = {}
+        self.connected: set[_Client] = set()  # also those that are no clients any more
         self._numbers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
@@ -138,11 +139,11 @@ class Daemon:
         finally:
             for server in servers:
                 server.close()
-            for client in list(self._clients.values()):
-                client.close()
             for _, address in listeners:
                 if address.path is not None:
                     address.path.unlink(missing_ok=True)
+            ended.set()
+            await self._hang_up()
         if self._monitor.sessions.bug is not None:
             raise self._monitor.sessions.bug
 
@@ -151,6 +152,20 @@ class Daemon:
         if self._loop is not None and self._ended is not None:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _hang_up(self) -> None:
+        """Closes all connections, also those whose other end does not read."""
+        for client in list(self.connected):
+            client.close()
+        await asyncio.sleep(0)  # what has nothing left to send is closed now
+        for client in list(self.connected):
+            client.abort()
+        await asyncio.sleep(0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a connection comes too late."""
+        return self._ended is None or self._ended.is_set()
 
     # -- clients -----------------------------------------------------------------------------------
 
@@ -310,6 +325,10 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._daemon.is_over:
+            self._transport.abort()
+            return
+        self._daemon.connected.add(self)
         found = self._transport.get_extra_info("socket")
         if found is not None and found.family != getattr(socket, "AF_UNIX", None):
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -317,7 +336,7 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._transport is None:
+        if self._is_closed:
             return
         try:
             found = [self._receiver.message(line) for line in self._frames.cut(data)]
@@ -328,11 +347,12 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._transport = None
+        self._daemon.connected.discard(self)
         self._daemon.leave(self._number)
 
     def send(self, message: Message) -> None:
         """Sends a frame; a client that does not read is dropped."""
-        if self._transport is None:
+        if self._transport is None or self._is_closed:
             return
         self.is_greeted = True
         self._transport.write(self._sender.frame(message))
@@ -341,7 +361,7 @@ class _Client(asyncio.Protocol):
 
     def refuse(self, why: str) -> None:
         """Says why, and hangs up."""
-        if self._transport is None:
+        if self._transport is None or self._is_closed:
             return
         peer = self._transport.get_extra_info("peername") or "this machine"
         logger.warning("a client at %s was dropped: %s", peer, why)
@@ -351,6 +371,14 @@ class _Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Hangs up."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Hangs up without what is left to send."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -78,3 +79,16 @@ def test_a_pickled_governor_connects_to_the_same_daemon(folder, serve):
 
 def test_a_governor_without_an_agent_leaves_nothing_open(no_descriptor_left, folder):
     Governor(shared=f"unix:{folder}/d/s").close()
+
+
+def test_a_daemon_that_ends_hangs_up_on_a_client_that_does_not_read(folder, serve, until):
+    """What is left to send would keep the connection open beyond the end of the loop."""
+    daemon = serve(f"unix:{folder}/d/s", limit=1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{folder}/d/s")
+        until(lambda: daemon.connected)
+        (one,) = daemon.connected
+        daemon._loop.call_soon_threadsafe(one._transport.write, b" " * 2**22)
+        until(lambda: one._transport.get_write_buffer_size() > 0)
+        daemon.end()
+        until(lambda: not daemon.connected)
