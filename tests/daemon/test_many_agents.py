@@ -13,7 +13,9 @@ CLIENT = """
 import asyncio, gc, json, os, sys
 import concur_agents as ca
 from concur_agents.testing import assert_idle
+from concur_agents.wire import remote_link
 
+remote_link.AWAY_S = 60.0  # a busy machine may take long to answer
 gov = ca.Governor(shared=sys.argv[1])
 
 async def work(number):
