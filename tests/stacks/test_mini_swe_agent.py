@@ -17,6 +17,9 @@ swebench = pytest.importorskip("minisweagent.run.benchmarks.swebench")
 import concur_agents as ca  # noqa: E402
 from concur_agents.testing import assert_idle  # noqa: E402
 
+# LiteLLM's types, which are made at the first call, and may not have been before.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks" / "mini-swe-agent.md"
 SUBMIT = 'CALL:bash{"command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"}'
 CONFIG = """
