@@ -91,15 +91,17 @@ class Sizes:
     def own_peak(self, need: float) -> float | None:
         """Most that the open agents and one more hold at once, shared tokens left out [tokens].
 
-        None: too few have left to tell.
+        None: too few have left to tell, or none of them held anything.
 
         Args:
             need: what the new one holds at the end of its first step [tokens].
         """
         if len(self.peak_forecast.finals) < _LEAST_RECENT:
             return None
-        peak = self.peak_forecast.peak_tokens(need)
-        return None if peak is None else peak * max(0.0, 1.0 - self._found / self.final_mean)
+        peak, final = self.peak_forecast.peak_tokens(need), self.final_mean
+        if peak is None or not final:  # usages may all say that nothing is held
+            return None
+        return peak * max(0.0, 1.0 - self._found / final)
 
     def _finals_mean(self) -> float:
         finals = list(self.peak_forecast.finals)[-_RECENT:]

@@ -81,3 +81,19 @@ def test_until_it_is_known_how_long_agents_are_away_the_tier_counts_if_it_will_h
         r.arrive(f"agent-{number}", 0.0, prompt_tokens=4_700)
     r.tick(READING, 1.0)
     assert r.view(1.0).active == enter
+
+
+def test_usages_that_say_nothing_is_held_leave_the_others_governed():
+    """Some endpoints answer zeros, and a mean of them is no size to divide by."""
+    r = Regulator(make_law("working_set"))
+    now = 0.0
+    for number in range(20):
+        agent = f"agent-{number}"
+        r.arrive(agent, now)
+        for _ in range(2):
+            assert agent in r.begin_step(agent, now)
+            r.end_step(agent, now + 1.0, Usage(0, 0, 0))
+            now += 2.0
+        r.leave(agent, now)
+        r.tick(Reading(at_s=now, capacity_tokens=100, host_capacity_tokens=TIER), now)
+    assert [agent for agent in "abc" if agent in r.arrive(agent, now)]
