@@ -129,6 +129,8 @@ def read_seconds(told: object) -> float:
 
 def read_flag(told: object) -> bool:
     """Whether something from outside is true; what cannot say is not. Never raises."""
+    if type(told) is bool:  # without `try`: see `_number`
+        return told
     try:
         return bool(told)
     except Exception as error:  # as of an array of numpy's
