@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeVar
 
+from concur_agents.adapters.emptying import empties_cache
 from concur_agents.adapters.http import govern, view_of
 from concur_agents.adapters.routes import is_llm_call
 from concur_agents.runtime.agent import Governing, current_agent
@@ -48,6 +49,8 @@ class _ByAgent:
             self._concur_latest[:] = [govern(governor, self._concur_inner)]
             return self._concur_latest[0]
         path = request.url.path
+        if self._concur_latest and empties_cache(request.method, path):
+            return self._concur_latest[0]  # no agent does this, but it concerns them
         if not self._concur_complained and is_llm_call(request.method, path, ()):
             self._concur_complained.append(path)
             logger.warning(

@@ -11,7 +11,6 @@ It works for `httpx` and for `httpx2`, which openai uses from 3.0 on.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import cache, partial, wraps
 from types import FunctionType, MethodType, ModuleType
@@ -22,6 +21,7 @@ import openai
 
 from concur_agents._outside import is_from_handler
 from concur_agents.adapters import call as calls
+from concur_agents.adapters.addresses import base_of_request
 from concur_agents.adapters.answers import (
     OVERLOADED,
     Answer,
@@ -31,8 +31,10 @@ from concur_agents.adapters.answers import (
     was_aborted,
 )
 from concur_agents.adapters.call import Call
+from concur_agents.adapters.emptying import beside_calls
 from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
+from concur_agents.adapters.raising import IS_OPENAI_2, for_clients
 from concur_agents.adapters.routes import is_llm_call, meet_unknown
 from concur_agents.adapters.routing import Route, Router, router_of
 from concur_agents.core import Usage
@@ -40,8 +42,6 @@ from concur_agents.errors import ConcurError, ConfigError
 from concur_agents.runtime.agent import Governing
 
 C = TypeVar("C")
-
-_IS_OPENAI_2 = int(openai.__version__.partition(".")[0]) < 3
 
 
 def http_client(
@@ -66,7 +66,7 @@ def http_client(
     """
     if kind not in ("sync", "async"):
         raise ConfigError(f"kind must be 'sync' or 'async', got {kind!r}")
-    native = "httpx" if _IS_OPENAI_2 else "httpx2"
+    native = "httpx" if IS_OPENAI_2 else "httpx2"
     if module in (None, native):
         make = openai.DefaultHttpxClient if kind == "sync" else openai.DefaultAsyncHttpxClient
         return govern(governor, make(**options))
@@ -170,13 +170,15 @@ class _SyncSend:
         if not is_llm_call(request.method, path, governor.routes):
             agent = governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
-            response = send(request, stream=stream, **options)
+            with beside_calls(governor, request.method, path) as answered:
+                response = send(request, stream=stream, **options)
+                answered(response.status_code, base_of_request(request.url))
             return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
             call = calls.begin_sync(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
-            raise _for_clients(error) from None
+            raise for_clients(error) from None
         if call is None:
             return send(request, stream=stream, **options)
         try:
@@ -211,13 +213,15 @@ class _AsyncSend:
         if not is_llm_call(request.method, path, governor.routes):
             agent = governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
-            response = await send(request, stream=stream, **options)
+            with beside_calls(governor, request.method, path) as answered:
+                response = await send(request, stream=stream, **options)
+                answered(response.status_code, base_of_request(request.url))
             return self._concur_noticing(governor, request, response)
         body = _body(request)
         try:
             call = await calls.begin(governor, path, read=lambda: of_body(body))
         except ConcurError as error:
-            raise _for_clients(error) from None
+            raise for_clients(error) from None
         if call is None:
             return await send(request, stream=stream, **options)
         try:
@@ -263,7 +267,7 @@ def _notice(governor: Governing, request: Any, response: Any, *, tee: Any) -> An
         try:
             meet_unknown(governor, path, usage_in(response.content))
         except ConcurError as error:
-            raise _for_clients(error) from None
+            raise for_clients(error) from None
     elif response.headers.get("content-type", "").startswith(_STREAMED):
         encoding = response.headers.get("content-encoding", "").lower()
         unknown = _Unknown(governor, path)
@@ -285,24 +289,6 @@ class _Unknown:
     def end(self, usage: Usage | None, **_: object) -> None:
         self.over = True
         meet_unknown(self._governor, self._path, usage)
-
-
-def _for_clients(error: ConcurError) -> ConcurError:
-    """The same error in a form that clients raise as it is.
-
-    openai 2 and Anthropic's client take any other error for one of the connection: they retry, and
-    then raise "Connection error." in its place.
-    """
-    theirs: list[type[Exception]] = [openai.OpenAIError] if _IS_OPENAI_2 else []
-    anthropic = sys.modules.get("anthropic")  # if it has not been imported, it makes no call
-    if anthropic is not None:
-        theirs.append(anthropic.AnthropicError)
-    theirs = [kind for kind in theirs if not isinstance(error, kind)]
-    return _passing(type(error), *theirs)(*error.args) if theirs else error
-
-
-def _passing(kind: type[ConcurError], *theirs: type[Exception]) -> type[ConcurError]:
-    return type(kind.__name__, (kind, *theirs), {"__module__": kind.__module__})
 
 
 def _body(request: Any) -> bytes:
@@ -330,10 +316,7 @@ def _watch(call: Call, response: Any, tee: Any, *, hide: bool) -> None:
             response._content = answer.feed(response.content) + answer.finish()
     else:
         encoding, kind = "", ""
-        for (
-            name,
-            value,
-        ) in response.headers.raw:  # a look-up by name costs ten times as much
+        for name, value in response.headers.raw:  # a look-up by name costs ten times as much
             if name.lower() == b"content-encoding":
                 encoding = value.decode("latin-1").lower()
             elif name.lower() == b"content-type":

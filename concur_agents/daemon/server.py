@@ -137,6 +137,10 @@ class Daemon:
                     await asyncio.wait_for(ended.wait(), TURN_S)
                 self.turn()
         finally:
+            for found, _ in listeners:
+                loop.remove_reader(found)
+            # asyncio never closes a connection that it has accepted, but not yet begun, at a close.
+            await asyncio.sleep(0)
             for server in servers:
                 server.close()
             for _, address in listeners:

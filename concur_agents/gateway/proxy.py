@@ -15,6 +15,7 @@ import logging
 
 from aiohttp import web
 
+from concur_agents.adapters.emptying import beside_calls
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.routes import is_llm_call
 from concur_agents.errors import ConcurError, UngovernedError
@@ -148,7 +149,9 @@ class Proxy:
         living = None if identity is None else self._agents.find(identity.agent)
         agent = None if living is None else living.agent
         record.agent = "" if agent is None else agent.id
-        head = await self._sender.plain(request, path, agent)
+        with beside_calls(self._governor, request.method, path.partition("?")[0]) as answered:
+            head = await self._sender.plain(request, path, agent)
+            answered(head.response.status, head.base)
         return await self._relay.pass_on(request, head, record)
 
     # A call

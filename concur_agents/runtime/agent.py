@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from concur_agents import _moved
@@ -77,6 +78,14 @@ class Governing(Protocol):
 
     def heard(self, agent: Agent, headers: Mapping[str, Any], sent: Address | None = None) -> None:
         """Looks at the headers of an answer, which may say which pool serves an agent."""
+        ...
+
+    def hold(self) -> AbstractContextManager[object]:
+        """A block in which no agent passes a boundary."""
+        ...
+
+    def flushed(self, pool: str | None = None) -> None:
+        """The cache of a pool has been emptied; None: of all."""
         ...
 
     def agent(

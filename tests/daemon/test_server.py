@@ -81,6 +81,16 @@ def test_a_governor_without_an_agent_leaves_nothing_open(no_descriptor_left, fol
     Governor(shared=f"unix:{folder}/d/s").close()
 
 
+def test_a_client_that_connects_as_the_daemon_ends_is_hung_up_on(folder, serve):
+    daemon = serve(f"unix:{folder}/d/s", limit=1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(f"{folder}/d/s")
+        daemon.end()
+        with contextlib.suppress(ConnectionResetError):  # it was not accepted any more
+            assert client.recv(1) == b""
+
+
 def test_a_daemon_that_ends_hangs_up_on_a_client_that_does_not_read(folder, serve, until):
     """What is left to send would keep the connection open beyond the end of the loop."""
     daemon = serve(f"unix:{folder}/d/s", limit=1)

@@ -136,6 +136,18 @@ async def test_what_is_no_call_passes_without_an_agent(engine, before):
         assert front.governor.snapshot().alive == 1
 
 
+async def test_a_request_that_empties_the_cache_is_known_to_the_governor(engine, before):
+    async with before(limit=1) as front:
+        flushed = []
+        front.governor.on_event(lambda e: flushed.append(e) if e.kind == "flushed" else None)
+        for path, status in (("/sleep?level=1", 200), ("/v1/models", 200), ("/sleep", 400)):
+            engine.answer = fixed(status)
+            async with front.client.post(f"{front.url}{path}") as answer:
+                assert answer.status == status
+        assert len(flushed) == 1
+        assert (await front.ask())[0] == 400  # the engine's answer: nothing is held any more
+
+
 # --- holding -------------------------------------------------------------------------------------
 
 
