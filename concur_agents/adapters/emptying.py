@@ -6,9 +6,10 @@ They go through the same clients as the agents' calls, so that the governor need
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from concur_agents.adapters.addresses import Base, base, innermost
+from concur_agents.errors import ConfigError
 from concur_agents.runtime.agent import Governing
 
 _EMPTYING = frozenset(
@@ -47,7 +48,8 @@ def beside_calls(
     def answered(status: int, sender: Base | None) -> None:
         if status < 400:
             for pool in _pools_at(governor, sender):
-                governor.flushed(pool)
+                with suppress(ConfigError):  # the pool has just been removed
+                    governor.flushed(pool)
 
     with governor.hold():
         yield answered

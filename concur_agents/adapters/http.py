@@ -31,7 +31,7 @@ from concur_agents.adapters.answers import (
     was_aborted,
 )
 from concur_agents.adapters.call import Call
-from concur_agents.adapters.emptying import beside_calls
+from concur_agents.adapters.emptying import beside_calls, empties_cache
 from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.raising import IS_OPENAI_2, for_clients
@@ -168,7 +168,7 @@ class _SyncSend:
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
-            agent = governor.current_agent()
+            agent = None if empties_cache(request.method, path) else governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
             with beside_calls(governor, request.method, path) as answered:
                 response = send(request, stream=stream, **options)
@@ -211,7 +211,7 @@ class _AsyncSend:
         path = request.url.path
         governor = self._concur_governor
         if not is_llm_call(request.method, path, governor.routes):
-            agent = governor.current_agent()
+            agent = None if empties_cache(request.method, path) else governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
             with beside_calls(governor, request.method, path) as answered:
                 response = await send(request, stream=stream, **options)

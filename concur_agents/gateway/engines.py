@@ -93,7 +93,7 @@ class Engines:
         found = addresses_in(urls or None)
         if not found:
             raise ConfigError("a gateway needs the address of an engine: give its url")
-        self._bases = [self._base(url) for url in found]
+        self.bases = [self._base(url) for url in found]
         self._next = 0
 
     def destination(self, agent: Agent | None, path: str = "") -> Destination:
@@ -122,7 +122,7 @@ class Engines:
     def has(self, url: str) -> bool:
         """Whether one of them is at an address."""
         there = self._base(url)
-        return any(each.origin == there.origin for each in self._bases)
+        return any(each.origin == there.origin for each in self.bases)
 
     def request_headers(
         self, sent: Iterable[tuple[str, str]], destination: Destination
@@ -152,7 +152,7 @@ class Engines:
         return headers
 
     def _in_turn(self) -> Base:
-        found = self._bases[self._next % len(self._bases)]
+        found = self.bases[self._next % len(self.bases)]
         self._next += 1
         return found
 

@@ -15,7 +15,7 @@ import logging
 
 from aiohttp import web
 
-from concur_agents.adapters.emptying import beside_calls
+from concur_agents.adapters.emptying import beside_calls, empties_cache
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.routes import is_llm_call
 from concur_agents.errors import ConcurError, UngovernedError
@@ -113,6 +113,8 @@ class Proxy:
                 request.writer.output_size = 0
             if is_llm_call(request.method, plain, self._governor.routes):
                 return await self._call(await self._read(request, named, path, of_key, record))
+            if empties_cache(request.method, plain):
+                return await self._empty(request, path, record)
             return await self._pass(request, named, path, of_key, record)
         except EngineError as error:
             record.outcome = "unreachable"
@@ -149,10 +151,25 @@ class Proxy:
         living = None if identity is None else self._agents.find(identity.agent)
         agent = None if living is None else living.agent
         record.agent = "" if agent is None else agent.id
-        with beside_calls(self._governor, request.method, path.partition("?")[0]) as answered:
-            head = await self._sender.plain(request, path, agent)
-            answered(head.response.status, head.base)
+        head = await self._sender.plain(request, path, agent)
         return await self._relay.pass_on(request, head, record)
+
+    async def _empty(
+        self, request: web.BaseRequest, path: str, record: Record
+    ) -> web.StreamResponse:
+        """Passes on what empties a cache: to all engines, and the worst answer is the client's."""
+        async with asyncio.timeout(PATIENCE_S):
+            body = await request.read()
+        with beside_calls(self._governor, request.method, record.path) as answered:
+            answers = await self._sender.to_all(request, path, body)
+            heads = [answer for answer in answers if isinstance(answer, Head)]
+            for head in heads:
+                answered(head.response.status, head.base)
+        for answer in answers:
+            if isinstance(answer, EngineError):
+                raise answer
+        worst = max(heads, key=lambda head: head.response.status)
+        return await self._relay.pass_on(request, worst, record)
 
     # A call
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from concur_agents.adapters.addresses import Base
 from concur_agents.gateway.bodies import Body, begins_object, front_of, with_fields
 from concur_agents.gateway.engines import Destination, Engines, as_sent
 from concur_agents.gateway.flight import Flight, Head
@@ -82,6 +84,26 @@ class Sender:
         destination = self._engines.destination(agent)
         response = await self._request(request.method, path, destination, sent, data)
         return Head(response, base=destination.base)
+
+    async def to_all(
+        self, request: web.BaseRequest, path: str, body: bytes
+    ) -> list[Head | EngineError]:
+        """Sends a request that concerns every engine; returns what came of it at each."""
+        sent = as_sent(request.raw_headers)
+
+        async def ask(base: Base) -> Head | EngineError:
+            destination = Destination(base, {})
+            try:
+                response = await self._request(
+                    request.method, path, destination, sent, body or None
+                )
+                return Head(response, await response.read(), base=base)
+            except EngineError as error:
+                return error
+            except aiohttp.ClientError as error:
+                return EngineError(f"the engine at {base} ended in its answer: {error}")
+
+        return await asyncio.gather(*map(ask, self._engines.bases))
 
     async def call(self, asked: Asked, flight: Flight) -> Head:
         """Sends a call; once more if an engine refuses what the gateway adds.

@@ -1,8 +1,14 @@
 """Weight updates: holds and flushes said by one process."""
 
+import importlib
 import threading
 
+import openai
+
 from concur_agents import Governor
+from concur_agents.adapters.http import http_client
+
+ONE, TWO = "http://127.0.0.1:9", "http://127.0.0.1:19"
 
 
 def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until):
@@ -57,3 +63,24 @@ def test_a_process_without_agents_holds_and_flushes_for_all(folder, serve, until
             assert not done.is_set()
         thread.join(30)
         assert done.is_set()
+
+
+def test_a_request_that_empties_one_engine_is_known_to_the_daemon(folder, serve, until):
+    """It went through a governed client of a process that shares."""
+    where = f"unix:{folder}/d/s"
+    daemon = serve(where, url=[ONE, TWO], limit=9, background=False)._governor
+    flushed = []
+    daemon.on_event(lambda event: flushed.append(event.pool) if event.kind == "flushed" else None)
+    library = importlib.import_module(
+        "httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx"
+    )
+    transport = library.MockTransport(lambda _: library.Response(200))
+    with (
+        Governor(shared=where) as governor,
+        http_client(governor, "sync", transport=transport) as client,
+        governor.agent(),
+    ):
+        until(lambda: len(governor.addresses) == 2)
+        client.post(f"{TWO}/flush_cache")
+        until(lambda: flushed)
+        assert [daemon.addresses[name].url for name in flushed] == [TWO]

@@ -91,6 +91,35 @@ async def test_two_governed_engines_each_get_the_calls_of_their_agents(engine, b
                 assert server.stats.calls == 3 * pools.count(server.url) > 0
 
 
+async def test_a_request_that_empties_a_cache_goes_to_all_engines(engine, before):
+    """Whoever sends it knows one address; who cannot be reached is no reason to skip the others."""
+    gone = "http://127.0.0.1:9"
+    governor = Governor([engine.url, gone], limit=4, poll_interval_s=60)
+    async with before(governor=governor, engines=[engine.url, gone]) as front:
+        flushed = []
+        governor.on_event(lambda e: flushed.append(e.pool) if e.kind == "flushed" else None)
+        async with front.client.post(f"{front.url}/sleep?level=1", json={"tags": []}) as answer:
+            assert answer.status == 502
+            assert gone in await answer.text()
+        (seen,) = [seen for seen in engine.seen if seen.method == "POST"]
+        assert (seen.path, seen.json) == ("/sleep?level=1", {"tags": []})
+        assert [governor.addresses[name].url for name in flushed] == [engine.url]
+
+
+@pytest.mark.parametrize("refusing", ["/one/flush_cache", "/two/flush_cache"])
+async def test_of_the_answers_of_all_engines_the_client_gets_the_worst(engine, before, refusing):
+    from aiohttp import web
+
+    async def answer(request, body):
+        return web.Response(status=400 if request.path == refusing else 200, text=request.path)
+
+    engine.answer = answer
+    async with before(engines=[f"{engine.url}/one", f"{engine.url}/two"]) as front:
+        async with front.client.get(f"{front.url}/flush_cache") as answer:
+            assert (answer.status, await answer.text()) == (400, refusing)
+        assert len(engine.seen) == 2
+
+
 async def test_a_rank_is_pinned(engine, before):
     async with before(governor=Governor(engine.url, ranks=2, limit=2, poll_interval_s=60)) as front:
         await front.ask(agent="a")

@@ -330,7 +330,7 @@ async def test_a_retry_of_an_answered_call_is_a_new_call(engine, before):
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/models"])
 async def test_an_engine_that_is_gone_is_a_502_that_clients_retry(engine, before, path):
     async with before() as front:
-        front.gateway._engines._bases = [front.gateway._engines._base("http://127.0.0.1:9")]
+        front.gateway._engines.bases = [front.gateway._engines._base("http://127.0.0.1:9")]
         status, text = await front.ask(path)
         assert status == 502
         assert "cannot be reached" in json.loads(text)["error"]["message"]
