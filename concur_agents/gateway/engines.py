@@ -85,6 +85,9 @@ class Engines:
         ConfigError: one of them is no http(s) address.
     """
 
+    bases: list[Base]
+    """Their addresses."""
+
     def __init__(
         self, governor: Governing, urls: str | Iterable[str], key: str | None = None
     ) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -131,9 +132,18 @@ def interrupt(thread, kind):
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
 
 
+@pytest.fixture
+def often_switched():
+    """Threads take turns at any point; else short work is only ever cut where it waits."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before_s)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", [AlarmError, TimeoutError, KeyboardInterrupt])
-def test_exceptions_raised_into_threads_break_nothing(kind):
+def test_exceptions_raised_into_threads_break_nothing(kind, often_switched):
     """Threads in decisions and in waits, each struck once in an agent's life at most."""
     over = threading.Event()
     with ca.Governor(limit=2) as gov:
@@ -159,7 +169,7 @@ def test_exceptions_raised_into_threads_break_nothing(kind):
         for thread in threads.values():
             thread.start()
         deadline = time.monotonic() + 60
-        while len(met) < 20:  # the threads leave this one little time
+        while len(met) < 20:
             assert time.monotonic() < deadline, (gov, len(met))
             for name, thread in threads.items():
                 if struck.get(name) is False:

@@ -317,6 +317,7 @@ def post_json(url: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any
             text = response.read()
             status = int(response.status)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         return error.code, {}
     except OSError:
         return 0, {}
