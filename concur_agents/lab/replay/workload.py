@@ -22,6 +22,11 @@ from concur_agents.sim.workload import (
 
 __all__ = ["SHAPES", "WorkloadOptions", "make_plans"]
 
+_SEED_STEP = 1000
+"""Between two draws of a shape. Agent i draws from the seed of its draw + i, so two draws have no
+agent in common up to so many agents; the first draw is that of published measurements.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
@@ -36,7 +41,7 @@ class _Shape:
     steps_range: tuple[int, int] | None = None
     shared: int = 1024
 
-    def plans(self, agents: int, tools: str | None) -> list[AgentPlan]:
+    def plans(self, agents: int, tools: str | None, seed: int) -> list[AgentPlan]:
         return synthetic(
             agents,
             self.steps,
@@ -46,6 +51,7 @@ class _Shape:
             tools=parse_tools(tools) if tools else self.tools,
             steps_range=self.steps_range,
             shared=self.shared,
+            seed=_SEED_STEP * (1 + seed),
         )
 
 
@@ -71,7 +77,7 @@ class WorkloadOptions:
     their largest contexts together to be so many times the KV pool, instead of a number.
     ``max_context``: recorded agents are cut where they exceed it [tokens]. ``scale``: factor on
     recorded token counts. ``tools`` and ``arrival``: models in the words of ``sim.workload``; None:
-    the source's own, and all at once.
+    the source's own, and all at once. ``seed``: of the draw of agents.
     """
 
     source: str = "main"
@@ -132,7 +138,7 @@ def _draw(options: WorkloadOptions, agents: int | None) -> list[AgentPlan]:
     name, *changes = options.source.split(":")
     if name in SHAPES:
         shape = _changed(SHAPES[name], changes)
-        plans = shape.plans(agents or shape.agents, options.tools)
+        plans = shape.plans(agents or shape.agents, options.tools, options.seed)
         if options.max_steps:
             plans = [replace(plan, steps=plan.steps[: options.max_steps]) for plan in plans]
         return plans

@@ -38,7 +38,7 @@ from concur_agents.lab.replay import (
 )
 from concur_agents.lab.replay.endpoint import Vocabulary
 from concur_agents.sim.engine import Run
-from concur_agents.sim.workload import AgentPlan, PlanStep
+from concur_agents.sim.workload import AgentPlan, PlanStep, synthetic
 
 # --- arms ----------------------------------------------------------------------------------------
 
@@ -85,6 +85,16 @@ def test_a_shape_can_be_changed_in_place() -> None:
     plans = make_plans(WorkloadOptions("slow-tools:steps=5:gen=20-40", agents=3), None)
     assert [len(plan.steps) for plan in plans] == [5, 5, 5]
     assert all(20 <= step.output.tokens <= 40 for plan in plans for step in plan.steps)
+
+
+def test_another_seed_draws_other_agents_of_a_shape_and_the_first_are_the_published_ones() -> None:
+    first, again, other = (
+        make_plans(WorkloadOptions("main", agents=20, seed=seed), None) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert [plan.steps for plan in first] == [plan.steps for plan in synthetic(20, 8)]
+    sizes, others = ({plan.peak_tokens for plan in plans} for plans in (first, other))
+    assert len(sizes & others) < 3  # agents of one draw are not those of the other, moved along
 
 
 def test_recorded_agents_are_cut_at_the_longest_context_and_the_most_steps() -> None:
