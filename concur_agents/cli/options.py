@@ -6,11 +6,13 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
+from concur_agents.cli.terminal import say
 from concur_agents.runtime.config import OPTIONS, RENAMED, Option, Setting, settings
 
 
@@ -56,7 +58,11 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
         names = (*(option.name for option in options), *RENAMED)
         given = {name: arguments.pop(name) for name in names}
         given["url"] = ",".join(given["url"] or ()) or None
-        found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
+        with warnings.catch_warnings(record=True) as former_names:
+            warnings.simplefilter("always")
+            found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
+        for each in former_names:  # Python hides them from who types commands
+            say(f"concur: {each.message}", sys.stderr)
         command(found=found, **arguments)
 
     parameters = [*kept, *added]

@@ -273,7 +273,7 @@ def _renamed(found: Mapping[str, Any], spell: Callable[[str], str]) -> dict[str,
     current = dict(found)
     for old, new in RENAMED.items():
         if spell(old) in current:
-            _moved.warn(spell(old), spell(new), stacklevel=4)
+            _moved.warn(spell(old), spell(new))
             current.setdefault(spell(new), current.pop(spell(old)))
     return current
 
