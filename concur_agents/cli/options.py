@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from concur_agents.cli.terminal import say
-from concur_agents.runtime.config import OPTIONS, RENAMED, Option, Setting, settings
+from concur_agents.runtime.config import OPTIONS, PREFIX, RENAMED, Option, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,6 +58,8 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
         names = (*(option.name for option in options), *RENAMED)
         given = {name: arguments.pop(name) for name in names}
         given["url"] = ",".join(given["url"] or ()) or None
+        for name in ("law", "shadow"):
+            import_law_from_here(given.get(name) or os.environ.get(PREFIX + name.upper(), ""))
         with warnings.catch_warnings(record=True) as former_names:
             warnings.simplefilter("always")
             found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
@@ -75,6 +77,12 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
 def _flags(option: Option) -> list[str]:
     """Its names; an address may be given several times, as that of one of several engines."""
     return [option.flag, "--engine"] if option.name == "url" else [option.flag]
+
+
+def import_law_from_here(law: str) -> None:
+    """Make modules of the current folder importable if `law` is a class in one: module:Class."""
+    if ":" in law:
+        import_from_here()
 
 
 def import_from_here() -> None:
