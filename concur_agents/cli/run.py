@@ -125,7 +125,10 @@ def _environ(
     environ["CONCUR_RECORD"] = str(record)
     environ[PARENT] = str(os.getpid())
     before = environ.get("PYTHONPATH")
-    environ["PYTHONPATH"] = str(BOOTSTRAP) + (os.pathsep + before if before else "")
+    paths = [str(BOOTSTRAP), *([before] if before else [])]
+    if any(":" in str(found[name].value) for name in ("law", "shadow")):
+        paths.append(str(Path.cwd()))  # where the law was found; a script's folder is another
+    environ["PYTHONPATH"] = os.pathsep.join(paths)
     yield environ
 
 

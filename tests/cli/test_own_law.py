@@ -66,9 +66,16 @@ def test_a_dry_run_takes_it(capsys):
 
 
 def test_a_replay_takes_it(here, capsys):
-    with Governor(limit=1, record=here / "run.jsonl") as governor:
-        with governor.agent("a") as agent, agent.step():
-            pass
+    record = here / "run.jsonl"
+    with Governor(limit=1, record=record) as gov, gov.agent("a") as agent, agent.step():
+        pass
     words = ["--law", "own_laws_of_a_test:Two", "--set", "agents=1", "--json"]
     assert left("replay-law", str(here / "run.jsonl"), *words) == 0
     assert json.loads(capsys.readouterr().out)["other"]["law"] == "two"
+
+
+def test_a_program_of_concur_run_finds_it_from_another_folder(here):
+    (here / "other").mkdir()
+    (here / "other" / "program.py").write_text("import own_laws_of_a_test")
+    words = ["--law", "own_laws_of_a_test:Two", "--", sys.executable, "other/program.py"]
+    assert left("run", *words) == 0
