@@ -289,7 +289,7 @@ async def makespan_s(scenario: Scenario, texts: Texts, *, through: bool) -> floa
             client = partial(clients.__getitem__, plan.id)
             return course._Conversation(plan, texts, client, scenario.profile)
 
-        beating = asyncio.create_task(course._beat(governor, clock))
+        beating = asyncio.create_task(course.keep_time(governor, clock))
         batch = Batch(gate, clock, converse, [], [])
         async with asyncio.TaskGroup() as group:
             for plan in scenario.plans:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
+from typing import Any
 
 from concur_agents import Governor
 from concur_agents.observe.frame import frame_of
@@ -27,23 +27,20 @@ GOAL_MS = 5.0
 class TimedLock:
     """A lock that remembers how long it was held."""
 
-    def __init__(self, lock: object) -> None:
+    def __init__(self, lock: Any) -> None:
         self._lock = lock
         self._since_s = 0.0
         self.held_s: list[float] = []
 
-    def __enter__(self) -> None:
-        self._lock.__enter__()  # type: ignore[attr-defined]
+    def acquire(self) -> None:
+        """Takes it."""
+        self._lock.acquire()
         self._since_s = time.perf_counter()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def release(self) -> None:
+        """Gives it back."""
         self.held_s.append(time.perf_counter() - self._since_s)
-        self._lock.__exit__(kind, error, trace)  # type: ignore[attr-defined]
+        self._lock.release()
 
 
 async def measure(agents: int) -> dict[str, dict[str, float]]:

@@ -9,17 +9,24 @@ from base64 import b64decode
 
 from concur_agents.errors import ConfigError
 
+BEARER = "a token, which they must send as `Authorization: Bearer TOKEN`"
 
-def check_host(host: str, token: str | None) -> None:
+
+def check_host(host: str, token: str | None, *, wish: str = BEARER) -> None:
     """Refuses to listen where others could connect, unless they would need a token.
+
+    Args:
+        host: where to listen.
+        token: what clients have to send.
+        wish: what the message asks to give.
 
     Raises:
         ConfigError: the host is not this machine alone, and there is no token.
     """
     if not token and not is_loopback(host):
         raise ConfigError(
-            f"listening on {host!r} would let in every client that reaches it: give a token, "
-            "which they must send as `Authorization: Bearer TOKEN`, or listen on 127.0.0.1"
+            f"listening on {host!r} would let in every client that reaches it: give {wish}, "
+            "or listen on 127.0.0.1"
         )
 
 

@@ -39,13 +39,33 @@ MODULES = {
 """Old module -> new module, both below `concur_agents`."""
 
 
-def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
-    """Warns that `old` is now called `new`."""
+def warn(old: str, new: str) -> None:
+    """Warns that `old` is now called `new`, at the line of the user's code that says it.
+
+    Python shows such a warning by default only for lines of the program that it was started with.
+    """
     warnings.warn(
         f"{old} is now called {new}; the old name goes with the next release",
         DeprecationWarning,
-        stacklevel=stacklevel,
+        stacklevel=_level_outside(),
     )
+
+
+def _level_outside() -> int:
+    """For `warnings.warn` in the caller: the nearest frame that is not in this package.
+
+    Frames of the import system are not counted, as there.
+    """
+    own, level = __file__.rpartition("_moved")[0], 1
+    frame = sys._getframe(1)
+    while (outer := frame.f_back) is not None:
+        frame, name = outer, outer.f_code.co_filename
+        if "importlib" in name and "_bootstrap" in name:
+            continue
+        level += 1
+        if not name.startswith(own):
+            break
+    return level
 
 
 def attribute(module: str, names: Mapping[str, str], name: str) -> Any:
@@ -62,7 +82,7 @@ def attribute(module: str, names: Mapping[str, str], name: str) -> Any:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     where, _, new = new.rpartition(":")
     where = f"{ROOT}.{where}" if where else module
-    warn(f"{module}.{name}", f"{where}.{new}", stacklevel=4)
+    warn(f"{module}.{name}", f"{where}.{new}")
     return getattr(importlib.import_module(where), new)
 
 
@@ -92,7 +112,7 @@ class _Finder:
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = new_module(spec.name)
         assert new is not None
-        warn(spec.name, new, stacklevel=2)
+        warn(spec.name, new)
         module = importlib.import_module(new)
         self._own = module.__spec__, getattr(module, "__loader__", None)
         return module

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -108,10 +110,57 @@ def test_the_old_option_works_on_the_command_line(capsys):
     pytest.importorskip("typer")
     from concur_agents.cli.app import main
 
-    with pytest.warns(DeprecationWarning, match="max_open"), pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as left:
         main(["config", "--max-started", "2", "--json"])
     assert left.value.code in (0, None)
-    assert json.loads(capsys.readouterr().out)["max_open"]["value"] == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["max_open"]["value"] == 2
+    assert "concur: max_started is now called max_open" in said.err, "Python hides a warning"
+
+
+def test_the_new_option_goes_before_the_old_one():
+    with pytest.warns(DeprecationWarning, match="max_started is now called max_open"):
+        governor = Governor(limit=4, max_started=3, max_open=1)
+    regulator = governor._monitor.sessions.regulator
+    assert [len(regulator.arrive(f"a{n}", 0.0)) for n in range(2)] == [1, 0]
+    governor.close()
+
+
+FORMER = """
+from concur_agents.context import bind
+import concur_agents as ca
+ca.Governor.from_env(limit=2)
+ca.Governor(limit=2, max_started=3)
+from concur_agents.recording import Taped
+"""
+
+
+def test_a_program_sees_each_warning_at_its_own_line(tmp_path):
+    """Python shows a `DeprecationWarning` only where it is laid to the program itself."""
+    program = tmp_path / "program.py"
+    program.write_text(FORMER)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    ran = subprocess.run(
+        [sys.executable, program],
+        env=environ | {"CONCUR_MAX_STARTED": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line, name in ((2, "concur_agents.context"), (4, "CONCUR_MAX_STARTED"), (5, "max_started")):
+        assert f"program.py:{line}: DeprecationWarning: {name} is now called" in ran.stderr
+    assert "program.py:6: DeprecationWarning: concur_agents.recording.Taped" in ran.stderr
+
+
+def test_the_simulators_former_command_names_the_new_one():
+    ran = subprocess.run(
+        [sys.executable, "-m", "concur_agents.sim.server"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "is now called concur serve-sim" in ran.stderr
 
 
 def test_the_old_method_of_an_agent_works_and_warns():

@@ -162,6 +162,14 @@ def test_every_pin_of_a_lock_has_hashes_and_no_address(lock: Path) -> None:
     assert not re.search(r"(?m)://|^\s*-(?!-hash=)", text)
 
 
+def test_the_script_that_writes_locks_can_be_asked_what_it_does() -> None:
+    """It took `--help` for an option of the resolver, and made an environment."""
+    asked = [sys.executable, str(ROOT / "scripts" / "lock"), "--help"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert "Usage: scripts/lock" in said
+    assert "locks/main.txt" not in said
+
+
 def test_the_lock_of_the_demo_is_a_part_of_the_main_one() -> None:
     """Both are installed into one folder: another version would undo the other command's set-up."""
     main = pins(ROOT / "locks/main.txt")

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from concur_agents.core import Reading, Regulator, make_law
+from concur_agents.core import Reading, Regulator
 from concur_agents.errors import ConfigError, ProbeError
 from concur_agents.probes import HttpProbe
+from concur_agents.runtime.law_choice import law_by_name
 
 WINDOW_S = 10.0
 """Window of the hit rate [s]: engines update their counters every few seconds."""
@@ -75,8 +76,8 @@ class EndpointWatcher:
         self._clock = clock
         self._start_s = clock()
         try:
-            self._regulator = Regulator(make_law(law), start_s=self._start_s)
-        except ValueError as error:
+            self._regulator = Regulator(law_by_name(law), start_s=self._start_s)
+        except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
         self._recent: list[Reading] = []
 

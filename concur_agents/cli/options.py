@@ -6,12 +6,14 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
-from concur_agents.runtime.config import OPTIONS, RENAMED, Option, Setting, settings
+from concur_agents.cli.terminal import say
+from concur_agents.runtime.config import OPTIONS, PREFIX, RENAMED, Option, Setting, settings
 
 
 def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,7 +58,13 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
         names = (*(option.name for option in options), *RENAMED)
         given = {name: arguments.pop(name) for name in names}
         given["url"] = ",".join(given["url"] or ()) or None
-        found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
+        for name in ("law", "shadow"):
+            import_law_from_here(given.get(name) or os.environ.get(PREFIX + name.upper(), ""))
+        with warnings.catch_warnings(record=True) as former_names:
+            warnings.simplefilter("always")
+            found: dict[str, Setting] = settings(given, source=lambda option: option.flag)
+        for each in former_names:  # Python hides them from who types commands
+            say(f"concur: {each.message}", sys.stderr)
         command(found=found, **arguments)
 
     parameters = [*kept, *added]
@@ -69,6 +77,12 @@ def with_governor_options(command: Callable[..., None]) -> Callable[..., None]:
 def _flags(option: Option) -> list[str]:
     """Its names; an address may be given several times, as that of one of several engines."""
     return [option.flag, "--engine"] if option.name == "url" else [option.flag]
+
+
+def import_law_from_here(law: str) -> None:
+    """Make modules of the current folder importable if `law` is a class in one: module:Class."""
+    if ":" in law:
+        import_from_here()
 
 
 def import_from_here() -> None:

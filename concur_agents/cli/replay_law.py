@@ -13,12 +13,13 @@ from rich.table import Table
 
 from concur_agents.cli.console import Console
 from concur_agents.cli.damage import readable
+from concur_agents.cli.options import import_law_from_here
 from concur_agents.cli.terminal import say
-from concur_agents.core import make_law
 from concur_agents.errors import ConfigError
 from concur_agents.recording import Difference, RecordedCall, Recording, replay
 from concur_agents.recording.what_if import LawOutcome, what_if
 from concur_agents.runtime.config import parse_options
+from concur_agents.runtime.law_choice import law_by_name
 
 OPEN_LOOP = (
     "Open loop: agents, tools, readings and the length of every step are as recorded; only the "
@@ -58,7 +59,9 @@ def _replay_law(recording: Path, law: str, options: list[str], *, as_json: bool)
         own: Any = recorded.header.make_law()
         config = {item.name: getattr(own, item.name) for item in fields(own)} | config
     try:
-        other = make_law(law or recorded.header.law["name"], **config)
+        if law:
+            import_law_from_here(law)
+        other = law_by_name(law or recorded.header.law["name"], **config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except TypeError as error:

@@ -102,7 +102,7 @@ def run_command(
         footer = Footer(sys.stderr, ROWS) if live and Footer.fits(sys.stderr, ROWS) else None
         with _environ(found, options, record, agent_per if gateway else None) as environ:
             code = _run(command, environ, watchers, every, footer)
-        _summarise(watchers, kept=bool(kept))
+        _summarise(watchers, kept=bool(kept), gateway=gateway)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise typer.Exit(code)
@@ -125,7 +125,10 @@ def _environ(
     environ["CONCUR_RECORD"] = str(record)
     environ[PARENT] = str(os.getpid())
     before = environ.get("PYTHONPATH")
-    environ["PYTHONPATH"] = str(BOOTSTRAP) + (os.pathsep + before if before else "")
+    paths = [str(BOOTSTRAP), *([before] if before else [])]
+    if any(":" in str(found[name].value) for name in ("law", "shadow")):
+        paths.append(str(Path.cwd()))  # where the law was found; a script's folder is another
+    environ["PYTHONPATH"] = os.pathsep.join(paths)
     yield environ
 
 
@@ -236,9 +239,15 @@ def _status(frame: Frame) -> str:
     return text
 
 
-def _summarise(watchers: _Watchers, *, kept: bool) -> None:
+def _summarise(watchers: _Watchers, *, kept: bool, gateway: bool) -> None:
     watchers.read()
     timelines = watchers.timelines()
+    if gateway and not any(timeline.lanes for _, timeline in timelines):
+        _say(
+            "no call of an agent came through the gateway: the program has to take its address "
+            "from OPENAI_BASE_URL or ANTHROPIC_BASE_URL, and its key from the variable beside it"
+        )
+        return
     if not timelines:
         _say(
             "no call was governed: the program made none through openai or LangGraph in a Python "

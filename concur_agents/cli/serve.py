@@ -34,8 +34,8 @@ def serve_command(
         "",
         "--metrics",
         metavar="[HOST:]PORT",
-        help="Serve the numbers of all processes for Prometheus; on another host "
-        "than 127.0.0.1 the scraper has to send the token.",
+        help="Serve the numbers of all processes for Prometheus. A daemon with a token asks the "
+        "scraper for it, and on another host than 127.0.0.1 it has to have one.",
     ),
 ) -> None:
     """Decide for many processes, each of which has a Governor(shared=ADDRESS).

@@ -13,6 +13,7 @@ import typer
 
 from concur_agents.cli.endpoint import EndpointFrame, EndpointWatcher
 from concur_agents.cli.endpoint_board import EndpointBoard
+from concur_agents.cli.options import import_law_from_here
 from concur_agents.cli.show import show
 from concur_agents.probes import HttpProbe
 
@@ -26,6 +27,7 @@ def watch_endpoints(
         ConfigError: there is no such law, or one is not an http(s) address.
         typer.Exit: code 1, if no reading succeeded.
     """
+    import_law_from_here(law)
     with ExitStack() as stack:
         probes = [stack.enter_context(HttpProbe(url)) for url in urls]
         watchers = [EndpointWatcher(probe, law) for probe in probes]

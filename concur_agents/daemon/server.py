@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import signal
 import socket
 import threading
@@ -38,6 +40,12 @@ HELLO_S = 10.0
 MOST_UNREAD = 2**23
 """A client that does not read more than this [bytes] is dropped."""
 
+SAID_AGAIN_S = 60.0
+"""A reason for which clients of a host are refused is logged again after so long [s]."""
+
+MOST_SAID = 256
+"""Most hosts and reasons remembered for that."""
+
 BACKLOG = 1024
 
 
@@ -62,7 +70,10 @@ def listen(address: DaemonAddress, token: str | None) -> tuple[socket.socket, bo
     try:
         return socket.create_server((address.host, address.port), backlog=BACKLOG), True
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot listen on {address}: {os.strerror(error.errno) if error.errno else error}; "
+            "free that port, or choose another one for the daemon and its clients"
+        ) from error
 
 
 def log_to_stderr() -> None:
@@ -98,6 +109,7 @@ class Daemon:
         self._clients: dict[int, _Client] = {}
         self.connected: set[_Client] = set()  # also those that are no clients any more
         self._numbers = 0
+        self._said_s: dict[tuple[str, str], float] = {}  # host, why it was refused -> when [s]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
         self._loop_thread = 0
@@ -205,6 +217,16 @@ class Daemon:
         self._decide(lambda _: self.hub.drop(number))
         self._flush()
 
+    def say_refused(self, host: str, why: str) -> None:
+        """Logs that a client was refused: once in a while, as it tries again twice a second."""
+        now_s = time.monotonic()
+        if now_s - self._said_s.get((host, why), -math.inf) < SAID_AGAIN_S:
+            return
+        if len(self._said_s) >= MOST_SAID:
+            self._said_s.clear()
+        self._said_s[host, why] = now_s
+        logger.warning("a client at %s was dropped: %s", host, why)
+
     def leave(self, number: int) -> None:
         """A client has hung up."""
         if self._clients.pop(number, None) is not None:
@@ -244,7 +266,11 @@ class Daemon:
                 client.refuse("no hello came")
         if self._clients:
             self._seen_s = now_s
-        elif self._idle_s is not None and now_s - self._seen_s >= self._idle_s:
+        elif (
+            self._idle_s is not None
+            and now_s - self._seen_s >= self._idle_s
+            and not self.is_over  # the turn that found it is not the last one
+        ):
             logger.info("no client for %.0f s: the daemon ends", self._idle_s)
             self.end()
 
@@ -367,8 +393,8 @@ class _Client(asyncio.Protocol):
         """Says why, and hangs up."""
         if self._transport is None or self._is_closed:
             return
-        peer = self._transport.get_extra_info("peername") or "this machine"
-        logger.warning("a client at %s was dropped: %s", peer, why)
+        peer = self._transport.get_extra_info("peername")
+        self._daemon.say_refused(peer[0] if isinstance(peer, tuple) else "this machine", why)
         self._transport.write(self._sender.frame(Refused(why[:500])))
         self._daemon.drop(self._number)
         self.close()

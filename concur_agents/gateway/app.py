@@ -103,7 +103,12 @@ class Gateway:
         may_guess: bool = True,
         processes: bool = False,
     ) -> None:
-        check_host(host, token)
+        check_host(
+            host,
+            token,
+            wish="a token (token=, --client-token or CONCUR_GATEWAY_TOKEN), "
+            "which they send as their key",
+        )
         self._governor = governor
         self._engines = Engines(governor, engines, key)
         self._host = host

@@ -95,7 +95,7 @@ class Engines:
         self._key = key
         found = addresses_in(urls or None)
         if not found:
-            raise ConfigError("a gateway needs the address of an engine: give its url")
+            raise ConfigError("a gateway needs the address of an engine: give its url (--engine)")
         self.bases = [self._base(url) for url in found]
         self._next = 0
 

@@ -55,7 +55,7 @@ def serve(
         if is_allowed(environ.get("HTTP_AUTHORIZATION"), token):
             return page(environ, start_response)
         start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
-        return [b"a token is needed\n"]
+        return [b"a token is needed, as Authorization: Bearer TOKEN\n"]
 
     try:
         server = make_server(host, port, guarded, _Server, _Quiet)

@@ -159,7 +159,12 @@ class _Examination:
             self._note("error", f"The OpenAI API cannot be reached: {error}")
             return []
         if answer.status in (401, 403):
-            self._note("error", f"/v1/models needs a key (HTTP {answer.status}): give --api-key")
+            wish = (
+                f"refuses the key that was given (HTTP {answer.status})"
+                if self.http.is_keyed
+                else f"needs a key (HTTP {answer.status}): give --api-key"
+            )
+            self._note("error", f"/v1/models {wish}")
             return []
         data = _json(answer.text).get("data") if answer.status == 200 else None
         if not isinstance(data, list):

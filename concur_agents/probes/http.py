@@ -129,7 +129,9 @@ class HttpProbe:
                 "use a fixed limit, or a probe of your own"
             )
         if answer.status in (401, 403):
-            return f"{where} needs a key (HTTP {answer.status}): give api_key="
+            if self._http.is_keyed:
+                return f"{where} refuses the key that was given (HTTP {answer.status})"
+            return f"{where} needs a key (HTTP {answer.status}): give api_key= (--api-key)"
         if 300 <= answer.status < 400:
             to = printable(answer.headers.get("location", "elsewhere"), 200)
             return (
@@ -185,6 +187,7 @@ class Http:
             "accept-encoding": "identity",
             **read_headers(headers),
         }
+        self.is_keyed = bool(api_key)
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._verify = read_verify(verify)

@@ -186,5 +186,5 @@ class Header:
         except (ValueError, TypeError, KeyError) as error:
             raise RecordingError(
                 f"the recorded law {self.law.get('name')!r} cannot be made here ({error}): "
-                "name another law"
+                "concur explain and concur report do without it"
             ) from error

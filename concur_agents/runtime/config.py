@@ -14,9 +14,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from concur_agents import _moved
-from concur_agents.core import Law, make_law
+from concur_agents.core import Law
 from concur_agents.errors import ConfigError
 from concur_agents.probes.connection import read_headers
+from concur_agents.runtime.law_choice import law_by_name
 
 PREFIX = "CONCUR_"
 
@@ -273,7 +274,7 @@ def _renamed(found: Mapping[str, Any], spell: Callable[[str], str]) -> dict[str,
     current = dict(found)
     for old, new in RENAMED.items():
         if spell(old) in current:
-            _moved.warn(spell(old), spell(new), stacklevel=4)
+            _moved.warn(spell(old), spell(new))
             current.setdefault(spell(new), current.pop(spell(old)))
     return current
 
@@ -380,7 +381,7 @@ def _value(text: str) -> Any:
 def _law(name: str, options: str | None, source: str, options_source: str) -> Law:
     pairs = [pair for pair in (options or "").split(",") if pair.strip()]
     try:
-        return make_law(name, **parse_options(pairs))
+        return law_by_name(name, **parse_options(pairs))
     except ValueError as error:
         where = options_source if "option" in str(error) else source
         raise ConfigError(f"{where}: {error}") from None

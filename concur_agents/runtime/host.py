@@ -110,7 +110,8 @@ class Host(Reads, Pools):
         others: dict[str, Any] = dict(unknown)
         if "max_started" in others:
             _moved.warn("max_started", "max_open")
-            max_open = max_open or others.pop("max_started")
+            former = others.pop("max_started")
+            max_open = former if max_open is None else max_open
         for name in others:
             raise ConfigError(unknown_option(name, also=("probe", "background", "clock")))
         if not poll_interval_s > 0:

@@ -58,7 +58,8 @@ def choose_law(law: str | Law | None, limit: float | None, *, has_endpoint: bool
         if not has_endpoint:
             raise ConfigError(
                 "a Governor needs something to go by: the url of a serving engine "
-                '(Governor("http://localhost:8000")), or a fixed cap (Governor(limit=8))'
+                '(Governor("http://localhost:8000"), --engine http://localhost:8000), or a fixed '
+                "cap (Governor(limit=8), --limit 8)"
             )
         law = DEFAULT_LAW
     if isinstance(law, str):

@@ -10,6 +10,7 @@ from concur_agents.errors import ConfigError
 from concur_agents.runtime.checks import check_timeout
 from concur_agents.runtime.hold import HOLD_S, Hold
 from concur_agents.runtime.rank_search import count_ranks
+from concur_agents.runtime.session import Named, id_of
 
 if TYPE_CHECKING:
     from concur_agents.probes import PageReading
@@ -165,9 +166,10 @@ class Pools:
         """The session that a call of an agent is to name to its engine; None: it names none."""
         return self._hints.name_of(agent, partial(self.address_of, agent))
 
-    def pool_of(self, agent: str) -> str | None:
+    def pool_of(self, agent: str | Named) -> str | None:
         """The name of the pool that an agent is in; None: there is one, or it has none yet."""
-        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(agent))
+        found = id_of(agent)
+        return self._monitor.look(lambda _: self._monitor.sessions.regulator.pool_of(found))
 
     def unpin(self, url: str) -> None:
         """Calls to an address cannot be pinned: its engines are one pool from here on.

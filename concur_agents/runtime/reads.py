@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
 from concur_agents.core import AgentView, Fleet, Law, Reading, Reason, View
+from concur_agents.runtime.session import Named, id_of
 from concur_agents.runtime.status import EndpointStatus, GovernorSnapshot
 
 if TYPE_CHECKING:
@@ -58,13 +59,14 @@ class Reads:
         alive, waiters = len(sessions.by_id) + elsewhere.alive, len(sessions.tickets)
         return view, alive, waiters + elsewhere.waiters(view)
 
-    def explain(self, agent: str) -> str:
-        """Why an agent waits, or what it does, in one line for humans.
+    def explain(self, agent: str | Named) -> str:
+        """Why an agent, or the one of this id, waits or what it does, in one line for humans.
 
         Of several pools: also that its pool is down, or any while it has none, and why.
         """
+        found = id_of(agent)
         return self._monitor.look(
-            lambda now: "; ".join((self._monitor.sessions.explain(agent, now), *self._down(agent)))
+            lambda now: "; ".join((self._monitor.sessions.explain(found, now), *self._down(found)))
         )
 
     def _down(self, agent: str) -> list[str]:
@@ -81,9 +83,10 @@ class Reads:
             if name is not None and pool in (None, name) and fleet.is_down(name)
         ]
 
-    def why(self, agent: str) -> Reason | None:
+    def why(self, agent: str | Named) -> Reason | None:
         """What keeps an agent waiting; None: it does not wait. O(1), unlike `explain`."""
-        return self._monitor.look(lambda now: self._monitor.sessions.regulator.why(agent, now))
+        found = id_of(agent)
+        return self._monitor.look(lambda now: self._monitor.sessions.regulator.why(found, now))
 
     def agents(self) -> list[AgentView]:
         """Every agent that is here, in order of arrival; `since_s` is on this governor's clock.
@@ -100,9 +103,9 @@ class Reads:
             found += self._monitor.look(lambda _, some=some: regulator.agents(some))  # type: ignore[misc]
         return found
 
-    def agent_state(self, agent: str) -> str | None:
+    def agent_state(self, agent: str | Named) -> str | None:
         """'queued', 'reasoning', 'acting', 'paused' or 'suspended'; None: no such agent."""
-        return self._monitor.agent_state(agent)
+        return self._monitor.agent_state(id_of(agent))
 
     def tool_times(self) -> dict[str, ToolTime]:
         """How long each tool takes, learned from `agent.tool(name)` blocks.

@@ -8,13 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from concur_agents._text import shown_id
 
 if TYPE_CHECKING:
     from concur_agents.core import Usage
     from concur_agents.runtime.waiter import Waiter
+
+
+class Named(Protocol):
+    """An `Agent`, as questions about it take it in place of its id."""
+
+    @property
+    def id(self) -> str:
+        """Its name with the governor."""
+        ...
+
+
+def id_of(agent: str | Named) -> str:
+    """The id of an agent, given by that id or as the object that `gov.agent(...)` returns."""
+    return agent if isinstance(agent, str) else agent.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -279,3 +279,7 @@ class EmbeddedServer:
                 f"the embedded server did not start; it said: {said.strip() or 'nothing'}"
             )
         self._url = said.removeprefix(READY).strip()
+
+
+if __name__ == "__main__":
+    sys.exit("python -m concur_agents.sim.server is now called concur serve-sim (extra: cli)")

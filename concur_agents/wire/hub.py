@@ -244,6 +244,8 @@ class Hub(HubOps):
                 f"{hello.version}: install the same concur-agents on both sides"
             )
         if not is_trusted and not is_allowed(f"Bearer {hello.token}", self._token):
+            if not hello.token:
+                raise WireError("a token is needed and none was sent: set token= or CONCUR_TOKEN")
             raise WireError("the token is not that of this daemon")
         name = hello.session
         if not name or not name.isascii() or not name.isprintable() or "/" in name:

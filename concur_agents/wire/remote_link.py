@@ -62,6 +62,7 @@ class RemoteLink(RemoteReads):
         self._safe_agents = safe_agents
         self._seq = self._epoch = 0
         self._lost_s: float | None = start_s  # None: a daemon answers
+        self._held = 0  # places of agents when the daemon was lost
         self._is_linked = self._was_local = self._was_reached = False
         self._is_open = self._is_anew = False
         self._sent_s = self._heard_s = self._pinged_s = start_s
@@ -131,7 +132,7 @@ class RemoteLink(RemoteReads):
         self.local = None
         self._sent_s = self._heard_s = self._pinged_s = now
         if self._lost_s is None:
-            self._lost_s = now
+            self._lose(now)
         self._inbox, self._ops = [], []
         roster = self.book.roster()
         self._first = [
@@ -153,7 +154,7 @@ class RemoteLink(RemoteReads):
         self._flushes |= dict.fromkeys(unsent)
         self._inbox, self._ops, self._first = [], [], []
         if self._lost_s is None:
-            self._lost_s = now
+            self._lose(now)
         elif self._was_local:  # the daemon was there for a moment and did not answer
             self._lost_s = now - AWAY_S
         self._was_local = False
@@ -280,9 +281,18 @@ class RemoteLink(RemoteReads):
                 found.append(self._id(name))
         return Decision(found)
 
+    def _lose(self, now: float) -> None:
+        """No daemon answers from here on."""
+        self._lost_s = now
+        self._held = self._inside()
+
+    def _inside(self) -> int:
+        return sum(root.has_place for root in self.book.roots)
+
     def _go_local(self, now: float) -> Decision:
         roots = self.book.roots
-        inside = sum(root.has_place for root in roots)
+        # Also the places of those that have left since: nobody else may fill them.
+        inside = max(self._held, self._inside())
         cap = max(1, inside) if self._was_reached else max(self._safe_agents, inside)
         self.local = Regulator(make_law("fixed", agents=cap), now)
         self.whys.clear()

@@ -179,6 +179,8 @@ class RemoteReads:
             if found is not None:
                 return found
         state = stands(entry.root).value
+        if self._lost_s is not None:  # what the daemon said last is of another time
+            return Reason(agent=agent, state=state, cause="daemon")
         said = self.whys.get(entry.agent) or self.whys.get(entry.root.agent)
         if said is not None:
             known = {name: value for name, value in said[1].items() if name in _NUMBERS}
@@ -187,7 +189,7 @@ class RemoteReads:
                 cause = "other"
             if all(isinstance(value, int | float) for value in known.values()):
                 return Reason(agent=agent, state=state, cause=cause, **known)
-        return Reason(agent=agent, state=state, cause="next" if self._lost_s is None else "daemon")
+        return Reason(agent=agent, state=state, cause="next")
 
     def _is_gone(self, pool: str | None) -> bool:
         if pool is None or not self.addresses:

@@ -50,7 +50,26 @@ def test_a_gateway_needs_an_engine():
     command = [*CONCUR, "gateway", "--limit", "2"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert "needs the address of an engine" in ran.stderr
+    assert "needs the address of an engine: give its url (--engine)" in ran.stderr
+
+
+def test_a_gateway_for_other_machines_names_the_option_of_its_token():
+    command = [*CONCUR, "gateway", "--engine", "http://127.0.0.1:1", "--host", "0.0.0.0"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CONCUR_")}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
+    assert ran.returncode == 2
+    assert "--client-token or CONCUR_GATEWAY_TOKEN" in ran.stderr
+
+
+def test_a_program_that_does_not_call_the_address_is_said():
+    """It was summed up as "0 agents, 0 steps"."""
+    command = [*CONCUR, "run", "--gateway", "--limit", "2", "--engine", "http://127.0.0.1:1"]
+    ran = subprocess.run(
+        [*command, "--", sys.executable, "-c", ""], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "no call of an agent came through the gateway" in ran.stderr.replace("\n", " ")
+    assert "0 agents" not in ran.stderr
 
 
 PROGRAM = """

@@ -428,7 +428,7 @@ def test_the_rows_below_go_when_the_terminal_becomes_too_small(tmp_path):
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], "needs something to go by"),
+        ([], "--engine http://localhost:8000), or a fixed cap (Governor(limit=8), --limit 8)"),
         (["--law", "working_st"], "did you mean 'working_set'?"),
         (["--limit", "2", "--max-wait-s", "never"], "--max-wait-s is 'never'"),
         (["--limit", "2", "--law", "cache_aimd"], "leave one of them out"),

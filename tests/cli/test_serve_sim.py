@@ -26,6 +26,7 @@ def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> No
             with HttpProbe(facts["url"], timeout_s=30) as probe:
                 reading = probe.read()
             with openai.OpenAI(base_url=facts["url"] + "/v1", api_key="none") as client:
+                (served,) = client.models.list().data
                 reply = client.completions.create(
                     model=facts["model"], prompt="a b c", max_tokens=3
                 )
@@ -34,6 +35,7 @@ def test_it_serves_an_engine_of_the_size_asked_for_and_ends_on_control_c() -> No
         finally:
             process.kill()  # or a failure would wait for it for ever
     assert facts["capacity_tokens"] == reading.capacity_tokens == 500 * 16
+    assert served.max_model_len == 500 * 16, "doctor takes a smaller pool for a hybrid model's"
     assert facts["time_scale"] is None, "infinity is not JSON"
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 3

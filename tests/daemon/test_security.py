@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from concur_agents import ConfigError, Governor
+from concur_agents.daemon import listen
 from concur_agents.daemon.locks import locked_urls, take_locks
 from concur_agents.errors import WatchError
 from concur_agents.runtime.daemon_address import daemon_address
@@ -31,6 +32,30 @@ def test_tcp_needs_the_token(folder, serve, until, caplog, free_port):
     assert daemon._governor.snapshot().active == 0
     assert "s3cret" not in caplog.text
     assert "wrong" not in caplog.text
+
+
+def test_a_client_without_the_token_is_told_what_to_set_and_logged_once(
+    folder, serve, until, caplog, free_port
+):
+    """It tries again twice a second, and wrote a line each time."""
+    where = f"tcp://127.0.0.1:{free_port()}"
+    daemon = serve(where, limit=4, token="s3cret")
+    refused = []
+    say = daemon.say_refused
+    daemon.say_refused = lambda *about: (refused.append(about), say(*about))
+    with Governor(shared=where) as governor:
+        threading.Thread(target=lambda: governor.agent("b").open_sync(), daemon=True).start()
+        until(lambda: len(refused) >= 3)
+    assert sum("a client at 127.0.0.1 was dropped" in line for line in caplog.messages) == 1
+    lost = next(line for line in caplog.messages if "cannot reach the daemon" in line)
+    assert "a token is needed and none was sent: set token= or CONCUR_TOKEN" in lost
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = daemon_address(f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ConfigError, match=r"Address already in use; free that port, or"):
+            listen(where, "s3cret")
 
 
 @pytest.mark.parametrize(

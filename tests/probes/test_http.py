@@ -186,6 +186,13 @@ def test_each_way_a_page_can_be_missing_has_its_own_message(routes: Routes, mess
         assert re.search(message, refusal(it.url))
 
 
+def test_a_key_that_is_refused_is_not_asked_for_again() -> None:
+    with site({"/metrics": (401, "")}) as it:
+        message = refusal(it.url, api_key="k-1")
+    assert "/metrics refuses the key that was given (HTTP 401)" in message
+    assert "k-1" not in message
+
+
 def test_a_port_without_a_listener_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -94,6 +94,7 @@ def test_a_law_that_has_changed_since_is_one_line(capsys, options):
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert "the recorded law 'working_set' cannot be made here" in said.err
+    assert "concur explain and concur report do without it" in said.err, "another law needs it too"
 
 
 def test_its_calls_can_be_made_on_another_law():

@@ -88,3 +88,13 @@ def test_events_name_the_pool_that_the_agent_had_when_they_happened():
         ("step_ended", TWO),
         ("left", TWO),
     ]
+
+
+def test_questions_take_an_agent_as_well_as_its_id():
+    with ca.Governor([ONE, TWO], law=ca.make_law("fixed", agents=1), background=False) as gov:
+        agent = gov.agent("issue-17")
+        with agent:
+            assert gov.pool_of(agent) == gov.pool_of("issue-17") == agent.pool is not None
+            assert gov.explain(agent) == gov.explain("issue-17")
+            assert gov.agent_state(agent) == gov.agent_state("issue-17") == "acting"
+            assert gov.why(agent) is None

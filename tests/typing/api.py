@@ -33,13 +33,16 @@ def governors() -> None:
     ca.Governor(limit=8, ungoverned="wait")  # type: ignore[arg-type]  # one of three words
 
 
-def looking_at(gov: ca.Governor) -> None:
+def looking_at(gov: ca.Governor, agent: ca.Agent) -> None:
     """What a governor reports."""
     snapshot = gov.snapshot()
     assert_type(snapshot, ca.GovernorSnapshot)
     assert_type(snapshot.pressure_tokens, float)
     assert_type(gov.explain("issue-17"), str)
+    assert_type(gov.explain(agent), str)
     assert_type(gov.agent_state("issue-17"), str | None)
+    assert_type(gov.agent_state(agent), str | None)
+    assert_type(gov.pool_of(agent), str | None)
     unsubscribe = gov.on_event(lambda event: print(event.kind, event.agent))
     assert_type(unsubscribe, Callable[[], None])
     for view in gov.agents():

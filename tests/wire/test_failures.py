@@ -80,9 +80,10 @@ def test_waiters_wait_five_seconds_for_the_daemon_and_then_go_by_what_was_inside
     world.run(4.5)
     assert waits in first.entering
     assert first.inside == inside - 1
+    assert "daemon" in str(first.remote.explain(waits, world.now)), "not what it had said before"
     world.run(1.0)
     assert first.remote.reason == "local"
-    assert first.inside == max(1, inside - 1)
+    assert first.inside == inside, "the place of the one that left is filled again"
 
 
 def test_admission_goes_on_a_second_after_the_daemon_is_back(world):
