@@ -109,7 +109,7 @@ class Profile:
 
     @property
     def longest_context(self) -> int:
-        """Most tokens of a prompt and its answer: of the model, or of the pool if that is smaller."""
+        """Most tokens of a prompt and its answer: the model's, or the pool's if that is smaller."""
         return min(self.max_model_len, self.capacity_tokens)
 
     def replace(self, **changes: Any) -> Profile:
