@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from concur_agents._sockets import sockets
 from concur_agents.cli.advice import pool_advice, stall_advice
@@ -247,7 +247,8 @@ def _proof(proof: CacheProof | None) -> str:
 
 
 def _signals(diagnosis: Diagnosis) -> Table:
-    table = Table("signal", "now", "read from", box=None, pad_edge=False)
+    read_from = Column("read from", overflow="fold")
+    table = Table("signal", "now", read_from, box=None, pad_edge=False)
     for signal in diagnosis.signals:
         if signal.name in TIER_SIGNALS and not signal.sources:
             continue  # most engines have no tier
