@@ -1,6 +1,6 @@
 """mini-swe-agent on many issues: its thread pool becomes the governor's, and nothing else changes.
 
-Needs `pip install mini-swe-agent mcp`, which bring litellm and openai 2.
+Needs `pip install mini-swe-agent mcp`, which bring litellm.
 """
 
 from _endpoint import endpoint

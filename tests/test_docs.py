@@ -1,6 +1,7 @@
 """The docs: every page is reached, every link leads somewhere, the code they show runs."""
 
 import ast
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -128,6 +129,19 @@ def test_the_python_that_the_docs_show_can_be_parsed(page):
     for code in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text("utf-8")):
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
         compile(code, page.name, "exec", flags=flags)
+
+
+def test_the_reference_says_where_each_name_is_imported_from():
+    text = (DOCS / "api.md").read_text("utf-8")
+    for section in text.split("\n## ")[1:]:
+        prose = re.sub(r"(?m)^(:::|    ).*$", "", section)
+        said = re.findall(r"`(concur_agents[\w.]*)`", prose) or ["concur_agents"]
+        for path in re.findall(r"(?m)^::: (\S+)$", section):
+            module, _, name = path.rpartition(".")
+            if name != "errors":  # a module, all of whose names are in concur_agents
+                assert module in said or any(
+                    hasattr(importlib.import_module(each), name) for each in said
+                ), path
 
 
 def test_the_page_of_laws_has_the_options_of_the_default_law():

@@ -27,8 +27,7 @@ try:
     from litellm.integrations.custom_logger import CustomLogger
 except ModuleNotFoundError as error:
     raise ImportError(
-        f'{error.name} is not installed: pip install "litellm" mcp (LiteLLM needs openai below 3)',
-        name=error.name,
+        f"{error.name} is not installed: pip install litellm mcp", name=error.name
     ) from error
 
 _installing = threading.Lock()

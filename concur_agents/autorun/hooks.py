@@ -133,6 +133,8 @@ def _governed_init(init: Any) -> Any:
 def _in_one_step(request: Any) -> Any:
     @functools.wraps(request)
     def request_in_one_step(self: Any, *args: Any, **options: Any) -> Any:
+        if governor() is None:
+            return request(self, *args, **options)
         from concur_agents.adapters.openai_client import one_step
 
         return one_step(request)(self, *args, **options)

@@ -6,7 +6,7 @@ import json
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from concur_agents.cli.console import Console
 from concur_agents.cli.options import with_governor_options
@@ -34,7 +34,8 @@ def config_command(
         }
         print(json.dumps(shown, indent=2))
         return
-    table = Table("option", "value", "from", "what it is", box=None, pad_edge=False)
+    value = Column("value", overflow="fold")  # an address that is cut says nothing
+    table = Table("option", value, "from", "what it is", box=None, pad_edge=False)
     for name, setting in found.items():
         dim = "dim" if setting.source == "default" else ""
         text = escape(setting.option.text)

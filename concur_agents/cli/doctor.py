@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from concur_agents._sockets import sockets
 from concur_agents.cli.advice import pool_advice, stall_advice
@@ -109,12 +109,15 @@ def show_several(diagnoses: Sequence[Diagnosis], console: Console) -> None:
     """Prints the diagnoses of the engines of one governor: a table, then what was found where."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     widest = max(len(each.url) for each in diagnoses)
-    table.add_column("endpoint", min_width=min(widest, 22), overflow="fold")
-    table.add_column("engine")
-    table.add_column("model", overflow="ellipsis", no_wrap=True)
-    for column in ("KV pool", "pools", "cached"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict", min_width=8)
+    # On less than 80 columns, addresses that stay whole would push the verdict off the edge.
+    whole = widest <= 26 and console.width >= 80
+    table.add_column("endpoint", no_wrap=whole, overflow="fold")
+    table.add_column("engine", overflow="fold")
+    table.add_column("model", overflow="fold")
+    table.add_column("KV pool", justify="right", no_wrap=True)
+    table.add_column("pools", justify="right", no_wrap=True)
+    table.add_column("cached", justify="right")
+    table.add_column("verdict", no_wrap=True)
     for each in diagnoses:
         verdict = VERDICTS[each.verdict].split(":")[0].split("[/]")[0] + "[/]"
         proof = each.proof
@@ -244,7 +247,8 @@ def _proof(proof: CacheProof | None) -> str:
 
 
 def _signals(diagnosis: Diagnosis) -> Table:
-    table = Table("signal", "now", "read from", box=None, pad_edge=False)
+    read_from = Column("read from", overflow="fold")
+    table = Table("signal", "now", read_from, box=None, pad_edge=False)
     for signal in diagnosis.signals:
         if signal.name in TIER_SIGNALS and not signal.sources:
             continue  # most engines have no tier

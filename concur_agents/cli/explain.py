@@ -68,10 +68,11 @@ def _explain(recording: Path, agent: str, most: int, *, as_json: bool) -> None:
         _show_all(timeline, most, as_json=as_json)
         return
     if agent not in timeline.lanes:
-        close = get_close_matches(agent, timeline.lanes, n=1)
-        hint = (
-            f": did you mean {close[0]!r}?" if close else f"; it holds {len(timeline.lanes)} agents"
-        )
+        hint = f"; it holds {len(timeline.lanes)} agents"
+        if close := get_close_matches(agent, timeline.lanes, n=1):
+            hint = f": did you mean {close[0]!r}?"
+        elif timeline.lanes:
+            hint += f", such as {next(iter(timeline.lanes))!r}"
         raise RecordingError(f"no agent {agent!r} in {recording}{hint}")
     whys = reasons(recorded, agent)
     if as_json:

@@ -51,6 +51,6 @@ def report_command(
             shown["pools"] = pool_rows(timeline)
         print(json.dumps(shown))
     else:
-        say(f"{output}: {len(timeline.lanes)} agents, {size / 1e6:.1f} MB; open it in a browser")
+        say(f"{output}: {len(timeline.lanes)} agents, {size / 1e3:,.0f} kB; open it in a browser")
         if timeline.pools:
             print_pools(Console(), timeline)

@@ -94,9 +94,11 @@ def run_command(
     """
     options = governor_options(found) | {"record": None, "socket": None}
     Governor(**options).close()  # so that wrong options are reported before the program starts
+    kept = found["record"].value
+    if kept:
+        _check_folder(Path(kept).absolute())
     folder = Path(tempfile.mkdtemp(prefix="concur-run-"))
     try:
-        kept = found["record"].value
         record = Path(kept).absolute() if kept else folder / "{pid}.jsonl"
         watchers = _Watchers(record)
         footer = Footer(sys.stderr, ROWS) if live and Footer.fits(sys.stderr, ROWS) else None
@@ -106,6 +108,14 @@ def run_command(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise typer.Exit(code)
+
+
+def _check_folder(record: Path) -> None:
+    """Raises ConfigError where each process of the program would find that it cannot record."""
+    folder = record.parent
+    if "{pid}" not in str(folder) and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        why = "is not writable" if folder.is_dir() else "does not exist"
+        raise ConfigError(f"cannot write the recording {str(record)!r}: its folder {why}")
 
 
 @contextmanager
@@ -255,6 +265,9 @@ def _summarise(watchers: _Watchers, *, kept: bool, gateway: bool) -> None:
         )
     for path, timeline in timelines:
         roots = [lane for lane in timeline.lanes.values() if lane.parent is None]
+        if not roots:
+            _say("no call was governed: the program made none, or governs them by itself")
+            continue
         waits = spread(lane.seconds("queued", "paused") for lane in roots)
         steps = sum(lane.steps for lane in roots)
         known = [lane for lane in roots if lane.cached_tokens is not None and lane.prompt_tokens]

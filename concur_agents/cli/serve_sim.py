@@ -67,9 +67,7 @@ def serve_sim_command(
     """
     engine = load_profile(profile)
     if kv_blocks:
-        # No engine serves a context that its pool cannot hold, and vLLM refuses to start for one.
-        longest = min(engine.max_model_len, kv_blocks * engine.block_size)
-        engine = engine.replace(kv_blocks=kv_blocks, max_model_len=longest)
+        engine = engine.replace(kv_blocks=kv_blocks)
     options = ServerOptions(
         profile=engine,
         model=model or None,

@@ -276,6 +276,10 @@ class Http:
                     "metrics_verify= of the Governor (CONCUR_METRICS_VERIFY) or verify= of the "
                     "HttpProbe; False trusts any certificate"
                 ) from error
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise ProbeError(
+                    f"{shown} does not speak https ({printable(str(error))}): is it http://?"
+                ) from error
             raise ProbeError(
                 f"nothing answers at {shown} ({printable(str(error))}): is the server running, "
                 "and are host and port right?"

@@ -267,6 +267,12 @@ def addresses_in(url: str | Iterable[str] | None) -> list[str]:
     """
     if url is None:
         return []
+    if not isinstance(url, str | Iterable):
+        raise ConfigError(
+            f"url is an address or a list of addresses, got {url!r}; a fixed cap is limit={url!r}"
+            if isinstance(url, int)
+            else f"url is an address or a list of addresses, got {url!r}"
+        )
     urls: list[object] = [url] if isinstance(url, str) else list(url)
     if not urls or not all(isinstance(each, str) and each for each in urls):
         raise ConfigError(f"url is an address or a list of addresses, got {url!r}")

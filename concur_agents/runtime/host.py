@@ -26,7 +26,7 @@ from concur_agents import _moved
 from concur_agents.core import FIRST_READING_S, Law
 from concur_agents.errors import ConfigError
 from concur_agents.recording import MAX_BYTES
-from concur_agents.runtime.agent import Agent, innermost
+from concur_agents.runtime.agent import Agent, current_agent, innermost
 from concur_agents.runtime.checks import (
     check_priority,
     check_routes,
@@ -392,7 +392,8 @@ class Host(Reads, Pools):
         Raises:
             UngovernedError: `ungoverned="error"` was asked for.
         """
-        self._ungoverned_calls.meet(what, self.ungoverned)
+        agent = current_agent()  # of another governor, if there is one
+        self._ungoverned_calls.meet(what, self.ungoverned, None if agent is None else agent.id)
 
     # Recording
 

@@ -29,15 +29,17 @@ class UngovernedCalls:
     def __init__(self) -> None:
         self._warned = False
 
-    def meet(self, what: str, policy: Ungoverned) -> None:
-        """See `Host.meet_ungoverned`."""
-        if policy == "error":
+    def meet(self, what: str, policy: Ungoverned, others: str | None = None) -> None:
+        """See `Host.meet_ungoverned`; `others` is the agent of another governor that it is in."""
+        if others is not None:
+            self._meet_in_other(what, policy, others)
+        elif policy == "error":
             raise UngovernedError(
                 f"{what} was called outside of any agent, and this governor was made with "
                 'ungoverned="error": put it inside `async with governor.agent(...)`; in a thread '
                 "of your own, start it through `concur_agents.bind`"
             )
-        if policy == "pass" and not self._warned:
+        elif policy == "pass" and not self._warned:
             self._warned = True
             logger.warning(
                 "%s was called outside of any agent and passes ungoverned; wrap the agent in "
@@ -47,3 +49,14 @@ class UngovernedCalls:
                 "with `agent(..., timeout_s=)` (said once)",
                 what,
             )
+
+    def _meet_in_other(self, what: str, policy: Ungoverned, agent: str) -> None:
+        wish = (
+            f"{what} was called in agent {agent!r} of another governor than the one that its "
+            "client was made with: make both with the same governor"
+        )
+        if policy == "error":
+            raise UngovernedError(wish)
+        if policy == "pass" and not self._warned:
+            self._warned = True
+            logger.warning("%s; the call passes ungoverned (said once)", wish)

@@ -247,7 +247,7 @@ class App:
             "owned_by": self._metrics,
             "root": self.profile.model,
             "parent": None,
-            "max_model_len": self.profile.max_model_len,
+            "max_model_len": self.profile.longest_context,
         }
         return JSONResponse({"object": "list", "data": [model]})
 
@@ -262,7 +262,7 @@ class App:
         return JSONResponse(
             {
                 "count": count,
-                "max_model_len": self.profile.max_model_len,
+                "max_model_len": self.profile.longest_context,
                 "tokens": token_ids(text, count),
             }
         )
@@ -278,7 +278,9 @@ class App:
         return Response()
 
     async def _version(self, http: HttpRequest) -> Response:
-        return JSONResponse({"version": __version__, "engine": "concur-agents embedded engine"})
+        return JSONResponse(
+            {"version": f"{__version__} (simulated)", "engine": "concur-agents embedded engine"}
+        )
 
     async def _stats(self, http: HttpRequest) -> Response:
         return JSONResponse(self.stats.summary())
@@ -316,7 +318,7 @@ class App:
         if body.get("n", 1) not in (1, None):
             raise BadRequestError(f"n must be 1, got {body['n']}", "n")
         prompt_tokens = sum(run.tokens for run in prompt)
-        most = min(self.profile.max_model_len, self.profile.capacity_tokens)
+        most = self.profile.longest_context
         asked = [
             _whole_number(body, name, least=1) for name in limits if body.get(name) is not None
         ]

@@ -251,7 +251,7 @@ class MetricsPage(Collector):
             "enable_prefix_caching": True,
             "engine": rank,
             "gpu_memory_utilization": 0.92,
-            "kv_cache_max_concurrency": profile.capacity_tokens / profile.max_model_len,
+            "kv_cache_max_concurrency": profile.capacity_tokens / profile.longest_context,
             "kv_cache_size_tokens": profile.capacity_tokens,
             "kv_offloading_backend": "native",
             "kv_offloading_size": offloading_gib(profile),
@@ -303,7 +303,7 @@ class MetricsPage(Collector):
         yield gauge("max_total_num_tokens", "Size of the KV pool [tokens].", at.capacity_tokens)
         yield gauge("page_size", "KV cache page size in tokens.", size)
         yield gauge("num_pages", "Number of KV cache pages.", profile.kv_blocks)
-        yield gauge("context_len", "Maximum context length.", profile.max_model_len)
+        yield gauge("context_len", "Maximum context length.", profile.longest_context)
         yield counter(
             "prefill_effective_tokens",
             "Effective prefill tokens by mode.",

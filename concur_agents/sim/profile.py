@@ -107,6 +107,11 @@ class Profile:
         """Tokens of KV that fit into the pool."""
         return self.kv_blocks * self.block_size
 
+    @property
+    def longest_context(self) -> int:
+        """Most tokens of a prompt and its answer: the model's, or the pool's if that is smaller."""
+        return min(self.max_model_len, self.capacity_tokens)
+
     def replace(self, **changes: Any) -> Profile:
         """The same profile with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)

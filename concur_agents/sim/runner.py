@@ -123,7 +123,7 @@ def check_plans(plans: Sequence[AgentPlan], profile: Profile) -> None:
     """Raise ConfigError if there is no agent, an id is used twice, or a plan does not fit."""
     if not plans:
         raise ConfigError("nothing to run: the batch has no agent")
-    most = min(profile.capacity_tokens, profile.max_model_len)
+    most = profile.longest_context
     seen: set[str] = set()
     for plan in plans:
         if plan.id in seen:

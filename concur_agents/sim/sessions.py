@@ -52,7 +52,7 @@ class SimulatedSessions:
     async def _about(self, http: HttpRequest) -> Response:
         return JSONResponse(
             {
-                "version": __version__,
+                "version": f"{__version__} (simulated)",
                 "dp_size": self._engines,
                 "enable_session_radix_cache": True,
             }

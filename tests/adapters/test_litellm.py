@@ -1,4 +1,4 @@
-"""LiteLLM and mini-swe-agent, which need openai 2: an environment of their own runs these."""
+"""LiteLLM and mini-swe-agent, on openai 2: an environment of their own runs these."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or importing it asks the network
-pytest.importorskip("litellm", reason="needs openai below 3: scripts/test --env litellm")
+pytest.importorskip("litellm", reason="run by scripts/test --env litellm")
 
 import litellm
 

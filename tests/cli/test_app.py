@@ -55,3 +55,14 @@ def test_several_engines_are_given_one_by_one_or_with_commas(capsys):
     with pytest.raises(SystemExit):
         main(["config", "--json", "--engine", "http://gpu1:8000"])
     assert json.loads(capsys.readouterr().out)["url"]["value"] == "http://gpu1:8000"
+
+
+def test_config_folds_a_long_address_and_cuts_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/a/path/that/is/long/v1")
+    with pytest.raises(SystemExit) as left:
+        main(["config"])
+    assert not left.value.code
+    shown = capsys.readouterr().out
+    assert "long/v1" in shown
+    assert "…" not in shown

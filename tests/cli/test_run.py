@@ -278,6 +278,34 @@ asyncio.run(main())
     assert "a synchronous client is used on an event loop's thread" in ran.stderr
 
 
+def test_a_process_whose_governor_cannot_be_made_says_why_and_nothing_else(tmp_path, server):
+    """It also warned that a client's `_client` was replaced, which nothing had done."""
+    program = ASK + "openai.OpenAI(**options).chat.completions.create(**say)"
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)  # so that a socket in there is refused
+    ran = run(tmp_path, program, "--socket", str(tmp_path / "open" / "gov.sock"), url=server.url)
+    assert (ran.returncode, server.calls) == (0, 1), ran.stderr
+    assert "this process runs ungoverned: " in ran.stderr
+    assert "replaced" not in ran.stderr
+
+
+def test_a_program_that_governs_itself_is_not_counted_as_no_agents_in_no_time(tmp_path, server):
+    program = (
+        ASK
+        + """
+import concur_agents as ca
+from concur_agents.openai import OpenAI
+gov = ca.Governor(limit=1)
+with gov.agent("own"):
+    OpenAI(governor=gov, **options).chat.completions.create(**say)
+"""
+    )
+    ran = run(tmp_path, program, url=server.url)
+    assert (ran.returncode, server.calls) == (0, 1), ran.stderr
+    assert "or governs them by itself" in ran.stderr
+    assert "0 agents" not in ran.stderr
+
+
 def test_a_program_keeps_its_exit_code_its_streams_and_its_own_sitecustomize(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.MINE = 'kept'\n")
     program = "import sys; print(MINE); print('oops', file=sys.stderr); sys.exit(7)"
@@ -432,6 +460,7 @@ def test_the_rows_below_go_when_the_terminal_becomes_too_small(tmp_path):
         (["--law", "working_st"], "did you mean 'working_set'?"),
         (["--limit", "2", "--max-wait-s", "never"], "--max-wait-s is 'never'"),
         (["--limit", "2", "--law", "cache_aimd"], "leave one of them out"),
+        (["--limit", "2", "--record", "nowhere/run.jsonl"], "its folder does not exist"),
     ],
 )
 def test_wrong_options_are_said_before_anything_starts(tmp_path, capsys, words, answer):

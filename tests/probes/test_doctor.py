@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,11 +16,14 @@ from typing import Any, Literal
 
 import pytest
 
+from concur_agents._version import __version__
 from concur_agents.errors import ConfigError
 from concur_agents.probes import SIGNALS
 from concur_agents.probes.diagnosis import MEANINGS, Diagnosis
 from concur_agents.probes.doctor import diagnose
 from concur_agents.probes.replay import load_page
+from concur_agents.sim.profile import load_profile
+from concur_agents.sim.server import EmbeddedServer
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 VLLM = load_page(PAGES / "vllm-0.32.0-cpu-after-boot.prom.gz")
@@ -439,6 +443,16 @@ def test_the_command_leaves_with_the_exit_code_of_its_verdict(
         assert "Verdict:" in out
 
 
+def test_the_simulated_engine_with_a_small_pool_is_not_taken_for_a_hybrid_model() -> None:
+    """It serves no longer contexts than its pool holds, as vLLM does not, and now says so."""
+    small = load_profile("h100-qwen3-8b").replace(kv_blocks=1000)
+    with EmbeddedServer(small, time_scale=math.inf) as server:
+        found = diagnose(server.url, patience_s=0.0)
+    assert found.max_model_len == found.capacity_tokens == 16_000
+    assert (found.verdict, [each.level for each in found.findings]) == ("good", ["info"])
+    assert found.version == f"{__version__} (simulated)", "or it is taken for an ancient vLLM"
+
+
 def test_a_vllm_that_serves_more_than_its_page_reports_counts_in_another_unit() -> None:
     models = VLLM_MODELS.replace('"max_model_len":4096', '"max_model_len":131072')
     found = texts(examine(vllm(pages={"/v1/models": models})), "warning")
@@ -451,7 +465,7 @@ def test_several_engines_are_compared_in_a_table(
 ) -> None:
     from concur_agents.cli.app import main
 
-    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal cuts cells
+    monkeypatch.setenv("COLUMNS", "120")  # because a narrow terminal folds cells
     other = vllm(tells_cached=False)
     with serving(vllm()) as one, serving(other) as two, pytest.raises(SystemExit) as left:
         main(["doctor", one, two])
@@ -463,6 +477,22 @@ def test_several_engines_are_compared_in_a_table(
     assert [row[-1] for row in rows] == ["good", "usable"]
     assert f"({two})" in " ".join(out.split()), "a finding says where"
     assert f'gov = ca.Governor(["{one}", "{two}"])' in out
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_terminal_folds_addresses_and_models_and_never_cuts_a_verdict(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 columns the table ended in "verdi", "usabl" and "not u"."""
+    from concur_agents.cli.app import main
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    models = VLLM_MODELS.replace('"id":"tiny"', '"id":"Qwen/Qwen3-Coder-30B-A3B-Instruct"')
+    with serving(vllm(pages={"/v1/models": models})) as one, pytest.raises(SystemExit):
+        main(["doctor", one, "http://127.0.0.1:1"])
+    table = capsys.readouterr().out.partition("\n\n")[0]
+    assert [word for word in ("verdict", "usable", "not usable") if word not in table] == []
+    assert "…" not in table
 
 
 def test_of_several_engines_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:

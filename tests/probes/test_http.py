@@ -200,6 +200,12 @@ def test_a_port_without_a_listener_is_reported() -> None:
     assert re.search("nothing answers at .* is the server running", refusal(url))
 
 
+def test_https_at_a_port_that_speaks_http_is_reported_as_that() -> None:
+    with site({}) as it:
+        message = refusal(it.url.replace("http://", "https://"))
+    assert re.search("/metrics does not speak https .* is it http://", message)
+
+
 def test_a_host_that_does_not_exist_is_reported() -> None:
     assert "no-such-host.invalid" in refusal("http://no-such-host.invalid")
 

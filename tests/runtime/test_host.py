@@ -1106,11 +1106,25 @@ def test_an_abandoned_agent_leaves_when_it_is_collected():
         ({"limit": 3, "api_key": "k"}, "give the url too"),
         ({"url": "http://127.0.0.1:1", "probe": object()}, "either a url or a probe"),
         ({"url": "no url"}, "no url"),
+        ({"url": 8}, "a fixed cap is limit=8"),
+        ({"url": object()}, "an address or a list of addresses"),
     ],
 )
 def test_options_that_cannot_be_used_say_what_is_wrong(options, says):
     with pytest.raises(ca.ConfigError, match=says):
         ca.Governor(**options)
+
+
+def test_a_call_in_an_agent_of_another_governor_is_told_so(caplog):
+    """As with `run_agents(url=...)` and a client that was made with a governor of its own."""
+    other, strict = ca.Governor(limit=1), ca.Governor(limit=1, ungoverned="error")
+    with ca.Governor(limit=1).agent("issue-17"):
+        other.meet_ungoverned("chat")
+        other.meet_ungoverned("chat")
+        with pytest.raises(ca.UngovernedError, match="'issue-17' of another governor"):
+            strict.meet_ungoverned("chat")
+    assert caplog.text.count("'issue-17' of another governor") == 1
+    assert "outside of any agent" not in caplog.text
 
 
 def test_calls_outside_of_any_agent_warn_once_or_raise(caplog):

@@ -106,7 +106,7 @@ def make_scenario(
         TraceError: the recording cannot be read.
     """
     engine = profile if isinstance(profile, Profile) else load_profile(profile)
-    longest = min(engine.max_model_len, engine.capacity_tokens)
+    longest = engine.longest_context
     recorded = load_traces(traces, max_context=longest, cut=True, seed=seed)
     plans = tuple(plans_from_traces(recorded, agents, seed, max_steps=max_steps))
     mean_tokens = sum(plan.peak_tokens for plan in plans) / len(plans)

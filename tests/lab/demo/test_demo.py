@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,7 @@ from concur_agents.sim.runner import RegulatorGate, Ungoverned, simulate
 from concur_agents.sim.server import EmbeddedServer
 from concur_agents.sim.text import Reply, count_tokens
 
+ROOT = Path(__file__).parents[3]
 SMALL = load_profile("h100-qwen3-8b").replace(kv_blocks=640)
 """A pool of 10,240 tokens: room for two agents of five steps, not for ten."""
 
@@ -85,6 +87,25 @@ def test_the_batch_is_real_and_far_beyond_the_pool_by_default():
     assert len(scenario.plans) == 64
     assert 4 <= scenario.oversubscription <= 6
     assert [arm.label for arm in scenario.arms] == ["ungoverned", "fixed cap of 14", "working_set"]
+
+
+def test_the_speedups_that_the_docs_name_are_those_of_the_demo():
+    """A change of a law moves them, and the pages would go on with the old ones."""
+
+    def speedups(seed):
+        scenario = make_scenario(arms="none,fixed,working_set,cache_aimd", max_steps=32, seed=seed)
+        none, *governed = scenario.virtual_s
+        return [f"{none / each:.2f}" for each in governed]
+
+    cap, ours, published = speedups(seed=0)
+    _, ours_again, published_again = speedups(seed=1)
+    quickstart = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    assert f"| × ungoverned | **1.00** | **{cap}** | **{ours}** |" in quickstart
+    assert f"{ours} times; with `--seed 1` {ours_again} |" in quickstart
+    assert f"{published} times; with `--seed 1` {published_again} |" in quickstart
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"{ours} times as fast as without a limit" in readme
+    assert f"the cap that fits on average gives {cap}" in readme
 
 
 def test_messages_are_as_long_as_recorded_and_repeat_what_the_model_said():
