@@ -1,6 +1,8 @@
 """Who may connect to a daemon, who may be one, and what nonsense does."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -11,7 +13,7 @@ import threading
 import pytest
 
 from concur_agents import ConfigError, Governor
-from concur_agents.daemon import listen
+from concur_agents.daemon import Daemon, listen
 from concur_agents.daemon.locks import locked_urls, take_locks
 from concur_agents.errors import WatchError
 from concur_agents.runtime.daemon_address import daemon_address
@@ -159,3 +161,14 @@ def test_options_that_are_the_daemons_are_refused(folder):
         Governor(shared="http://head:7070")
     with pytest.raises(ConfigError, match="shared says"):
         Governor(limit=4, token="x")
+
+
+def test_an_idle_daemon_says_once_that_it_ends(folder, caplog):
+    """Its log had the line twice."""
+    caplog.set_level(logging.INFO, "concur_agents")
+    address = daemon_address(f"unix:{folder}/d/s")
+    listener, _ = listen(address, None)
+    with Governor(limit=1) as governor:
+        daemon = Daemon(governor, settle_s=0.0, idle_s=0.1)
+        asyncio.run(daemon.serve([(listener, address)]))
+    assert sum("the daemon ends" in line for line in caplog.messages) == 1
