@@ -18,8 +18,9 @@ def check_host(host: str, token: str | None) -> None:
     """
     if not token and not is_loopback(host):
         raise ConfigError(
-            f"listening on {host!r} would let in every client that reaches it: give a token, "
-            "which they must send as `Authorization: Bearer TOKEN`, or listen on 127.0.0.1"
+            f"listening on {host!r} would let in every client that reaches it: give a token "
+            "(token=, --token), which they must send as `Authorization: Bearer TOKEN`, or listen "
+            "on 127.0.0.1"
         )
 
 
