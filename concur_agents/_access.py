@@ -9,7 +9,7 @@ from base64 import b64decode
 
 from concur_agents.errors import ConfigError
 
-BEARER = "a token, which they must send as `Authorization: Bearer TOKEN`"
+BEARER = "a token (token=, --token), which they must send as `Authorization: Bearer TOKEN`"
 
 
 def check_host(host: str, token: str | None, *, wish: str = BEARER) -> None:

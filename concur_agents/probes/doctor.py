@@ -25,7 +25,7 @@ from concur_agents.probes.findings import (
 )
 from concur_agents.probes.http import Http, HttpProbe
 from concur_agents.probes.page import SIGNALS, PageReading
-from concur_agents.probes.pinning import prove_pinning
+from concur_agents.probes.pinning import RANK_FIELD, RANK_HEADER, PinProof, prove_pinning
 from concur_agents.probes.usage import read_usage
 
 
@@ -106,11 +106,16 @@ class _Examination:
             self._add([caching_off_finding(engine)])
         elif send and chosen is not None:
             proof = self._prove(chosen, max_model_len, page, patience_s)
+            if page is not None and len(page.readings) > 1 and not self._has_error():
+                pinning = prove_pinning(self.http, self.probe, model=chosen, patience_s=patience_s)
+                if pinning.works and proof is not None and proof.second_cached_tokens == 0:
+                    # Each call may have gone to another rank, which says nothing about its cache.
+                    pinned = self._prove(chosen, max_model_len, page, patience_s, pinning)
+                    proof = pinned or proof
             if proof is not None:
                 self._add(proof_findings(proof, engine, page))
                 prefix_caching = prefix_caching or proof.works or None
-            if page is not None and len(page.readings) > 1 and not self._has_error():
-                pinning = prove_pinning(self.http, self.probe, model=chosen, patience_s=patience_s)
+            if pinning is not None:
                 self._add([pinning_finding(pinning)])
         elif not send:
             self._note("info", "Cached tokens in answers were not tested (--no-send)")
@@ -210,13 +215,18 @@ class _Examination:
         return {}
 
     def _prove(
-        self, model: str, max_model_len: int | None, page: PageReading | None, patience_s: float
+        self,
+        model: str,
+        max_model_len: int | None,
+        page: PageReading | None,
+        patience_s: float,
+        pinning: PinProof | None = None,
     ) -> CacheProof | None:
         prompt = _prompt(max_model_len, page.block_size if page else None)
         answers = []
         for _ in range(2):
             began_s = time.monotonic()
-            usage = self._complete(model, prompt)
+            usage = self._complete(model, prompt, pinning)
             if usage is None:
                 return None
             answers.append((usage, time.monotonic() - began_s))
@@ -230,9 +240,14 @@ class _Examination:
             hit_counter_rose_tokens=self._hits_since(page, patience_s),
         )
 
-    def _complete(self, model: str, prompt: str) -> Usage | None:
+    def _complete(self, model: str, prompt: str, pinning: PinProof | None) -> Usage | None:
         """Sends one tiny request; as plain text if the model has no chat template."""
         small = {"model": model, "max_tokens": 1, "temperature": 0.0}
+        headers = {}
+        if pinning is not None and pinning.by_body:
+            small[RANK_FIELD] = 0
+        elif pinning is not None:
+            headers[RANK_HEADER] = "0"
         ways = (
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}]}),
             ("/v1/completions", {"prompt": prompt}),
@@ -240,7 +255,7 @@ class _Examination:
         trouble = ""
         for path, body in ways:
             try:
-                answer = self.http.post(path, small | body)
+                answer = self.http.post(path, small | body, headers=headers)
             except ProbeError as error:
                 self._note("error", f"A tiny request failed: {error}")
                 return None

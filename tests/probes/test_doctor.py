@@ -453,6 +453,17 @@ def test_the_simulated_engine_with_a_small_pool_is_not_taken_for_a_hybrid_model(
     assert found.version == f"{__version__} (simulated)", "or it is taken for an ancient vLLM"
 
 
+def test_calls_that_take_turns_among_ranks_are_not_taken_for_a_cache_that_is_off() -> None:
+    """The two calls with the same prompt went to two ranks, and nothing was cached."""
+    with EmbeddedServer("h100-qwen3-8b", time_scale=math.inf, engines=4) as server:
+        found = diagnose(server.url, patience_s=1.0)
+    assert (found.verdict, texts(found, "warning")) == ("good", "")
+    assert found.proof is not None
+    assert found.proof.works
+    assert found.pinning is not None
+    assert found.pinning.works
+
+
 def test_a_vllm_that_serves_more_than_its_page_reports_counts_in_another_unit() -> None:
     models = VLLM_MODELS.replace('"max_model_len":4096', '"max_model_len":131072')
     found = texts(examine(vllm(pages={"/v1/models": models})), "warning")
