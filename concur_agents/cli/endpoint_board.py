@@ -54,8 +54,9 @@ class EndpointBoard:
         table.add_column("endpoint", no_wrap=True, overflow="ellipsis")
         if is_wide:
             table.add_column("engine", no_wrap=True)
-        for column in ("in calls", "KV pool", "hit rate", "running", "waiting", "would allow"):
+        for column in ("in calls", "KV pool", "hit rate", "running", "waiting"):
             table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("would allow", justify="right", no_wrap=is_wide)
         for history, frame in zip(self._histories, frames, strict=True):
             seen = history.last or frame
             table.add_row(

@@ -138,6 +138,19 @@ def test_several_endpoints_are_rows_and_one_that_fails_says_why(
     assert "500" in screen
 
 
+def test_on_80_columns_no_number_of_several_endpoints_is_cut(
+    endpoint: Endpoint,
+    second: Endpoint,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(endpoint.url, second.url, "--count", "2", "--interval", "0.05") == 0
+    screen = capsys.readouterr().out
+    assert "9,120" in screen
+    assert "…" not in screen
+
+
 @pytest.mark.parametrize("other", ["run.jsonl", "gov.sock"])
 def test_only_endpoints_are_watched_together(
     other: str, capsys: pytest.CaptureFixture[str]
