@@ -14,7 +14,7 @@ from concur_agents.observe.frame import Frame
 @pytest.fixture
 def folder():
     """A folder of one's own with a short name: the path of a socket has about 100 characters."""
-    with tempfile.TemporaryDirectory(prefix="c") as name:
+    with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as name:
         yield Path(name)
 
 
