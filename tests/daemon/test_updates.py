@@ -46,9 +46,17 @@ def test_a_process_without_agents_holds_and_flushes_for_all(folder, serve, until
     daemon = serve(where, limit=9)._governor
     flushed = []
     daemon.on_event(lambda event: flushed.append(event.kind) if event.kind == "flushed" else None)
-    with Governor(shared=where) as trainer, Governor(shared=where) as worker:
-        with worker.agent("a") as agent, trainer.hold():
-            until(lambda: daemon.monitor.sessions.regulator.holds)
+    with (
+        Governor(shared=where) as trainer,
+        Governor(shared=where) as worker,
+        worker.agent("a") as agent,
+    ):
+        with agent.step():
+            pass
+        regulator = worker.monitor.sessions.regulator
+        until(lambda: regulator._is_open)
+        with trainer.hold():
+            until(lambda: not regulator._is_open)
             done = threading.Event()
 
             def step():
