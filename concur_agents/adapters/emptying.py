@@ -14,10 +14,8 @@ from concur_agents.runtime.agent import Governing
 
 _EMPTYING = frozenset(
     (
-        "reset_prefix_cache",  # vLLM
-        "sleep",
-        "flush_cache",  # SGLang
-        "release_memory_occupation",
+        *("reset_prefix_cache", "sleep"),  # vLLM
+        *("flush_cache", "release_memory_occupation"),  # SGLang
         "clear_kv_blocks",  # Dynamo
     )
 )
@@ -25,13 +23,13 @@ _EMPTYING = frozenset(
 
 
 @contextmanager
-def beside_calls(
+def hold_if_emptying(
     governor: Governing, method: str, path: str
 ) -> Iterator[Callable[[int, Base | None], None]]:
-    """The block in which a request is sent that is no LLM call.
+    """The block in which a request is sent that is no LLM call; a `hold` if it empties the cache.
 
-    If it empties the cache, the block is a `hold`: SGLang flushes only while nothing runs, and an
-    agent that passed a boundary now would find nothing of its own.
+    SGLang flushes only while nothing runs, and an agent that passed a boundary now would find
+    nothing of its own.
 
     Args:
         governor: of the client that sends it.

@@ -31,7 +31,7 @@ from concur_agents.adapters.answers import (
     was_aborted,
 )
 from concur_agents.adapters.call import Call
-from concur_agents.adapters.emptying import beside_calls, empties_cache
+from concur_agents.adapters.emptying import empties_cache, hold_if_emptying
 from concur_agents.adapters.extras import Edit, Extras
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.raising import IS_OPENAI_2, for_clients
@@ -170,7 +170,7 @@ class _SyncSend:
         if not is_llm_call(request.method, path, governor.routes):
             agent = None if empties_cache(request.method, path) else governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
-            with beside_calls(governor, request.method, path) as answered:
+            with hold_if_emptying(governor, request.method, path) as answered:
                 response = send(request, stream=stream, **options)
                 answered(response.status_code, base_of_request(request.url))
             return self._concur_noticing(governor, request, response)
@@ -213,7 +213,7 @@ class _AsyncSend:
         if not is_llm_call(request.method, path, governor.routes):
             agent = None if empties_cache(request.method, path) else governor.current_agent()
             self._concur_router.direct(self, agent, request, options, is_call=False)
-            with beside_calls(governor, request.method, path) as answered:
+            with hold_if_emptying(governor, request.method, path) as answered:
                 response = await send(request, stream=stream, **options)
                 answered(response.status_code, base_of_request(request.url))
             return self._concur_noticing(governor, request, response)

@@ -15,7 +15,7 @@ import logging
 
 from aiohttp import web
 
-from concur_agents.adapters.emptying import beside_calls, empties_cache
+from concur_agents.adapters.emptying import empties_cache, hold_if_emptying
 from concur_agents.adapters.prompts import of_body
 from concur_agents.adapters.routes import is_llm_call
 from concur_agents.errors import ConcurError, UngovernedError
@@ -160,7 +160,7 @@ class Proxy:
         """Passes on what empties a cache: to all engines, and the worst answer is the client's."""
         async with asyncio.timeout(PATIENCE_S):
             body = await request.read()
-        with beside_calls(self._governor, request.method, record.path) as answered:
+        with hold_if_emptying(self._governor, request.method, record.path) as answered:
             answers = await self._sender.to_all(request, path, body)
             heads = [answer for answer in answers if isinstance(answer, Head)]
             for head in heads:

@@ -100,7 +100,7 @@ class Sender:
                 return Head(response, await response.read(), base=base)
             except EngineError as error:
                 return error
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, OSError) as error:
                 return EngineError(f"the engine at {base} ended in its answer: {error}")
 
         return await asyncio.gather(*map(ask, self._engines.bases))

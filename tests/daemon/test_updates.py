@@ -3,12 +3,20 @@
 import importlib
 import threading
 
-import openai
-
 from concur_agents import Governor
 from concur_agents.adapters.http import http_client
+from concur_agents.adapters.raising import IS_OPENAI_2
 
 ONE, TWO = "http://127.0.0.1:9", "http://127.0.0.1:19"
+
+
+def passing(worker, agent, until):
+    """What knows the daemon's word in `worker`; returns once that is that agents may pass."""
+    with agent.step():
+        pass
+    regulator = worker.monitor.sessions.regulator
+    until(lambda: regulator._is_open)
+    return regulator
 
 
 def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until):
@@ -20,10 +28,7 @@ def test_no_boundary_passes_in_any_process_while_one_holds(folder, serve, until)
         trainer.agent("t"),
         worker.agent("a") as agent,
     ):
-        with agent.step():
-            pass
-        regulator = worker.monitor.sessions.regulator
-        until(lambda: regulator._is_open)
+        regulator = passing(worker, agent, until)
         with trainer.hold():
             until(lambda: not regulator._is_open)
             done = threading.Event()
@@ -51,10 +56,7 @@ def test_a_process_without_agents_holds_and_flushes_for_all(folder, serve, until
         Governor(shared=where) as worker,
         worker.agent("a") as agent,
     ):
-        with agent.step():
-            pass
-        regulator = worker.monitor.sessions.regulator
-        until(lambda: regulator._is_open)
+        regulator = passing(worker, agent, until)
         with trainer.hold():
             until(lambda: not regulator._is_open)
             done = threading.Event()
@@ -79,9 +81,7 @@ def test_a_request_that_empties_one_engine_is_known_to_the_daemon(folder, serve,
     daemon = serve(where, url=[ONE, TWO], limit=9, background=False)._governor
     flushed = []
     daemon.on_event(lambda event: flushed.append(event.pool) if event.kind == "flushed" else None)
-    library = importlib.import_module(
-        "httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx"
-    )
+    library = importlib.import_module("httpx" if IS_OPENAI_2 else "httpx2")
     transport = library.MockTransport(lambda _: library.Response(200))
     with (
         Governor(shared=where) as governor,
